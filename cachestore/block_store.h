@@ -1,0 +1,109 @@
+// Keeps opaque, immutable blocks by key. Every tier and the remote store implement this; tests/conformance/ states it.
+//
+// Units   bytes in names that end in _bytes; absl::Time is read from the Clock that a store was built with.
+// Threads every method may be called from any thread. Nothing here waits for I/O longer than the store's deadline.
+// Errors  a miss is a value (an empty BlockRef, a MissReason), never a Status; a Status is a fault.
+#ifndef KVIST_CACHESTORE_BLOCK_STORE_H_
+#define KVIST_CACHESTORE_BLOCK_STORE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "cachestore/key.h"
+
+namespace kvist {
+
+enum class MissReason : uint8_t { kNone = 0, kNeverStored, kEvicted, kErased, kExpired, kBeingWritten };
+enum class Tier : uint8_t { kNone = 0, kDevice, kHost, kDisk };
+
+// A committed block under a pin: its bytes stay where they are, unchanged, until `Unpin`.
+class PinnedBlock {
+ public:
+  virtual ~PinnedBlock() = default;
+  virtual size_t size_bytes() const = 0;
+  // The block's bytes in order, in as few pieces as the store could place them (often one). A piece is 64-byte aligned.
+  virtual absl::Span<const absl::Span<const uint8_t>> pieces() const = 0;
+  virtual void Unpin() = 0;
+};
+
+struct UnpinDeleter {
+  void operator()(PinnedBlock* block) const { block->Unpin(); }
+};
+using BlockRef = std::unique_ptr<PinnedBlock, UnpinDeleter>;  // empty = a miss
+
+struct Lookup {
+  BlockRef block;
+  MissReason miss = MissReason::kNone;
+  Tier tier = Tier::kNone;
+};
+
+// Space that was reserved for one block, and nobody else's until Commit or destruction (which aborts it).
+class Reservation {
+ public:
+  virtual ~Reservation() = default;
+  // Copies `bytes` to `offset` of the block. Parts may come in any order and overlap nothing.
+  // Errors: OutOfRange  beyond the reserved size; nothing is written.
+  virtual absl::Status Write(size_t offset, absl::Span<const uint8_t> bytes) = 0;
+  // The reserved bytes in order, to be read before Commit (verification in place).
+  virtual absl::Span<const absl::Span<const uint8_t>> pieces() const = 0;
+  // Publishes the first `size_bytes` bytes as the block, and returns the rest of the space. The reservation is spent.
+  // Errors: InvalidArgument     more than reserved, or zero.
+  //         FailedPrecondition  spent already.
+  virtual absl::Status Commit(size_t size_bytes) = 0;
+};
+
+struct LeaseId {
+  uint64_t value = 0;  // 0 = none granted
+  friend bool operator==(const LeaseId&, const LeaseId&) = default;
+};
+
+struct MatchResult {
+  size_t hits = 0;           // leading keys of the chain that are stored
+  MissReason miss = MissReason::kNone;  // of chain[hits]; kNone when all hit
+  uint64_t hit_bytes = 0;
+  LeaseId lease;             // pins exactly the `hits` blocks; none if no time was asked or the pin limit is reached
+  absl::Duration lease_ttl;  // granted; at most what was asked and what the store allows
+};
+
+struct StoreStats {
+  uint64_t capacity_bytes = 0, used_bytes = 0, pinned_bytes = 0, reserved_bytes = 0;
+  uint64_t blocks = 0, leases = 0;
+  uint64_t evicted_blocks = 0, evicted_bytes = 0;  // for room
+  uint64_t erased_blocks = 0, expired_leases = 0, refused_reservations = 0;
+};
+
+class BlockStore {
+ public:
+  virtual ~BlockStore() = default;
+
+  // Counts the leading hits of a chain (keys in order from the first token) and touches them, deepest first, so that a
+  // leaf is always evicted before its parents. A positive `lease_ttl` also pins the hits until Release or the deadline.
+  virtual absl::StatusOr<MatchResult> Match(absl::Span<const Key> chain, absl::Duration lease_ttl) = 0;
+
+  // Finds one block, touches and pins it.
+  virtual absl::StatusOr<Lookup> Get(const Key& key) = 0;
+
+  // Takes space for a block of at most `size_bytes`, evicting unpinned blocks if there is need.
+  // Errors: AlreadyExists      committed, or being written by another reservation.
+  //         InvalidArgument    zero bytes, or more than the store's whole capacity.
+  //         ResourceExhausted  what is left is pinned or reserved; try later.
+  virtual absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes) = 0;
+
+  // Forgets a block; true if there was one. Readers that hold it keep it, and its space returns with their last pin.
+  virtual absl::StatusOr<bool> Erase(const Key& key) = 0;
+
+  // Ends a lease before its deadline. Unknown or ended leases are no error: the deadline may have been first.
+  virtual absl::Status Release(LeaseId lease) = 0;
+
+  virtual absl::StatusOr<StoreStats> Stats() = 0;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_CACHESTORE_BLOCK_STORE_H_

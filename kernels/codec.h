@@ -1,0 +1,86 @@
+// Turns a KV block into fewer bytes and back. Pure functions on memory: no I/O, no locks; nothing here blocks.
+//
+// Shapes  pages   [2, layers, heads, tokens, head_dim], index 0 is K and 1 is V; any strides, head_dim contiguous.
+//         block   the bytes of FORMAT.md, contiguous: header, plane table, planes.
+// Units   counts, never bytes, except where a name ends in _bytes. Strides count elements. SQNR is in dB.
+// Threads every function is pure: any number of threads may encode and decode, also one block at once.
+// Accuracy decode is bit-identical on every CPU (FORMAT.md, "Arithmetic"); the scalar oracle is reference/.
+#ifndef KVIST_KERNELS_CODEC_H_
+#define KVIST_KERNELS_CODEC_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/block_format.h"
+
+namespace kvist {
+
+// Where an engine keeps the KV of one block: element (kv, layer, head, token, i) is at
+// base + kv*kv_stride + layer*layer_stride + head*head_stride + token*token_stride + i.
+template <typename Element>
+struct StridedPages {
+  Element* base = nullptr;
+  size_t kv_stride = 0, layer_stride = 0, head_stride = 0, token_stride = 0;
+
+  Element* Row(size_t kv, size_t layer, size_t head, size_t token) const {
+    return base + kv * kv_stride + layer * layer_stride + head * head_stride + token * token_stride;
+  }
+};
+using Pages = StridedPages<uint16_t>;             // bf16 or f16 bits, by BlockShape::dtype
+using ConstPages = StridedPages<const uint16_t>;
+
+// Strides of one contiguous array [2, layers, heads, tokens_capacity, head_dim] whose token 0 is the block's first.
+template <typename Element>
+StridedPages<Element> ContiguousPages(Element* base, const BlockShape& shape, size_t tokens_capacity) {
+  const size_t head = tokens_capacity * shape.head_dim, layer = shape.heads * head;
+  return {base, shape.layers * layer, layer, head, shape.head_dim};
+}
+
+struct EncodeOptions {
+  Codec codec = Codec::kLadder;
+  // A tile whose SQNR would be less is stored at the next higher precision (ladder -> i8 -> raw16). 0 = the codec's
+  // own default (kDefaultFloorDb). The floor is written into the header as a promise to readers.
+  float floor_db = 0;
+};
+
+inline constexpr float kDefaultFloorDbI8 = 30.0f;
+inline constexpr float kDefaultFloorDbLadder = 15.0f;
+
+// What Decode writes for a codec that rotates: the original values, or each head's vector as the codec keeps it,
+// multiplied by FORMAT.md's orthonormal matrix R (q.k is unchanged when q is rotated as well). A codec that does not
+// rotate, and a ladder block with a tile that had to be kept raw16, refuse kKeptRotated with FailedPrecondition: one
+// page must not mix two bases.
+enum class Basis : uint8_t { kOriginal = 0, kKeptRotated = 1 };
+
+// Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision.
+size_t MaxBlockBytes(const BlockShape& shape, Codec codec);
+size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec);
+
+// Encodes `pages` as one block into `out` and returns the bytes written (at most MaxBlockBytes).
+// Decodes its own output, records each tile's SQNR, and raises the precision of tiles below the floor.
+// A tile that holds NaN or Inf is stored as it is (raw16) and touches no other tile.
+// REQUIRES: `out` and `pages` do not overlap.
+// Errors:   InvalidArgument     a shape or option out of range (named in the message); nothing is written.
+//           ResourceExhausted   `out` is smaller than the block.
+absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
+                              const EncodeOptions& options, absl::Span<uint8_t> out);
+
+struct LayerRange {
+  uint32_t first = 0, last = 0;  // [first, last)
+};
+
+// Decodes layers [first, last) of `block` at `precision` bits (0 = the highest that is stored) into `pages`, whose base
+// is layer 0 of the block even when `layers` starts later. Does not verify checksums: call BlockView::Verify once.
+// REQUIRES: `pages` covers the shape's elements and does not overlap the block.
+// Errors:   InvalidArgument     a layer out of range, or a precision that this codec does not have.
+//           FailedPrecondition  the view holds fewer planes than `precision` needs, or kKeptRotated is not possible.
+//           DataLoss            a field inside a verified plane is out of its range; `pages` must not be used.
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages);
+
+}  // namespace kvist
+
+#endif  // KVIST_KERNELS_CODEC_H_
