@@ -1,0 +1,66 @@
+// How a worker's requests reach one node. gRPC today; shared memory, NCCL and a simulated network implement the same.
+//
+// Units   bytes; deadlines are points in time of the Clock that the transport was built with.
+// Threads a Channel may be used by any number of threads at once. Every call returns by its deadline, whatever the peer does.
+// Errors  the canonical codes of proto/kvist/v1/cache.proto, plus Unavailable (no connection) and DeadlineExceeded.
+#ifndef KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
+#define KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "kvist/v1/cache.pb.h"
+
+namespace kvist {
+
+inline constexpr size_t kMaxPartBytes = 1 << 20;  // of data in one Part of a stream
+
+// Receives one Get stream, in order, on the thread that called Channel::Get. A returned error ends the stream.
+class GetSink {
+ public:
+  virtual ~GetSink() = default;
+  virtual absl::Status OnHeader(const v1::GetHeader& header) = 0;
+  // `size_bytes` bytes of the item are about to come for `offset`: where they should be written. The sink checks bounds;
+  // the transport fills the returned span, which must be `size_bytes` long, before the next call.
+  virtual absl::StatusOr<absl::Span<uint8_t>> OnPart(uint32_t item, uint64_t offset, size_t size_bytes) = 0;
+};
+
+// One Put, by one thread. Destruction before Commit aborts: the node returns the space.
+class PutStream {
+ public:
+  virtual ~PutStream() = default;
+  // Sends `bytes` for `offset`, cut into parts; `bytes` may be reused when it returns.
+  virtual absl::Status Write(uint64_t offset, absl::Span<const uint8_t> bytes) = 0;
+  // Ends the stream and returns the node's verdict. The stream is spent.
+  virtual absl::StatusOr<v1::PutResponse> Commit(uint64_t size_bytes) = 0;
+};
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  virtual absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) = 0;
+  // Returns when the node has reserved the space; AlreadyExists when it has the block, or another is writing it.
+  virtual absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) = 0;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  // A channel to "host:port". Does not wait: an address where nobody listens fails at the first call, as Unavailable.
+  virtual std::unique_ptr<Channel> Connect(const std::string& address) = 0;
+};
+
+std::unique_ptr<Transport> NewGrpcTransport();  // grpc_transport.cc
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
