@@ -1,0 +1,8 @@
+# Short names only; each target is one command. `make demo` and `make test` set up what they need.
+.PHONY: setup demo test bench sanitize lint
+setup:    ; @tools/setup
+demo:     ; @tools/setup && tools/demo
+test:     ; @tools/setup && tools/test
+bench:    ; @tools/setup && tools/bench
+sanitize: ; @tools/setup && tools/sanitize
+lint:     ; @tools/lint

@@ -1,0 +1,75 @@
+#include "services/node/block_check.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace kvist {
+namespace {
+
+std::string_view AsText(absl::Span<const uint8_t> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// The first `size_bytes` of the pieces in one run: `copy` is filled only if they are scattered.
+absl::Span<const uint8_t> Contiguous(Pieces pieces, size_t size_bytes, std::vector<uint8_t>* copy) {
+  if (pieces.empty()) return {};
+  if (pieces[0].size() >= size_bytes) return pieces[0].subspan(0, size_bytes);
+  copy->reserve(size_bytes);
+  for (absl::Span<const uint8_t> piece : pieces) {
+    const size_t taken = std::min(piece.size(), size_bytes - copy->size());
+    copy->insert(copy->end(), piece.begin(), piece.begin() + taken);
+  }
+  return *copy;
+}
+
+std::string HexText(std::string_view bytes) { return absl::BytesToHexString({bytes.data(), bytes.size()}); }
+
+}  // namespace
+
+absl::Status CheckBeforeCommit(Pieces pieces, size_t size_bytes, const Key& key, std::string_view namespace_digest,
+                               std::string_view* cause) {
+  std::vector<uint8_t> copy;
+  *cause = "format";
+  absl::StatusOr<BlockView> view = BlockView::Parse(Contiguous(pieces, size_bytes, &copy));
+  if (!view.ok()) {
+    if (view.status().code() == absl::StatusCode::kDataLoss) *cause = "checksum";
+    return view.status();
+  }
+  if (view->block_bytes() != size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the block is cut off: its header says ", view->block_bytes(), " bytes, ", size_bytes, " came"));
+  }
+  *cause = "identity";
+  const std::string_view block_key = AsText(view->identity().key), block_namespace = AsText(view->identity().namespace_digest);
+  if (block_key != AsText(key.bytes)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the block was made for key ", HexText(block_key), ", not for ", key.Hex(), " under which it was put"));
+  }
+  if (block_namespace != namespace_digest) {
+    return absl::FailedPreconditionError(absl::StrCat("the block was made for namespace ", HexText(block_namespace), ", not for ",
+                                                      HexText(namespace_digest), " under which it was put"));
+  }
+  *cause = "checksum";
+  return view->Verify(0, view->shape().layers, 0);
+}
+
+absl::StatusOr<BlockHead> BlockHead::Read(Pieces pieces) {
+  BlockHead head;
+  absl::StatusOr<size_t> prefix_bytes = BlockView::PrefixBytes(Contiguous(pieces, kHeaderBytes, &head.copy_));
+  if (!prefix_bytes.ok()) return prefix_bytes.status();
+  head.copy_.clear();
+  absl::StatusOr<BlockView> view = BlockView::Parse(Contiguous(pieces, *prefix_bytes, &head.copy_));
+  if (!view.ok()) return view.status();
+  head.view_ = *view;
+  return head;
+}
+
+bool BlockHead::IsOf(std::string_view namespace_digest) const {
+  return namespace_digest.empty() || AsText(view_.identity().namespace_digest) == namespace_digest;
+}
+
+}  // namespace kvist

@@ -1,0 +1,38 @@
+// kvistd: reads flags, runs a node, stops it gracefully on SIGTERM or SIGINT. Exit: 0 stopped, 1 fault, 2 wrong flags.
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "services/node/config.h"
+#include "services/node/log.h"
+#include "services/node/node.h"
+
+int main(int argc, char** argv) {
+  const absl::StatusOr<kvist::ParsedFlags> flags = kvist::ParseFlags(argc, argv);
+  if (!flags.ok()) {
+    std::fprintf(stderr, "kvistd: wrong flags\n%s\n", std::string(flags.status().message()).c_str());
+    return 2;
+  }
+  if (!flags->print_and_exit.empty()) {
+    std::fputs(flags->print_and_exit.c_str(), stdout);
+    return 0;
+  }
+  // Blocked before any thread starts, so that every thread inherits it and sigwait below is the one receiver.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+
+  absl::StatusOr<std::unique_ptr<kvist::NodeServer>> node = kvist::NodeServer::Start(flags->config);
+  if (!node.ok()) {
+    kvist::Log(kvist::LogLevel::kError, "cannot start", {{"error", std::string(node.status().message())}});
+    return 1;
+  }
+  int signal = 0;
+  sigwait(&stop_signals, &signal);
+  (*node)->Stop();
+  return 0;
+}

@@ -1,0 +1,157 @@
+#include "services/node/metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "services/transport/miss_reason.h"
+
+namespace kvist {
+namespace {
+
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+// About x2 to x2.5, from a local call to the longest deadline.
+const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025,
+                                                                 .05,    .1,    .25,    .5,    1,    2.5,   5,    10};
+
+constexpr std::array<std::string_view, kMethods> kMethodNames = {"match", "get", "put", "erase", "release", "server_info"};
+constexpr std::array<std::string_view, 3> kRefusalCauses = {"checksum", "identity", "format"};
+
+std::string CodeName(int code) { return absl::AsciiStrToLower(absl::StatusCodeToString(static_cast<absl::StatusCode>(code))); }
+
+size_t LookupOp(Method method) { return method == Method::kMatch ? 0 : 1; }
+
+MetricFamily Family(MetricType type, std::string name, std::string help, double value,
+                    std::vector<prometheus::ClientMetric::Label> labels = {}) {
+  MetricFamily family{std::move(name), std::move(help), type, {}};
+  prometheus::ClientMetric metric;
+  metric.label = std::move(labels);
+  if (type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family.metric.push_back(std::move(metric));
+  return family;
+}
+
+}  // namespace
+
+std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
+
+// Reads the store's own figures when somebody looks, so that there is one count of each thing.
+class Metrics::StoreCollector : public prometheus::Collectable {
+ public:
+  explicit StoreCollector(BlockStore* store) : store_(store) {}
+
+  std::vector<MetricFamily> Collect() const override {
+    const absl::StatusOr<StoreStats> stats = store_->Stats();
+    if (!stats.ok()) return {};
+    const std::vector<prometheus::ClientMetric::Label> host = {{"tier", "host"}};
+    const auto gauge = [&](std::string name, std::string help, double value) {
+      return Family(MetricType::Gauge, std::move(name), std::move(help), value, host);
+    };
+    const auto counter = [&](std::string name, std::string help, double value,
+                             std::vector<prometheus::ClientMetric::Label> labels) {
+      return Family(MetricType::Counter, std::move(name), std::move(help), value, std::move(labels));
+    };
+    return {
+        gauge("kvist_blocks", "Committed blocks in the tier.", stats->blocks),
+        gauge("kvist_capacity_bytes", "Bytes that the tier may hold.", stats->capacity_bytes),
+        gauge("kvist_used_bytes", "Encoded bytes of committed blocks.", stats->used_bytes),
+        gauge("kvist_pinned_bytes", "Bytes of blocks that readers or leases pin.", stats->pinned_bytes),
+        gauge("kvist_reserved_bytes", "Bytes reserved by writers that have not committed.", stats->reserved_bytes),
+        gauge("kvist_leases", "Leases that have not ended.", stats->leases),
+        counter("kvist_evicted_blocks_total", "Blocks dropped, by cause.", stats->evicted_blocks,
+                {{"tier", "host"}, {"cause", "capacity"}}),
+        counter("kvist_evicted_bytes_total", "Encoded bytes of blocks dropped, by cause.", stats->evicted_bytes,
+                {{"tier", "host"}, {"cause", "capacity"}}),
+        counter("kvist_erased_blocks_total", "Blocks dropped by request.", stats->erased_blocks, host),
+        counter("kvist_expired_leases_total", "Leases that ended by their deadline.", stats->expired_leases, host),
+        counter("kvist_refused_reservations_total", "Reservations refused for want of room.", stats->refused_reservations, host),
+    };
+  }
+
+ private:
+  BlockStore* const store_;
+};
+
+Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::string& version)
+    : registry_(std::make_unique<prometheus::Registry>()), store_collector_(std::make_unique<StoreCollector>(store)) {
+  using prometheus::BuildCounter;
+  auto& rpc_seconds = prometheus::BuildHistogram()
+                          .Name("kvist_rpc_seconds")
+                          .Help("Duration of RPCs, from the first byte of the request to the end of the response.")
+                          .Register(*registry_);
+  auto& rpcs = BuildCounter().Name("kvist_rpcs_total").Help("RPCs ended, by status code.").Register(*registry_);
+  for (int method = 0; method < kMethods; ++method) {
+    const std::string name(kMethodNames[method]);
+    rpc_seconds_[method] = &rpc_seconds.Add({{"method", name}}, kSecondsBuckets);
+    for (int code = 0; code < 17; ++code) rpcs_[method][code] = &rpcs.Add({{"method", name}, {"code", CodeName(code)}});
+  }
+  auto& hits = BuildCounter().Name("kvist_hits_total").Help("Blocks that were asked for and found.").Register(*registry_);
+  auto& misses = BuildCounter()
+                     .Name("kvist_misses_total")
+                     .Help("Blocks that were asked for and not delivered. Match counts all blocks behind the first miss under its reason.")
+                     .Register(*registry_);
+  for (const Method method : {Method::kMatch, Method::kGet}) {
+    const std::string op(MethodName(method));
+    hits_[LookupOp(method)] = &hits.Add({{"op", op}});
+    for (int reason = 1; reason < 11; ++reason) {
+      misses_[LookupOp(method)][reason] =
+          &misses.Add({{"op", op}, {"reason", MissReasonName(static_cast<v1::MissReason>(reason))}});
+    }
+  }
+  sent_bytes_ = &BuildCounter().Name("kvist_sent_bytes_total").Help("Block bytes sent to readers.").Register(*registry_).Add({});
+  received_bytes_ =
+      &BuildCounter().Name("kvist_received_bytes_total").Help("Block bytes received from writers.").Register(*registry_).Add({});
+  auto& refused = BuildCounter()
+                      .Name("kvist_refused_blocks_total")
+                      .Help("Blocks refused at commit, by cause; cause checksum counts checksum failures.")
+                      .Register(*registry_);
+  for (std::string_view cause : kRefusalCauses) {
+    refused_blocks_.emplace(cause, &refused.Add({{"cause", std::string(cause)}}));
+  }
+  prometheus::BuildGauge()
+      .Name("kvist_build_info")
+      .Help("Constant 1; the labels say what runs.")
+      .Register(*registry_)
+      .Add({{"node", node_id}, {"version", version}})
+      .Set(1);
+}
+
+Metrics::~Metrics() = default;
+
+void Metrics::CountRpc(Method method, absl::StatusCode code, absl::Duration took) {
+  rpc_seconds_[static_cast<size_t>(method)]->Observe(absl::ToDoubleSeconds(took));
+  rpcs_[static_cast<size_t>(method)][static_cast<size_t>(code)]->Increment();
+}
+
+void Metrics::CountLookup(Method method, uint64_t hits, v1::MissReason miss, uint64_t misses) {
+  const size_t op = LookupOp(method);
+  hits_[op]->Increment(hits);
+  if (misses > 0 && miss != v1::MISS_REASON_UNSPECIFIED) misses_[op][miss]->Increment(misses);
+}
+
+void Metrics::CountSent(uint64_t bytes) { sent_bytes_->Increment(bytes); }
+void Metrics::CountReceived(uint64_t bytes) { received_bytes_->Increment(bytes); }
+
+void Metrics::CountRefusedBlock(std::string_view cause) {
+  if (auto found = refused_blocks_.find(cause); found != refused_blocks_.end()) found->second->Increment();
+}
+
+std::string Metrics::Expose() const {
+  std::vector<MetricFamily> families = registry_->Collect();
+  for (MetricFamily& family : store_collector_->Collect()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace kvist

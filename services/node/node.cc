@@ -1,0 +1,160 @@
+#include "services/node/node.h"
+
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "cachestore/host_tier.h"
+#include "services/cluster/static_file.h"
+#include "services/node/cache_service.h"
+#include "services/node/http_server.h"
+#include "services/node/log.h"
+#include "services/node/metrics.h"
+#include "services/transport/clock.h"
+#include "services/version.h"
+
+namespace kvist {
+namespace {
+
+constexpr int kMaxMessageBytes = 4 << 20;
+constexpr size_t kGrpcMemoryBytes = size_t{512} << 20;  // receive buffers and streams; beyond it gRPC slows its peers
+constexpr absl::Duration kLeaseSweep = absl::Milliseconds(250);
+
+// Calls `act` every `period` until destruction.
+class Timer {
+ public:
+  Timer(absl::Duration period, std::function<void()> act)
+      : thread_([this, period = absl::ToChronoMilliseconds(period), act = std::move(act)] {
+          std::unique_lock lock(mutex_);
+          while (!wake_.wait_for(lock, period, [this] { return stopped_; })) act();
+        }) {}
+  ~Timer() {
+    {
+      std::lock_guard lock(mutex_);
+      stopped_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopped_ = false;
+  std::thread thread_;
+};
+
+class RunningNode : public NodeServer {
+ public:
+  explicit RunningNode(const NodeConfig& config) : config_(config) {}
+  ~RunningNode() override {
+    ready_ = false;
+    if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(absl::Now()));
+  }
+
+  absl::Status Start() {
+    HostTierOptions tier;
+    tier.capacity_bytes = config_.capacity_bytes;
+    tier.clock = RealClock();
+    tier.max_lease = config_.max_lease;
+    tier.prefault = config_.prefault;
+    absl::StatusOr<std::unique_ptr<HostTier>> store = HostTier::Create(tier);
+    if (!store.ok()) return store.status();
+    store_ = *std::move(store);
+    metrics_ = std::make_unique<Metrics>(store_.get(), config_.id.value, kVersion);
+    Limits limits;
+    limits.max_lease = config_.max_lease;
+    limits.max_block_bytes = std::min(limits.max_block_bytes, config_.capacity_bytes);
+    service_ = std::make_unique<CacheService>(store_.get(), metrics_.get(),
+                                              ServiceIdentity{kVersion, config_.id.value, config_.view.value}, limits);
+    lease_timer_ = std::make_unique<Timer>(kLeaseSweep, [this] { store_->ExpireLeases(); });
+    if (absl::Status status = StartHttp(); !status.ok()) return status;
+    if (absl::Status status = StartGrpc(); !status.ok()) return status;
+    ready_ = true;
+    return Publish();
+  }
+
+  Address data_address() const override { return data_address_; }
+  Address http_address() const override { return http_address_; }
+
+  void Stop() override {
+    ready_ = false;
+    Log(LogLevel::kInfo, "draining", {{"drain", absl::FormatDuration(config_.drain)}});
+    server_->Shutdown(absl::ToChronoTime(absl::Now() + config_.drain));
+    Log(LogLevel::kInfo, "stopped");
+  }
+
+ private:
+  absl::Status StartHttp() {
+    absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(
+        config_.http.ToString(), [this] { return metrics_->Expose(); }, [this] { return ready_.load(); });
+    if (!http.ok()) return http.status();
+    http_ = *std::move(http);
+    absl::StatusOr<Address> bound = ParseAddress(http_->address());
+    if (!bound.ok()) return bound.status();
+    http_address_ = *bound;
+    return absl::OkStatus();
+  }
+
+  absl::Status StartGrpc() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort(config_.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // else two nodes could share a port unseen
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument("grpc.http2.max_frame_size", 1 << 20);
+    builder.AddChannelArgument("grpc.http2.lookahead_bytes", 8 << 20);
+    builder.AddChannelArgument("grpc.http2.write_buffer_size", 4 << 20);
+    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    grpc::ResourceQuota quota("kvistd");
+    quota.Resize(kGrpcMemoryBytes);
+    builder.SetResourceQuota(quota);
+    builder.RegisterService(service_.get());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port == 0) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on data address ", config_.listen.ToString(),
+                       ": the port is taken or the address is not of this host; change it in the cluster file or with --listen"));
+    }
+    data_address_ = {config_.listen.host, static_cast<uint16_t>(port)};
+    return absl::OkStatus();
+  }
+
+  absl::Status Publish() {
+    Log(LogLevel::kInfo, "serving",
+        {{"node", config_.id.value}, {"address", data_address_.ToString()}, {"http", http_address_.ToString()}});
+    if (config_.cluster_file.empty()) return absl::OkStatus();
+    if (absl::Status status = PublishHttpAddress(config_.cluster_file, config_.id, http_address_); !status.ok()) return status;
+    return PublishAddress(config_.cluster_file, config_.id, data_address_);
+  }
+
+  const NodeConfig config_;
+  Address data_address_, http_address_;
+  std::atomic<bool> ready_ = false;
+  // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
+  std::unique_ptr<HostTier> store_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<CacheService> service_;
+  std::unique_ptr<Timer> lease_timer_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NodeServer>> NodeServer::Start(const NodeConfig& config) {
+  auto node = std::make_unique<RunningNode>(config);
+  if (absl::Status status = node->Start(); !status.ok()) return status;
+  return node;
+}
+
+}  // namespace kvist

@@ -1,0 +1,239 @@
+// Transport over gRPC. Unary calls use the generated stub; streams are raw, so that parts are copied once (part_stream.h).
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "kvist/v1/cache.grpc.pb.h"
+#include "services/transport/grpc_status.h"
+#include "services/transport/part_stream.h"
+#include "services/transport/transport.h"
+
+namespace kvist {
+namespace {
+
+constexpr char kGetMethod[] = "/kvist.v1.Cache/Get";
+constexpr char kPutMethod[] = "/kvist.v1.Cache/Put";
+constexpr int kMaxMessageBytes = 4 << 20;   // a part and its header; a Match of 4,096 keys is 128 KiB
+constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
+
+void SetDeadline(absl::Time deadline, grpc::ClientContext* context) { context->set_deadline(absl::ToChronoTime(deadline)); }
+
+// One raw stream, driven by one thread that blocks on each step. gRPC ends every step by the context's deadline.
+class RawStream {
+ public:
+  RawStream(grpc::GenericStub* stub, const char* method, absl::Time deadline) {
+    SetDeadline(deadline, &context_);
+    call_ = stub->PrepareCall(&context_, method, &queue_);
+    call_->StartCall(Tag());
+    alive_ = Wait();
+  }
+  ~RawStream() {
+    if (!finished_) {
+      context_.TryCancel();
+      Finish().IgnoreError();
+    }
+    queue_.Shutdown();
+    void* tag;
+    bool ok;
+    while (queue_.Next(&tag, &ok)) {
+    }
+  }
+
+  bool Write(const grpc::ByteBuffer& message, grpc::WriteOptions options = {}) {
+    if (!alive_) return false;
+    call_->Write(message, options, Tag());
+    return Wait();
+  }
+  bool Read(grpc::ByteBuffer* message) {
+    if (!alive_) return false;
+    call_->Read(message, Tag());
+    return Wait();
+  }
+  // True if the peer sent initial metadata that names `key`; false if it ended the call or sent none.
+  bool WaitForMetadata(const char* key) {
+    if (!alive_) return false;
+    call_->ReadInitialMetadata(Tag());
+    return Wait() && context_.GetServerInitialMetadata().count(key) > 0;
+  }
+  absl::Status Finish() {
+    finished_ = true;
+    grpc::Status status;
+    call_->Finish(&status, Tag());
+    Wait();
+    return FromGrpc(status);
+  }
+  void Cancel() { context_.TryCancel(); }
+
+ private:
+  void* Tag() { return this; }
+  bool Wait() {
+    void* tag;
+    bool ok = false;
+    return queue_.Next(&tag, &ok) && ok;
+  }
+
+  grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+  bool alive_ = false, finished_ = false;
+};
+
+class GrpcPutStream : public PutStream {
+ public:
+  GrpcPutStream(grpc::GenericStub* stub, absl::Time deadline) : stream_(stub, kPutMethod, deadline) {}
+
+  absl::Status Reserve(const v1::PutReserve& reserve) {
+    v1::PutRequest request;
+    *request.mutable_reserve() = reserve;
+    if (stream_.Write(EncodeMessage(request)) && stream_.WaitForMetadata(kReservedMetadata)) return absl::OkStatus();
+    absl::StatusOr<v1::PutResponse> response = Verdict();
+    if (!response.ok()) return response.status();
+    return absl::AlreadyExistsError("the node has this block, or another is writing it");
+  }
+
+  absl::Status Write(uint64_t offset, absl::Span<const uint8_t> bytes) override {
+    while (!bytes.empty()) {
+      const size_t part_bytes = std::min(bytes.size(), kMaxPartBytes);
+      grpc::Slice data(bytes.data(), part_bytes);  // copies: gRPC may hold the message longer than this call
+      if (!stream_.Write(EncodePart(0, offset, {std::move(data)}))) return EarlyEnd();
+      bytes.remove_prefix(part_bytes);
+      offset += part_bytes;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<v1::PutResponse> Commit(uint64_t size_bytes) override {
+    v1::PutRequest request;
+    request.mutable_commit()->set_size_bytes(size_bytes);
+    stream_.Write(EncodeMessage(request), grpc::WriteOptions().set_last_message());
+    return Verdict();
+  }
+
+ private:
+  absl::StatusOr<v1::PutResponse> Verdict() {
+    grpc::ByteBuffer message;
+    v1::PutResponse response;
+    const bool answered = stream_.Read(&message);
+    const absl::Status status = stream_.Finish();
+    if (!status.ok()) return status;
+    if (!answered || !DecodeMessage(message, &response)) return absl::InternalError("the node ended a Put without an answer");
+    return response;
+  }
+  absl::Status EarlyEnd() {
+    absl::StatusOr<v1::PutResponse> response = Verdict();
+    return response.ok() ? absl::InternalError("the node ended a Put before its commit") : response.status();
+  }
+
+  RawStream stream_;
+};
+
+// Feeds one received message of a Get to the sink; true when it was the trailer.
+absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1::GetTrailer* trailer) {
+  absl::StatusOr<std::optional<ReceivedPart>> part = ReceivedPart::Parse(message);
+  if (!part.ok()) return part.status();
+  if (part->has_value()) {
+    absl::StatusOr<absl::Span<uint8_t>> place = sink->OnPart((*part)->item(), (*part)->offset(), (*part)->size_bytes());
+    if (!place.ok()) return place.status();
+    if (place->size() != (*part)->size_bytes()) return absl::InternalError("a GetSink gave a place of another size");
+    (*part)->CopyTo(*place);
+    return false;
+  }
+  v1::GetResponse response;
+  if (!DecodeMessage(message, &response)) return absl::InternalError("a message of Get cannot be read");
+  if (response.has_header()) {
+    if (absl::Status status = sink->OnHeader(response.header()); !status.ok()) return status;
+    return false;
+  }
+  *trailer = response.trailer();
+  return response.has_trailer();
+}
+
+class GrpcChannel : public Channel {
+ public:
+  explicit GrpcChannel(std::shared_ptr<grpc::Channel> channel)
+      : stub_(v1::Cache::NewStub(channel)), raw_stub_(std::move(channel)) {}
+
+  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) override {
+    return Unary<v1::MatchResponse>(&v1::Cache::Stub::Match, request, deadline);
+  }
+  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request, absl::Time deadline) override {
+    return Unary<v1::EraseResponse>(&v1::Cache::Stub::Erase, request, deadline);
+  }
+  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request, absl::Time deadline) override {
+    return Unary<v1::ReleaseResponse>(&v1::Cache::Stub::Release, request, deadline);
+  }
+  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) override {
+    return Unary<v1::ServerInfoResponse>(&v1::Cache::Stub::ServerInfo, v1::ServerInfoRequest(), deadline);
+  }
+
+  absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
+    RawStream stream(&raw_stub_, kGetMethod, deadline);
+    stream.Write(EncodeMessage(request), grpc::WriteOptions().set_last_message());
+    v1::GetTrailer trailer;
+    bool complete = false;
+    for (grpc::ByteBuffer message; stream.Read(&message); message.Clear()) {
+      absl::StatusOr<bool> last = Deliver(message, sink, &trailer);
+      if (!last.ok()) return last.status();  // the stream's destructor cancels the call
+      complete = complete || *last;
+    }
+    if (absl::Status status = stream.Finish(); !status.ok()) return status;
+    if (!complete) return absl::InternalError("the node ended a Get without a trailer");
+    return trailer;
+  }
+
+  absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
+    auto stream = std::make_unique<GrpcPutStream>(&raw_stub_, deadline);
+    if (absl::Status status = stream->Reserve(reserve); !status.ok()) return status;
+    return stream;
+  }
+
+ private:
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Unary(grpc::Status (v1::Cache::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                 const Request& request, absl::Time deadline) {
+    grpc::ClientContext context;
+    SetDeadline(deadline, &context);
+    Response response;
+    if (grpc::Status status = (stub_.get()->*method)(&context, request, &response); !status.ok()) return FromGrpc(status);
+    return response;
+  }
+
+  std::unique_ptr<v1::Cache::Stub> stub_;
+  grpc::GenericStub raw_stub_;
+};
+
+class GrpcTransport : public Transport {
+ public:
+  std::unique_ptr<Channel> Connect(const std::string& address) override {
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // channels to one address get connections of their own
+    arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);             // the client retries, within its own budget
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
+    arguments.SetInt("grpc.http2.max_frame_size", 1 << 20);
+    arguments.SetInt("grpc.http2.lookahead_bytes", 8 << 20);
+    arguments.SetInt("grpc.experimental.tcp_read_chunk_size", 1 << 20);
+    arguments.SetInt("grpc.experimental.tcp_max_read_chunk_size", 4 << 20);
+    return std::make_unique<GrpcChannel>(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Transport> NewGrpcTransport() { return std::make_unique<GrpcTransport>(); }
+
+}  // namespace kvist
