@@ -174,6 +174,23 @@ absl::Status WriteFailed(const std::string& path, const std::string& why) {
   return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", why));
 }
 
+// By a file of another name and a rename: a reader sees all of the address or none.
+absl::Status Publish(const std::string& path, const NodeId& id, const Address& bound) {
+  if (bound.port == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("node \"", id.value, "\" cannot publish port 0: bind first"));
+  }
+  const std::string unfinished = absl::StrCat(path, ".", getpid());
+  std::error_code failed;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
+  if (failed) return WriteFailed(path, failed.message());
+  std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);
+  file << bound.ToString() << "\n";
+  file.close();
+  if (!file) return WriteFailed(unfinished, std::strerror(errno));
+  std::filesystem::rename(unfinished, path, failed);
+  return failed ? WriteFailed(path, failed.message()) : absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<View> ParseClusterFile(absl::string_view json) {
@@ -201,21 +218,16 @@ std::string AddressFile(const std::string& cluster_file, const NodeId& id) {
   return absl::StrCat(cluster_file, ".d/", id.value, ".address");
 }
 
+std::string HttpAddressFile(const std::string& cluster_file, const NodeId& id) {
+  return absl::StrCat(cluster_file, ".d/", id.value, ".http");
+}
+
 absl::Status PublishAddress(const std::string& cluster_file, const NodeId& id, const Address& bound) {
-  if (bound.port == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("node \"", id.value, "\" cannot publish port 0: bind first"));
-  }
-  const std::string path = AddressFile(cluster_file, id);
-  const std::string unfinished = absl::StrCat(path, ".", getpid());
-  std::error_code failed;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
-  if (failed) return WriteFailed(path, failed.message());
-  std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);
-  file << bound.ToString() << "\n";
-  file.close();
-  if (!file) return WriteFailed(unfinished, std::strerror(errno));
-  std::filesystem::rename(unfinished, path, failed);
-  return failed ? WriteFailed(path, failed.message()) : absl::OkStatus();
+  return Publish(AddressFile(cluster_file, id), id, bound);
+}
+
+absl::Status PublishHttpAddress(const std::string& cluster_file, const NodeId& id, const Address& bound) {
+  return Publish(HttpAddressFile(cluster_file, id), id, bound);
 }
 
 absl::Status ResolveAddresses(const std::string& cluster_file, absl::Time deadline, const Clock& clock, View* view) {

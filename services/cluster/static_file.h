@@ -30,12 +30,14 @@ absl::StatusOr<View> ParseClusterFile(absl::string_view json);
 // Errors: NotFound if the file cannot be opened; those of ParseClusterFile, with the file's name in front.
 absl::StatusOr<View> ReadClusterFile(const std::string& path);
 
-// Where node `id` publishes its bound address.
+// Where node `id` publishes its bound data address, and that of its HTTP port.
 std::string AddressFile(const std::string& cluster_file, const NodeId& id);
+std::string HttpAddressFile(const std::string& cluster_file, const NodeId& id);
 
 // Writes the address that a node has bound, by a file of another name and a rename: a reader sees all of it or none.
 // Errors: InvalidArgument for a port of 0; Unavailable if the folder or the file cannot be written.
 absl::Status PublishAddress(const std::string& cluster_file, const NodeId& id, const Address& bound);
+absl::Status PublishHttpAddress(const std::string& cluster_file, const NodeId& id, const Address& bound);
 
 // Fills in the ports of `view` that are 0 from the published files; waits until the deadline for those that are
 // missing. Errors: Unavailable names the nodes that have not published; their ports are 0 still, all others are filled
