@@ -241,4 +241,13 @@ absl::Status ResolveAddresses(const std::string& cluster_file, absl::Time deadli
       absl::StrCat("no address published in ", absl::StrJoin(missing, ", "), ": is kvistd running for this node?"));
 }
 
+absl::StatusOr<View> LoadView(const std::string& cluster_file, absl::Time deadline, const Clock& clock) {
+  absl::StatusOr<View> view = ReadClusterFile(cluster_file);
+  if (!view.ok()) return view;
+  const absl::Status resolved = ResolveAddresses(cluster_file, deadline, clock, &*view);
+  const bool any = std::any_of(view->nodes.begin(), view->nodes.end(), [](const Node& node) { return node.address.port != 0; });
+  if (!any) return resolved;
+  return view;
+}
+
 }  // namespace kvist

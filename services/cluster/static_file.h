@@ -45,6 +45,10 @@ absl::Status PublishHttpAddress(const std::string& cluster_file, const NodeId& i
 //         reader may go on and take those nodes as down.
 absl::Status ResolveAddresses(const std::string& cluster_file, absl::Time deadline, const Clock& clock, View* view);
 
+// What a worker starts with: the file's view, its addresses resolved as far as they can be by the deadline.
+// Errors: those of ReadClusterFile; Unavailable if no node at all has an address.
+absl::StatusOr<View> LoadView(const std::string& cluster_file, absl::Time deadline, const Clock& clock);
+
 }  // namespace kvist
 
 #endif  // KVIST_SERVICES_CLUSTER_STATIC_FILE_H_

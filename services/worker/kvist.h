@@ -51,8 +51,8 @@ typedef struct kvist_namespace {
 
 typedef struct kvist_options {
   const char* cluster_file; /* static cluster file */
-  const char* codec;        /* for Put: "raw16", "i8", "ladder" */
-  float floor_db;           /* 0 = the codec's default */
+  const char* codec;        /* for Put: "raw16", "i8", "ladder"; NULL = "ladder" */
+  float floor_db;           /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;   /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;     /* of every call; 0 = 5000 */
   uint32_t lease_ms;        /* that Match asks for; 0 = 5000 */

@@ -108,6 +108,19 @@ TEST(Publishing, ANodeThatDoesNotPublishIsNamedAndTheOthersAreResolved) {
   EXPECT_EQ(view.nodes[1].address.port, 10);
 }
 
+TEST(Publishing, AWorkerStartsWithTheNodesThatItCanFindButNotWithNone) {
+  const std::string path = NewFolder() + "/cluster.json";
+  std::ofstream(path) << R"({"view": 3, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": 1},
+                                                   {"id": "n1", "address": "127.0.0.1:0", "capacity": 1}]})";
+  const absl::Status none = LoadView(path, absl::InfinitePast(), RealClock()).status();
+  EXPECT_THAT(Message(none), HasSubstr("n0.address, " + path + ".d/n1.address: is kvistd running"));
+  ASSERT_TRUE(PublishAddress(path, NodeId{"n1"}, Address{"127.0.0.1", 9}).ok());
+  const auto view = LoadView(path, absl::InfinitePast(), RealClock());
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->nodes[0].address.port, 0);
+  EXPECT_EQ(view->nodes[1].address.port, 9);
+}
+
 TEST(Publishing, APortOf0AndAFolderThatCannotBeMadeAreRefused) {
   EXPECT_EQ(Message(PublishAddress("c", NodeId{"n0"}, Address{"h", 0})),
             "node \"n0\" cannot publish port 0: bind first");

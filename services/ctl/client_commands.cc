@@ -1,0 +1,198 @@
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/cluster/byte_size.h"
+#include "services/cluster/static_file.h"
+#include "services/ctl/commands.h"
+#include "services/ctl/input_files.h"
+#include "services/ctl/report.h"
+#include "services/transport/miss_reason.h"
+#include "services/worker/client.h"
+#include "services/worker/node_json.h"
+
+namespace kvist {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What a command about a prompt works on.
+struct Prompt {
+  std::unique_ptr<Client> client;
+  std::vector<uint32_t> tokens;
+  std::vector<Key> chain;
+};
+
+absl::StatusOr<std::unique_ptr<Client>> NewClient(const Command& command, Namespace ns, Transport* transport) {
+  ClientOptions options;
+  absl::StatusOr<View> view = LoadView(command.cluster_file, options.clock() + command.deadline, options.clock);
+  if (!view.ok()) return view.status();
+  options.view = *std::move(view);
+  options.ns = std::move(ns);
+  options.transport = transport;
+  options.deadline = command.deadline;
+  options.codec = command.codec;
+  options.floor_db = command.floor_db;
+  options.threads = command.threads;
+  return Client::Create(std::move(options));
+}
+
+absl::StatusOr<Prompt> OpenPrompt(const Command& command, Transport* transport) {
+  absl::StatusOr<Namespace> ns = ReadNamespaceFile(command.namespace_file);
+  if (!ns.ok()) return ns.status();
+  absl::StatusOr<std::vector<uint32_t>> tokens = ReadTokensFile(command.tokens_file);
+  if (!tokens.ok()) return tokens.status();
+  absl::StatusOr<std::unique_ptr<Client>> client = NewClient(command, *std::move(ns), transport);
+  if (!client.ok()) return client.status();
+  Prompt prompt{*std::move(client), *std::move(tokens), {}};
+  prompt.chain = prompt.client->Keys(prompt.tokens);
+  return prompt;
+}
+
+absl::Status Put(const Command& command, Prompt& prompt, std::ostream& out) {
+  const BlockShape shape = prompt.client->ns().Shape();
+  const absl::StatusOr<Kv> kv = ReadKvFile(command.kv_file, shape, prompt.chain.size() * shape.tokens);
+  if (!kv.ok()) return kv.status();
+  const absl::StatusOr<PutResult> result =
+      prompt.client->Put(prompt.chain, ContiguousPages(kv->values.data(), shape, kv->tokens));
+  if (!result.ok()) return result.status();
+  const double ratio = result->stored_bytes == 0 ? 0 : static_cast<double>(result->plain_bytes) / result->stored_bytes;
+  Print(Json{{"codec", std::string(CodecName(command.codec))},
+             {"blocks", result->blocks},
+             {"stored", result->stored},
+             {"present", result->present},
+             {"failed", result->failed},
+             {"failure", result->failure},
+             {"plain_bytes", result->plain_bytes},
+             {"stored_bytes", result->stored_bytes},
+             {"ratio", ratio},
+             {"raised_tiles", result->raised_tiles},
+             {"min_sqnr_db", result->min_sqnr_db},
+             {"encode_seconds", absl::ToDoubleSeconds(result->encode_time)},
+             {"seconds", absl::ToDoubleSeconds(result->time)}},
+        command.json, out);
+  if (result->failed == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not stored: ", result->failure));
+}
+
+absl::Status Get(const Command& command, Prompt& prompt, std::ostream& out) {
+  const absl::StatusOr<PrefixMatch> match = prompt.client->Match(prompt.chain);
+  if (!match.ok()) return match.status();
+  const BlockShape shape = prompt.client->ns().Shape();
+  Kv kv;
+  kv.tokens = match->tokens();
+  kv.values.resize(2 * shape.layers * shape.heads * kv.tokens * shape.head_dim);
+  absl::StatusOr<GetResult> result =
+      prompt.client->Get(prompt.chain, {0, match->blocks()}, ContiguousPages(kv.values.data(), shape, kv.tokens));
+  if (!result.ok()) return result.status();
+  if (result->miss == v1::MISS_REASON_UNSPECIFIED) {  // all that was matched came: the match knows what ends the run
+    result->miss = match->miss();
+    result->miss_node = match->miss_node();
+    result->why = match->why();
+  }
+  const size_t tokens = result->blocks * shape.tokens;
+  if (absl::Status written = WriteKvFile(command.kv_file, shape, kv, tokens); !written.ok()) return written;
+  Print(Json{{"blocks", result->blocks},
+             {"tokens", tokens},
+             {"miss_reason", MissReasonName(result->miss)},
+             {"miss_node", result->miss_node},
+             {"why", result->why},
+             {"fetched_bytes", result->fetched_bytes},
+             {"plain_bytes", result->plain_bytes},
+             {"fetch_seconds", absl::ToDoubleSeconds(result->fetch_time)},
+             {"decode_seconds", absl::ToDoubleSeconds(result->decode_time)}},
+        command.json, out);
+  return absl::OkStatus();
+}
+
+absl::Status Match(const Command& command, Prompt& prompt, std::ostream& out) {
+  absl::StatusOr<PrefixMatch> match = prompt.client->Match(prompt.chain);
+  if (!match.ok()) return match.status();
+  Print(Json{{"blocks", match->blocks()},
+             {"of_blocks", prompt.chain.size()},
+             {"tokens", match->tokens()},
+             {"of_tokens", prompt.tokens.size()},
+             {"miss_reason", MissReasonName(match->miss())},
+             {"miss_node", match->miss_node()},
+             {"why", match->why()}},
+        command.json, out);
+  return absl::OkStatus();
+}
+
+absl::Status Erase(const Command& command, Prompt& prompt, std::ostream& out) {
+  const absl::StatusOr<EraseResult> result = prompt.client->Erase(prompt.chain);
+  if (!result.ok()) return result.status();
+  Print(Json{{"blocks", prompt.chain.size()},
+             {"erased", result->erased},
+             {"failed", result->failed},
+             {"failure", result->failure}},
+        command.json, out);
+  if (result->failed == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not erased: ", result->failure));
+}
+
+std::vector<std::string> StatsRow(const NodeState& state) {
+  std::vector<std::string> row = {state.node.id.value, state.node.address.ToString()};
+  if (!state.reachable.ok()) {
+    row.push_back(absl::StrCat("down: ", std::string(state.reachable.message())));
+    return row;
+  }
+  const v1::StoreState& store = state.info.store();
+  for (const uint64_t size_bytes :
+       {store.capacity_bytes(), store.used_bytes(), store.pinned_bytes(), store.reserved_bytes()}) {
+    row.push_back(FormatByteSize(size_bytes));
+  }
+  for (const uint64_t count : {store.blocks(), store.leases(), store.evicted_blocks(), state.info.view()})
+    row.push_back(absl::StrCat(count));
+  return row;
+}
+
+absl::Status Stats(const Command& command, Transport* transport, std::ostream& out) {
+  Namespace any;  // asked of no node; a client needs one
+  any.model = "stats";
+  any.layers = any.heads = 1;
+  any.head_dim = 64;
+  const absl::StatusOr<std::unique_ptr<Client>> client = NewClient(command, any, transport);
+  if (!client.ok()) return client.status();
+  Json nodes = Json::array();
+  std::vector<std::vector<std::string>> rows = {
+      {"node", "address", "capacity", "used", "pinned", "reserved", "blocks", "leases", "evicted", "view"}};
+  bool any_reachable = false;
+  for (const NodeState& state : (*client)->Stats()) {
+    nodes.push_back(NodeJson(state));
+    rows.push_back(StatsRow(state));
+    any_reachable = any_reachable || state.reachable.ok();
+  }
+  if (command.json) {
+    out << nodes.dump(2) << "\n";
+  } else {
+    PrintTable(rows, out);
+  }
+  return any_reachable ? absl::OkStatus() : absl::UnavailableError("no node of the cluster can be reached");
+}
+
+}  // namespace
+
+absl::Status RunClientCommand(const Command& command, Transport* transport, std::ostream& out) {
+  if (command.act == Act::kStats) return Stats(command, transport, out);
+  absl::StatusOr<Prompt> prompt = OpenPrompt(command, transport);
+  if (!prompt.ok()) return prompt.status();
+  switch (command.act) {
+    case Act::kPut:
+      return Put(command, *prompt, out);
+    case Act::kGet:
+      return Get(command, *prompt, out);
+    case Act::kMatch:
+      return Match(command, *prompt, out);
+    case Act::kErase:
+      return Erase(command, *prompt, out);
+    default:
+      return absl::InternalError("no command of the client");
+  }
+}
+
+absl::Status RunCommand(const Command& command, Transport* transport, std::ostream& out) {
+  return command.act == Act::kRing ? RunRing(command, out) : RunClientCommand(command, transport, out);
+}
+
+}  // namespace kvist

@@ -1,0 +1,151 @@
+#include "services/ctl/flags.h"
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/version.h"
+
+namespace kvist {
+namespace {
+
+// Flags as they were written: CLI11 would stop at the first value that it cannot convert; all of them are to be named.
+struct RawFlags {
+  std::string cluster, ns, tokens, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
+                                       keys = "100000", seed = "1";
+  bool json = false, version = false;
+};
+
+struct ActFlags {
+  Act act;
+  const char* name;
+  const char* about;
+  bool prompt, kv, encodes, random;  // which groups of flags it has
+};
+constexpr std::array<ActFlags, 6> kActs = {{
+    {Act::kPut, "put", "Encodes and stores the full blocks of a prompt", true, true, true, false},
+    {Act::kGet, "get", "Fetches the stored leading blocks of a prompt and writes their KV", true, true, false, false},
+    {Act::kMatch, "match", "Counts the stored leading blocks of a prompt", true, false, false, false},
+    {Act::kStats, "stats", "Shows each node's memory and blocks", false, false, false, false},
+    {Act::kErase, "erase", "Forgets the blocks of a prompt", true, false, false, false},
+    {Act::kRing, "ring", "Shows which node owns each block of a prompt, or each node's share of random keys", true,
+     false, false, true},
+}};
+
+void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
+  app->allow_extras();
+  app->add_option("--cluster", raw->cluster, "Static cluster file (JSON)");
+  app->add_flag("--json", raw->json, "Print JSON instead of a table");
+  if (act.prompt) {
+    app->add_option("--namespace", raw->ns, "JSON file: model, dtype, layers, heads, head_dim, tokens_per_block, ...");
+    app->add_option("--tokens", raw->tokens, "JSON file: the prompt's token ids, [1, 2, ...]");
+  }
+  if (act.kv) {
+    app->add_option("--kv", raw->kv, "16-bit KV, [2, layers, heads, tokens, head_dim]: read by put, written by get");
+    app->add_option("--threads", raw->threads, "Threads that encode or decode")->capture_default_str();
+  }
+  if (act.encodes) {
+    app->add_option("--codec", raw->codec, "raw16, i8 or ladder")->capture_default_str();
+    app->add_option("--floor-db", raw->floor_db, "Least SQNR of a tile; 0 = the codec's own")->capture_default_str();
+  }
+  if (act.random) {
+    app->add_option("--keys", raw->keys, "Random keys to place when no prompt is given")->capture_default_str();
+    app->add_option("--seed", raw->seed, "Of the random keys")->capture_default_str();
+  } else {
+    app->add_option("--deadline", raw->deadline, "Of every call, for example 500ms or 10s")->capture_default_str();
+  }
+}
+
+class Problems {
+ public:
+  void Require(bool right, absl::string_view flag, const std::string& what) {
+    if (!right) problems_.push_back(absl::StrCat(flag, ": ", what));
+  }
+  absl::Status status() const {
+    return problems_.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(problems_, "\n"));
+  }
+
+ private:
+  std::vector<std::string> problems_;
+};
+
+void RequireFiles(const ActFlags& act, const RawFlags& raw, Problems* problems) {
+  problems->Require(!raw.cluster.empty(), "--cluster", "needed: the static cluster file");
+  if (!act.prompt) return;
+  const bool no_prompt = raw.ns.empty() && raw.tokens.empty();
+  if (act.random && no_prompt) return;
+  problems->Require(!raw.ns.empty(), "--namespace", "needed: a JSON file that says whose KV this is");
+  problems->Require(!raw.tokens.empty(), "--tokens", "needed: a JSON file with the prompt's token ids");
+  if (act.kv) problems->Require(!raw.kv.empty(), "--kv", "needed: the file of 16-bit KV");
+}
+
+Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
+  Command command;
+  command.act = act.act;
+  command.cluster_file = raw.cluster;
+  command.namespace_file = raw.ns;
+  command.tokens_file = raw.tokens;
+  command.kv_file = raw.kv;
+  command.json = raw.json;
+  const auto quoted = [](const std::string& text, const char* otherwise) {
+    return absl::StrCat("'", text, "' is ", otherwise);
+  };
+  problems->Require(absl::ParseDuration(raw.deadline, &command.deadline) && command.deadline >= absl::Milliseconds(1) &&
+                        command.deadline <= absl::Minutes(10),
+                    "--deadline", quoted(raw.deadline, "no duration of 1ms to 10m (write 500ms, 10s, 1m30s)"));
+  const absl::StatusOr<Codec> codec = ParseCodec(raw.codec);
+  problems->Require(codec.ok(), "--codec", std::string(codec.status().message()));
+  command.codec = codec.value_or(Codec::kLadder);
+  problems->Require(
+      absl::SimpleAtof(raw.floor_db, &command.floor_db) && command.floor_db >= 0 && command.floor_db <= 200,
+      "--floor-db", quoted(raw.floor_db, "no number of 0 to 200"));
+  problems->Require(absl::SimpleAtoi(raw.threads, &command.threads) && command.threads >= 1 && command.threads <= 256,
+                    "--threads", quoted(raw.threads, "no number of 1 to 256"));
+  problems->Require(absl::SimpleAtoi(raw.keys, &command.keys) && command.keys >= 1 && command.keys <= 100000000,
+                    "--keys", quoted(raw.keys, "no number of 1 to 100000000"));
+  problems->Require(absl::SimpleAtoi(raw.seed, &command.seed), "--seed", quoted(raw.seed, "no number"));
+  return command;
+}
+
+}  // namespace
+
+absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
+  RawFlags raw;
+  CLI::App app("kvist: puts, finds and fetches KV blocks in a cluster", "kvist");
+  app.add_flag("--version", raw.version, "Print the version and exit");
+  app.allow_extras();
+  std::array<CLI::App*, kActs.size()> parsers;
+  for (size_t i = 0; i < kActs.size(); ++i) {
+    parsers[i] = app.add_subcommand(kActs[i].name, kActs[i].about);
+    AddFlags(kActs[i], &raw, parsers[i]);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return ParsedCommand{{}, app.help()};
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  if (raw.version) return ParsedCommand{{}, absl::StrCat("kvist ", kVersion, "\n")};
+
+  Problems problems;
+  for (const std::string& extra : app.remaining(/*recurse=*/true))
+    problems.Require(false, extra, "unknown; see --help");
+  ParsedCommand parsed;
+  size_t acts = 0;
+  for (size_t i = 0; i < kActs.size(); ++i) {
+    if (!parsers[i]->parsed()) continue;
+    ++acts;
+    RequireFiles(kActs[i], raw, &problems);
+    parsed.command = Read(kActs[i], raw, &problems);
+  }
+  problems.Require(acts == 1, "command", "give one of put, get, match, stats, erase, ring");
+  if (!problems.status().ok()) return problems.status();
+  return parsed;
+}
+
+}  // namespace kvist

@@ -1,0 +1,37 @@
+// The command line of `kvist`: one struct, filled and validated in one place.
+#ifndef KVIST_SERVICES_CTL_FLAGS_H_
+#define KVIST_SERVICES_CTL_FLAGS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/codec.h"
+
+namespace kvist {
+
+enum class Act { kPut, kGet, kMatch, kStats, kErase, kRing };
+
+struct Command {
+  Act act = Act::kStats;
+  std::string cluster_file, namespace_file, tokens_file, kv_file;
+  bool json = false;
+  absl::Duration deadline = absl::Seconds(10);
+  Codec codec = Codec::kLadder;
+  float floor_db = 0;
+  int threads = 2;
+  uint64_t keys = 100000, seed = 1;  // of `ring` without a prompt
+};
+
+struct ParsedCommand {
+  Command command;
+  std::string print_and_exit;  // help or version, if asked for
+};
+
+// Errors: InvalidArgument names every flag that is wrong, unknown or missing, one a line.
+absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv);
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_CTL_FLAGS_H_

@@ -1,0 +1,170 @@
+#include "services/ctl/input_files.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace kvist {
+namespace {
+
+using Json = nlohmann::json;
+
+absl::Status Wrong(const std::string& path, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
+}
+
+absl::StatusOr<Json> ReadJson(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  std::ostringstream text;
+  text << file.rdbuf();
+  Json json = Json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return Wrong(path, "not JSON");
+  return json;
+}
+
+// Takes fields out of an object; what stays behind is unknown.
+class Fields {
+ public:
+  explicit Fields(Json object) : object_(std::move(object)) {}
+
+  std::string Text(const char* name, bool needed) {
+    const Json value = Take(name, needed);
+    if (value.is_string()) return value.get<std::string>();
+    if (!value.is_null()) problems.push_back(absl::StrCat("\"", name, "\" is not a string"));
+    return "";
+  }
+  uint32_t Number(const char* name, bool needed, uint32_t otherwise) {
+    const Json value = Take(name, needed);
+    if (value.is_number_unsigned() && value.get<uint64_t>() <= UINT32_MAX) return value.get<uint32_t>();
+    if (!value.is_null()) problems.push_back(absl::StrCat("\"", name, "\" is not a whole number of 0 to 4294967295"));
+    return otherwise;
+  }
+  void RefuseRest() {
+    for (const auto& [name, value] : object_.items()) problems.push_back(absl::StrCat("unknown field \"", name, "\""));
+  }
+
+  std::vector<std::string> problems;
+
+ private:
+  Json Take(const char* name, bool needed) {
+    const auto found = object_.find(name);
+    if (found == object_.end()) {
+      if (needed) problems.push_back(absl::StrCat("\"", name, "\" is missing"));
+      return nullptr;
+    }
+    Json value = *found;
+    object_.erase(found);
+    return value;
+  }
+
+  Json object_;
+};
+
+void ReadProfileDigest(Fields* fields, Namespace* ns) {
+  const std::string hex = fields->Text("profile_digest", false);
+  if (hex.empty()) return;
+  const bool is_hex = hex.find_first_not_of("0123456789abcdefABCDEF") == hex.npos;
+  if (hex.size() != 2 * ns->profile_digest.size() || !is_hex) {
+    fields->problems.push_back("\"profile_digest\" is not 32 hex digits");
+    return;
+  }
+  const std::string bytes = absl::HexStringToBytes(hex);
+  std::copy(bytes.begin(), bytes.end(), ns->profile_digest.begin());
+}
+
+size_t BytesPerToken(const BlockShape& shape) {
+  return 2 * size_t{shape.layers} * shape.heads * shape.head_dim * sizeof(uint16_t);
+}
+
+}  // namespace
+
+absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path) {
+  absl::StatusOr<Json> json = ReadJson(path);
+  if (!json.ok()) return json.status();
+  if (!json->is_object()) return Wrong(path, "not a JSON object");
+  Fields fields(*std::move(json));
+  Namespace ns;
+  ns.model = fields.Text("model", true);
+  ns.weights_digest = fields.Text("weights_digest", false);
+  const std::string dtype_name = fields.Text("dtype", true);
+  ns.layers = fields.Number("layers", true, 0);
+  ns.heads = fields.Number("heads", true, 0);
+  ns.head_dim = fields.Number("head_dim", true, 0);
+  ns.rope = fields.Text("rope", false);
+  ns.tp_rank = fields.Number("tp_rank", false, ns.tp_rank);
+  ns.tp_size = fields.Number("tp_size", false, ns.tp_size);
+  ns.pp_rank = fields.Number("pp_rank", false, ns.pp_rank);
+  ns.pp_size = fields.Number("pp_size", false, ns.pp_size);
+  ns.tokens_per_block = fields.Number("tokens_per_block", false, ns.tokens_per_block);
+  ns.tenant_salt = fields.Text("tenant_salt", false);
+  ReadProfileDigest(&fields, &ns);
+  fields.RefuseRest();
+  if (const absl::StatusOr<Dtype> dtype = ParseDtype(dtype_name); dtype.ok()) {
+    ns.dtype = *dtype;
+  } else if (!dtype_name.empty()) {
+    fields.problems.push_back(std::string(dtype.status().message()));
+  }
+  if (absl::Status valid = ValidateNamespace(ns); !valid.ok() && fields.problems.empty()) {
+    fields.problems.push_back(std::string(valid.message()));
+  }
+  if (!fields.problems.empty()) return Wrong(path, absl::StrJoin(fields.problems, "; "));
+  return ns;
+}
+
+absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path) {
+  const absl::StatusOr<Json> json = ReadJson(path);
+  if (!json.ok()) return json.status();
+  if (!json->is_array()) return Wrong(path, "not a JSON list of token ids");
+  std::vector<uint32_t> tokens;
+  tokens.reserve(json->size());
+  for (const Json& token : *json) {
+    if (!token.is_number_unsigned() || token.get<uint64_t>() > UINT32_MAX) {
+      return Wrong(path, absl::StrCat("token ", tokens.size(), " is no whole number of 0 to 4294967295"));
+    }
+    tokens.push_back(token.get<uint32_t>());
+  }
+  return tokens;
+}
+
+absl::StatusOr<Kv> ReadKvFile(const std::string& path, const BlockShape& shape, size_t least_tokens) {
+  std::error_code failed;
+  const uintmax_t size_bytes = std::filesystem::file_size(path, failed);
+  if (failed) return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", failed.message()));
+  const size_t token_bytes = BytesPerToken(shape);
+  if (size_bytes % token_bytes != 0) {
+    return Wrong(path, absl::StrCat(size_bytes, " bytes are no whole number of tokens: the namespace says ",
+                                    token_bytes, " bytes each"));
+  }
+  Kv kv;
+  kv.tokens = size_bytes / token_bytes;
+  if (kv.tokens < least_tokens) {
+    return Wrong(path, absl::StrCat("holds ", kv.tokens, " tokens; the prompt's full blocks have ", least_tokens));
+  }
+  kv.values.resize(size_bytes / sizeof(uint16_t));
+  std::ifstream file(path, std::ios::binary);
+  file.read(reinterpret_cast<char*>(kv.values.data()), static_cast<std::streamsize>(size_bytes));
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  return kv;
+}
+
+absl::Status WriteKvFile(const std::string& path, const BlockShape& shape, const Kv& kv, size_t tokens) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  const size_t row = kv.tokens * shape.head_dim, kept_bytes = tokens * shape.head_dim * sizeof(uint16_t);
+  for (size_t first = 0; first < kv.values.size(); first += row) {
+    file.write(reinterpret_cast<const char*>(kv.values.data() + first), static_cast<std::streamsize>(kept_bytes));
+  }
+  file.close();
+  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  return absl::OkStatus();
+}
+
+}  // namespace kvist

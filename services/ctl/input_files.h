@@ -1,0 +1,41 @@
+// The plain files that `kvist` reads and writes: a namespace, a prompt's tokens, a prompt's KV.
+//
+//   namespace  {"model": "m", "weights_digest": "", "dtype": "bf16", "layers": 30, "heads": 3, "head_dim": 64, "rope":
+//   "",
+//               "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "tokens_per_block": 128, "profile_digest": "",
+//               "tenant_salt": ""}        model, dtype, layers, heads and head_dim are needed; profile_digest is 32 hex
+//               digits
+//   tokens     [1, 2, 3]
+//   KV         uint16[2][layers][heads][tokens][head_dim], little-endian, nothing else: the layout of the C ABI
+//
+// Errors: InvalidArgument and NotFound name the file, and everything that is wrong in it at once.
+#ifndef KVIST_SERVICES_CTL_INPUT_FILES_H_
+#define KVIST_SERVICES_CTL_INPUT_FILES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/worker/keys.h"
+
+namespace kvist {
+
+absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path);
+absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path);
+
+struct Kv {
+  std::vector<uint16_t> values;
+  size_t tokens = 0;  // that it holds
+};
+// Errors: also InvalidArgument when the file is no whole number of tokens of this shape, or holds fewer than
+// `least_tokens`.
+absl::StatusOr<Kv> ReadKvFile(const std::string& path, const BlockShape& shape, size_t least_tokens);
+
+// Writes the first `tokens` of `kv`. Errors: Unavailable if the file cannot be written.
+absl::Status WriteKvFile(const std::string& path, const BlockShape& shape, const Kv& kv, size_t tokens);
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_CTL_INPUT_FILES_H_

@@ -1,0 +1,38 @@
+// The one gate between bytes that came from somewhere and a worker's pages: nothing is decoded before everything about
+// it was checked, and any doubt is a miss.
+//
+// Threads pure.
+#ifndef KVIST_SERVICES_WORKER_BLOCK_READER_H_
+#define KVIST_SERVICES_WORKER_BLOCK_READER_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/types/span.h"
+#include "kernels/codec.h"
+#include "kvist/v1/cache.pb.h"
+
+namespace kvist {
+
+struct ExpectedBlock {
+  BlockIdentity identity;
+  BlockShape shape;
+  int min_precision = 0;  // bits per code; 0 = any
+  float floor_db = 0;     // that the block must promise; 0 = any
+};
+
+struct BlockVerdict {
+  v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;  // UNSPECIFIED = decoded
+  std::string why;                                    // a sentence, for a miss
+};
+
+// Checks `bytes` against `expected` and decodes them into `pages` (base = the block's first token).
+//   CHECKSUM           not a block, cut off, or a header, table or plane that differs from its checksum
+//   IDENTITY_MISMATCH  another key, namespace, profile, position or shape, or a format that this version does not read
+//   PRECISION          fewer bits per code, or a lower promised SQNR, than expected
+// A block may be the leading planes of one (a lower precision), but must end where a plane ends.
+BlockVerdict ReadBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& expected, const Pages& pages);
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_BLOCK_READER_H_

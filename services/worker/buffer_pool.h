@@ -1,0 +1,67 @@
+// A bounded number of equal buffers for encoded blocks in flight: the client's memory has a limit that can be computed.
+//
+// Units   bytes; buffers are 64-byte aligned, as planes in a block are.
+// Threads any. A Buffer belongs to one thread at a time and must be gone before its pool is.
+#ifndef KVIST_SERVICES_WORKER_BUFFER_POOL_H_
+#define KVIST_SERVICES_WORKER_BUFFER_POOL_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+
+namespace kvist {
+
+class BufferPool {
+ private:
+  struct Free {
+    void operator()(uint8_t* bytes) const { std::free(bytes); }
+  };
+  using Bytes = std::unique_ptr<uint8_t, Free>;
+
+ public:
+  class Buffer {
+   public:
+    Buffer() = default;
+    Buffer(Buffer&& other) = default;
+    Buffer& operator=(Buffer&& other);
+    ~Buffer() { Return(); }
+    explicit operator bool() const { return bytes_ != nullptr; }
+    absl::Span<uint8_t> span() const { return {bytes_.get(), bytes_ == nullptr ? 0 : pool_->buffer_bytes_}; }
+
+   private:
+    friend class BufferPool;
+    Buffer(BufferPool* pool, Bytes bytes) : pool_(pool), bytes_(std::move(bytes)) {}
+    void Return();
+
+    BufferPool* pool_ = nullptr;
+    Bytes bytes_;
+  };
+
+  // Nothing is allocated before it is used; at most `buffers` exist.
+  BufferPool(size_t buffers, size_t buffer_bytes) : buffers_(buffers), buffer_bytes_(buffer_bytes) {}
+
+  // A free buffer, its content unspecified; empty if none came free in time or memory is exhausted.
+  Buffer Acquire(absl::Duration wait);
+
+  size_t buffer_bytes() const { return buffer_bytes_; }
+
+ private:
+  void Return(Bytes bytes);
+
+  const size_t buffers_, buffer_bytes_;
+  std::mutex mutex_;
+  std::condition_variable returned_;
+  std::vector<Bytes> free_ ABSL_GUARDED_BY(mutex_);
+  size_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_BUFFER_POOL_H_

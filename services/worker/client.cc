@@ -1,0 +1,151 @@
+#include "services/worker/client.h"
+
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/worker/client_core.h"
+#include "services/worker/fetch_job.h"
+#include "services/worker/match_job.h"
+#include "services/worker/put_job.h"
+#include "services/worker/wait.h"
+
+namespace kvist {
+namespace {
+
+constexpr absl::Duration kLongestCall = absl::Minutes(10);
+constexpr int kMaxThreads = 256;
+
+bool Within(absl::Duration duration, absl::Duration least) { return duration >= least && duration <= kLongestCall; }
+
+absl::Status ValidateOptions(const ClientOptions& options) {
+  std::vector<std::string> problems;
+  const auto require = [&](bool right, const std::string& otherwise) {
+    if (!right) problems.push_back(otherwise);
+  };
+  for (const absl::Status& part : {ValidateNamespace(options.ns), ValidateView(options.view)}) {
+    require(part.ok(), std::string(part.message()));
+  }
+  require(options.transport != nullptr, "transport is missing");
+  require(options.clock != nullptr, "clock is missing");
+  require(options.codec == Codec::kRaw16 || options.codec == Codec::kI8 || options.codec == Codec::kLadder,
+          "codec is unknown");
+  require(options.floor_db >= 0 && options.floor_db <= 200,
+          absl::StrCat("floor_db ", options.floor_db, " is not 0 to 200"));
+  require(options.min_precision >= 0 && options.min_precision <= 16,
+          absl::StrCat("min_precision ", options.min_precision, " is not 0 to 16 bits"));
+  require(Within(options.deadline, absl::Milliseconds(1)),
+          absl::StrCat("deadline ", absl::FormatDuration(options.deadline), " is not 1ms to 10m"));
+  require(Within(options.lease, absl::ZeroDuration()),
+          absl::StrCat("lease ", absl::FormatDuration(options.lease), " is not 0 to 10m"));
+  require(options.threads >= 1 && options.threads <= kMaxThreads,
+          absl::StrCat("threads ", options.threads, " is not 1 to ", kMaxThreads));
+  require(options.retry.budget >= 0 && options.retry.earned >= 0 && options.retry.first_pause > absl::ZeroDuration() &&
+              options.retry.longest_pause >= options.retry.first_pause,
+          "retry: budget and earned must not be negative, and pauses must be positive and grow");
+  if (problems.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(ClientOptions options) {
+  if (absl::Status valid = ValidateOptions(options); !valid.ok()) return valid;
+  return std::unique_ptr<Client>(new Client(std::make_unique<ClientCore>(std::move(options))));
+}
+
+Client::Client(std::unique_ptr<ClientCore> core) : core_(std::move(core)) {}
+Client::~Client() = default;
+
+const Namespace& Client::ns() const { return core_->options.ns; }
+const View& Client::view() const { return core_->options.view; }
+
+std::vector<Key> Client::Keys(absl::Span<const uint32_t> tokens) const {
+  return ChainKeys(core_->namespace_digest, core_->options.ns.tokens_per_block, tokens);
+}
+
+absl::StatusOr<PrefixMatch> Client::Match(absl::Span<const Key> chain) {
+  absl::StatusOr<PrefixMatch> match = MatchJob::Run(core_.get(), chain, core_->options.lease, core_->Deadline());
+  if (match.ok()) {
+    core_->matched_blocks += match->blocks();
+    core_->CountMiss(match->miss());
+  }
+  return match;
+}
+
+absl::StatusOr<GetResult> Client::Get(absl::Span<const Key> chain, BlockRange range, const Pages& pages) {
+  if (range.first > range.last || range.last > chain.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("blocks [", range.first, ", ", range.last,
+                                                   ") are not within the prompt's ", chain.size(), " full blocks"));
+  }
+  return std::make_shared<FetchJob>(core_.get(), chain, range, pages, core_->Deadline())->Run();
+}
+
+absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPages& pages) {
+  const absl::Time deadline = core_->Deadline();
+  const auto job = std::make_shared<PutJob>(core_.get(), chain, pages, deadline);
+  const absl::StatusOr<PrefixMatch> stored = MatchJob::Run(core_.get(), chain, absl::ZeroDuration(), deadline);
+  if (!stored.ok()) return stored.status();
+  return job->Run(stored->blocks());
+}
+
+absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
+  const absl::Time deadline = core_->Deadline();
+  std::vector<std::function<absl::StatusOr<v1::EraseResponse>()>> tasks;
+  std::vector<std::pair<size_t, size_t>> asked;  // owner and number of keys of each task
+  for (const OwnerBlocks& part : GroupByOwner(chain, {0, chain.size()}, core_->options.view)) {
+    for (size_t first = 0; first < part.blocks.size(); first += kMaxKeysPerCall) {
+      const absl::Span<const size_t> batch = absl::MakeConstSpan(part.blocks).subspan(first, kMaxKeysPerCall);
+      v1::EraseRequest request;
+      request.set_keys(PackKeys(chain, batch));
+      asked.emplace_back(part.owner, batch.size());
+      tasks.push_back([channel = core_->channels[part.owner].get(), request, deadline] {
+        return channel->Erase(request, deadline);
+      });
+    }
+  }
+  const auto answers =
+      Gather<absl::StatusOr<v1::EraseResponse>>(&core_->callers, std::move(tasks), core_->Until(deadline));
+  EraseResult result;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const absl::Status status = answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time");
+    if (IsFault(status)) return AtNode(core_->NodeName(asked[i].first), status);
+    if (status.ok()) {
+      for (const bool erased : (*answers[i])->erased()) result.erased += erased;
+      continue;
+    }
+    result.failed += asked[i].second;
+    if (result.failure.empty()) result.failure = std::string(AtNode(core_->NodeName(asked[i].first), status).message());
+  }
+  return result;
+}
+
+std::vector<NodeState> Client::Stats() {
+  const absl::Time deadline = core_->Deadline();
+  std::vector<std::function<absl::StatusOr<v1::ServerInfoResponse>()>> tasks;
+  for (const std::unique_ptr<Channel>& channel : core_->channels) {
+    tasks.push_back([channel = channel.get(), deadline] { return channel->ServerInfo(deadline); });
+  }
+  const auto answers =
+      Gather<absl::StatusOr<v1::ServerInfoResponse>>(&core_->callers, std::move(tasks), core_->Until(deadline));
+  std::vector<NodeState> states;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    NodeState state{core_->options.view.nodes[i],
+                    answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"),
+                    {}};
+    if (state.reachable.ok()) state.info = **answers[i];
+    states.push_back(std::move(state));
+  }
+  return states;
+}
+
+ClientCounters Client::counters() const {
+  ClientCounters counters{core_->matched_blocks, core_->fetched_blocks, core_->stored_blocks,
+                          core_->retries_taken,  core_->stale_views,    {}};
+  for (const std::atomic<uint64_t>& count : core_->misses) counters.misses.push_back(count);
+  return counters;
+}
+
+}  // namespace kvist

@@ -1,0 +1,175 @@
+// What an inference worker links: finds the longest stored prefix of a prompt, fetches and decodes it into the worker's
+// own pages, and stores what the cluster lacks. Placement, parallel calls, deadlines, retries and verification are in
+// here.
+//
+// Shapes  pages of a prompt: [2, layers, heads, tokens, head_dim] with any strides (kernels/codec.h); base is token 0
+// of the
+//         prompt, so block b lies at tokens [b * tokens_per_block, (b + 1) * tokens_per_block).
+//         chain: the keys of the prompt's blocks, always from block 0 (placement depends on it).
+// Units   tokens, blocks, bytes; absl::Duration.
+// Threads any number of threads may call any method. Destruction joins the client's threads; no call may be running
+// then,
+//         and every PrefixMatch must be gone.
+// Errors  a miss is a value with a reason. A Status is a fault: InvalidArgument (an argument, or a node refused the
+// request
+//         itself). A node that is down, late, overloaded or wrong costs misses, never a Status.
+// Bounds  each method returns by ClientOptions.deadline, whatever the nodes do. Encoded blocks in flight take at most
+//         2 * (nodes + threads) buffers of MaxBlockBytes.
+#ifndef KVIST_SERVICES_WORKER_CLIENT_H_
+#define KVIST_SERVICES_WORKER_CLIENT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "cachestore/key.h"
+#include "kernels/codec.h"
+#include "kvist/v1/cache.pb.h"
+#include "services/cluster/view.h"
+#include "services/transport/clock.h"
+#include "services/transport/transport.h"
+#include "services/worker/keys.h"
+#include "services/worker/retry.h"
+
+namespace kvist {
+
+struct ClientOptions {
+  Namespace ns;
+  View view;                       // ports of 0 = a node whose address is not known: it is taken as down
+  Transport* transport = nullptr;  // outlives the client
+  Clock clock = RealClock();       // the transport's
+  uint64_t seed = 1;               // of the jitter between retries
+
+  Codec codec = Codec::kLadder;  // for Put
+  float floor_db =
+      0;  // Put: EncodeOptions.floor_db. Get: a block whose promise is less is a miss. 0 = the codec's own; any
+  int min_precision = 0;  // Get: a block with fewer bits per code is a miss; 0 = any
+
+  absl::Duration deadline = absl::Seconds(5);  // of every call; at most 10 minutes (a node refuses longer streams)
+  absl::Duration lease = absl::Seconds(5);  // that Match asks for; at most 10 minutes; a node may grant less, or none
+  int threads = 2;                          // that decode and encode; 1 to 256
+  RetryOptions retry;
+};
+
+struct BlockRange {
+  size_t first = 0, last = 0;  // [first, last) of the chain
+};
+
+struct GetResult {
+  size_t blocks = 0;                            // leading blocks of the range that are in the pages
+  uint64_t fetched_bytes = 0, plain_bytes = 0;  // received; written into the pages (of the blocks delivered)
+  absl::Duration fetch_time, decode_time;       // wall time until the last block was in; CPU time over all threads
+  v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;  // of block first + blocks; UNSPECIFIED when all came
+  std::string miss_node, why;                         // its owner; a sentence
+};
+
+struct PutResult {
+  size_t blocks = 0, stored = 0, present = 0, failed = 0;  // of the chain; put now; there already; not stored
+  uint64_t plain_bytes = 0, stored_bytes = 0;              // of the blocks put now, before and after encoding
+  uint32_t raised_tiles = 0;                               // that needed a higher precision than the codec's
+  float min_sqnr_db = 0;                                   // of the worst tile put now; 0 if none was
+  absl::Duration encode_time, time;                        // CPU time over all threads; wall time
+  std::string failure;                                     // the first block's that failed; a sentence
+};
+
+struct EraseResult {
+  size_t erased = 0, failed = 0;  // blocks that were there and are gone; blocks whose owner did not answer
+  std::string failure;
+};
+
+struct NodeState {
+  Node node;
+  absl::Status reachable;
+  v1::ServerInfoResponse info;  // if reachable
+};
+
+struct ClientCounters {
+  uint64_t matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries = 0;
+  uint64_t stale_views = 0;      // answers of nodes that hold another view
+  std::vector<uint64_t> misses;  // by v1::MissReason: how often it ended a Match or a Get
+};
+
+struct ClientCore;
+
+// The leading blocks of a prompt that the cluster holds, under leases that end with this object (or with their
+// deadline). Each owner leased its own leading hits; where owners hold more than the common run, that too is pinned
+// until then.
+class PrefixMatch {
+ public:
+  ~PrefixMatch();  // releases without waiting
+  PrefixMatch(PrefixMatch&&) = default;
+  PrefixMatch& operator=(PrefixMatch&&) = delete;
+
+  size_t blocks() const { return blocks_; }
+  size_t tokens() const { return tokens_; }
+  v1::MissReason miss() const { return miss_; }  // of block blocks(); UNSPECIFIED if all were found
+  const std::string& miss_node() const { return miss_node_; }
+  const std::string& why() const { return why_; }  // a sentence, if the reason is not the node's own
+  bool leased() const { return !leases_.empty(); }
+  absl::Time lease_expiry() const { return lease_expiry_; }  // of the first lease to end; InfinitePast if there is none
+
+  // Ends the leases now. Errors: that of the first node that could not be told; its lease ends by itself.
+  absl::Status Release();
+
+ private:
+  friend struct MatchJob;
+  struct Lease {
+    size_t owner;
+    uint64_t id;
+  };
+  explicit PrefixMatch(ClientCore* core) : core_(core) {}
+
+  ClientCore* core_;
+  size_t blocks_ = 0, tokens_ = 0;
+  v1::MissReason miss_ = v1::MISS_REASON_UNSPECIFIED;
+  std::string miss_node_, why_;
+  std::vector<Lease> leases_;
+  absl::Time lease_expiry_ = absl::InfinitePast();
+};
+
+class Client {
+ public:
+  // Errors: InvalidArgument names every option that is wrong at once. Touches no network.
+  static absl::StatusOr<std::unique_ptr<Client>> Create(ClientOptions options);
+  ~Client();
+
+  const Namespace& ns() const;
+  const View& view() const;
+
+  // The keys of the full blocks of a prompt (keys.h).
+  std::vector<Key> Keys(absl::Span<const uint32_t> tokens) const;
+
+  // Counts the leading blocks that the cluster holds, and leases them. Each owner is asked once, in parallel.
+  absl::StatusOr<PrefixMatch> Match(absl::Span<const Key> chain);
+
+  // Fetches blocks [range.first, range.last) and decodes each as soon as it is complete. The first block that is
+  // missing, late, or in any doubt ends the run; pages behind the run may have been written. Errors: InvalidArgument  a
+  // range that is not within the chain.
+  absl::StatusOr<GetResult> Get(absl::Span<const Key> chain, BlockRange range, const Pages& pages);
+
+  // Stores the blocks of the chain that the cluster lacks. Each block is reserved at the codec's nominal size (or the
+  // largest that this client has seen since), then encoded; one whose tiles needed more is reserved again at its exact
+  // size. A bound for any input would be four times a ladder block, and evict that much for nothing. What the node
+  // takes for existing counts as present. Refusals are tried again within the deadline and the retry budget.
+  absl::StatusOr<PutResult> Put(absl::Span<const Key> chain, const ConstPages& pages);
+
+  absl::StatusOr<EraseResult> Erase(absl::Span<const Key> chain);
+
+  // One entry per node of the view, in its order.
+  std::vector<NodeState> Stats();
+
+  ClientCounters counters() const;
+
+ private:
+  explicit Client(std::unique_ptr<ClientCore> core);
+  std::unique_ptr<ClientCore> core_;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_CLIENT_H_

@@ -1,0 +1,73 @@
+// What the calls of one client share. Internal to services/worker.
+//
+// Threads constant after construction, or its members guard themselves.
+#ifndef KVIST_SERVICES_WORKER_CLIENT_CORE_H_
+#define KVIST_SERVICES_WORKER_CLIENT_CORE_H_
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "services/worker/buffer_pool.h"
+#include "services/worker/client.h"
+#include "services/worker/retry.h"
+#include "services/worker/thread_pool.h"
+#include "services/worker/wait.h"
+
+namespace kvist {
+
+// Keys in one request: a quarter of the smallest limit that nodes have, and 32 KiB.
+inline constexpr size_t kMaxKeysPerCall = 1024;
+
+struct ClientCore {
+  explicit ClientCore(ClientOptions client_options);
+
+  absl::Time Deadline() const { return options.clock() + options.deadline; }
+  absl::Duration Until(absl::Time deadline) const { return deadline - options.clock(); }
+  std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
+  BlockIdentity Identity(const Key& key, size_t block) const;
+  const std::string& NodeName(size_t owner) const { return options.view.nodes[owner].id.value; }
+  void CountMiss(v1::MissReason reason);
+  void CheckView(uint64_t view_of_node);
+
+  // Constant after construction.
+  const ClientOptions options;
+  const BlockShape shape;
+  const Digest namespace_digest;
+  std::vector<std::unique_ptr<Channel>> channels;  // by position in the view
+
+  Retries retries;
+  Slots encoders;                     // threads that may encode at once
+  std::atomic<size_t> reserve_bytes;  // for a block that is not encoded yet: the nominal size, or the largest seen
+  std::atomic<uint64_t> matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries_taken = 0, stale_views = 0;
+  std::array<std::atomic<uint64_t>, v1::MissReason_ARRAYSIZE> misses{};
+
+  // Destroyed in the reverse order: callers first, then the decoders that they submit to, then the buffers of both.
+  BufferPool buffers;
+  ThreadPool decoders;
+  ThreadPool callers;  // blocked on nodes most of the time
+};
+
+// Where the blocks of a chain live: for each owner that has any of [first, last), their positions in ascending order.
+struct OwnerBlocks {
+  size_t owner;
+  std::vector<size_t> blocks;
+};
+std::vector<OwnerBlocks> GroupByOwner(absl::Span<const Key> chain, BlockRange range, const View& view);
+
+// The keys of these blocks as the wire carries them.
+std::string PackKeys(absl::Span<const Key> chain, absl::Span<const size_t> blocks);
+
+// Whether a call's status says that this node cannot serve now (a miss), or that the request itself is wrong (a fault).
+bool IsFault(const absl::Status& status);
+// REQUIRES: !IsFault(status).
+v1::MissReason MissReasonOf(const absl::Status& status);
+
+// "n1: <what>".
+absl::Status AtNode(const std::string& node, const absl::Status& status);
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_CLIENT_CORE_H_

@@ -1,0 +1,331 @@
+// The C ABI over Client: checks arguments, translates, and lets no exception through.
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/cluster/static_file.h"
+#include "services/transport/miss_reason.h"
+#include "services/transport/transport.h"
+#include "services/version.h"
+#include "services/worker/client.h"
+#include "services/worker/kvist.h"
+#include "services/worker/node_json.h"
+
+struct kvist_client {
+  // In this order: matches release through the client, the client calls through the transport.
+  std::unique_ptr<kvist::Transport> transport;
+  std::unique_ptr<kvist::Client> client;
+  std::mutex mutex;
+  std::map<uint64_t, kvist::PrefixMatch> matches ABSL_GUARDED_BY(mutex);
+  uint64_t last_match_id ABSL_GUARDED_BY(mutex) = 0;
+};
+
+namespace {
+
+constexpr uint32_t kDefaultDeadlineMs = 5000, kDefaultLeaseMs = 5000, kDefaultThreads = 2;
+
+std::string Text(const char* text) { return text == nullptr ? "" : text; }
+
+template <size_t kSize>
+void CopyText(const std::string& text, char (&out)[kSize]) {
+  const size_t length = std::min(text.size(), kSize - 1);
+  std::memcpy(out, text.data(), length);
+  out[length] = '\0';
+}
+
+kvist_code Report(const absl::Status& status, kvist_error* error) {
+  if (error != nullptr) CopyText(std::string(status.message()), error->message);
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return KVIST_OK;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return KVIST_INVALID_ARGUMENT;
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDataLoss:
+      return static_cast<kvist_code>(status.raw_code());
+    default:
+      return KVIST_INTERNAL;
+  }
+}
+
+// Runs one function's body; what the standard library throws (memory, threads) becomes a code as well.
+template <typename Body>
+kvist_code Guard(kvist_error* error, Body body) {
+  try {
+    return Report(body(), error);
+  } catch (const std::bad_alloc&) {
+    return Report(absl::ResourceExhaustedError("out of memory"), error);
+  } catch (const std::exception& exception) {
+    return Report(absl::InternalError(exception.what()), error);
+  }
+}
+
+// The arguments of a call that must not be NULL, all those that are named at once.
+absl::Status Require(std::initializer_list<std::pair<const char*, bool>> arguments) {
+  std::vector<const char*> missing;
+  for (const auto& [name, given] : arguments) {
+    if (!given) missing.push_back(name);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(absl::StrJoin(missing, ", "), missing.size() == 1 ? " is NULL" : " are NULL"));
+}
+
+kvist::Namespace ReadNamespace(const kvist_namespace& ns, std::vector<std::string>* problems) {
+  kvist::Namespace out;
+  out.model = Text(ns.model);
+  out.weights_digest = Text(ns.weights_digest);
+  out.rope = Text(ns.rope);
+  out.tenant_salt = Text(ns.tenant_salt);
+  const absl::StatusOr<kvist::Dtype> dtype = kvist::ParseDtype(Text(ns.dtype));
+  if (dtype.ok()) out.dtype = *dtype;
+  if (!dtype.ok()) problems->push_back(std::string(dtype.status().message()));
+  out.layers = ns.layers;
+  out.heads = ns.heads;
+  out.head_dim = ns.head_dim;
+  out.tp_rank = ns.tp_rank;
+  out.tp_size = ns.tp_size;
+  out.pp_rank = ns.pp_rank;
+  out.pp_size = ns.pp_size;
+  out.tokens_per_block = ns.tokens_per_block;
+  return out;
+}
+
+absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, const kvist_options& given) {
+  std::vector<std::string> problems;
+  kvist::ClientOptions options;
+  options.ns = ReadNamespace(ns, &problems);
+  if (const std::string name = Text(given.codec); !name.empty()) {
+    const absl::StatusOr<kvist::Codec> codec = kvist::ParseCodec(name);
+    if (codec.ok()) options.codec = *codec;
+    if (!codec.ok()) problems.push_back(std::string(codec.status().message()));
+  }
+  options.floor_db = given.floor_db;
+  options.min_precision = static_cast<int>(std::min<uint32_t>(given.min_precision, 1000));
+  options.deadline = absl::Milliseconds(given.deadline_ms == 0 ? kDefaultDeadlineMs : given.deadline_ms);
+  options.lease = absl::Milliseconds(given.lease_ms == 0 ? kDefaultLeaseMs : given.lease_ms);
+  options.threads = static_cast<int>(std::min<uint32_t>(given.threads == 0 ? kDefaultThreads : given.threads, 100000));
+  if (Text(given.cluster_file).empty()) {
+    problems.push_back("cluster_file is missing");
+  } else if (problems.empty()) {
+    absl::StatusOr<kvist::View> view =
+        kvist::LoadView(given.cluster_file, options.clock() + options.deadline, options.clock);
+    if (!view.ok()) return view.status();
+    options.view = *std::move(view);
+  }
+  if (problems.empty()) return options;
+  return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
+}
+
+std::vector<kvist::Key> KeysOf(const kvist_client& client, const uint32_t* tokens, size_t n_tokens) {
+  return client.client->Keys(absl::MakeConstSpan(tokens, n_tokens));
+}
+
+absl::Status CheckCapacity(const kvist::Client& client, size_t blocks, size_t tokens_capacity) {
+  const size_t tokens = blocks * client.ns().tokens_per_block;
+  if (tokens <= tokens_capacity) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("kv holds ", tokens_capacity, " tokens; ", blocks, " blocks need ",
+                                                 tokens, ": give a larger buffer"));
+}
+
+// Keeps a match until it is released or its leases have ended by themselves.
+uint64_t Keep(kvist_client* client, kvist::PrefixMatch match) {
+  std::lock_guard lock(client->mutex);
+  const absl::Time now = kvist::RealClock()();
+  std::erase_if(client->matches, [now](const auto& kept) { return kept.second.lease_expiry() < now; });
+  client->matches.emplace(++client->last_match_id, std::move(match));
+  return client->last_match_id;
+}
+
+}  // namespace
+
+extern "C" {
+
+uint32_t kvist_abi_version(void) { return KVIST_ABI_VERSION; }
+
+const char* kvist_version(void) { return kvist::kVersion; }
+
+kvist_code kvist_client_create(const kvist_namespace* ns, const kvist_options* options, kvist_client** client,
+                               kvist_error* error) {
+  if (client != nullptr) *client = nullptr;
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given = Require({{"ns", ns}, {"options", options}, {"client", client}}); !given.ok()) return given;
+    absl::StatusOr<kvist::ClientOptions> read = ReadOptions(*ns, *options);
+    if (!read.ok()) return read.status();
+    auto made = std::make_unique<kvist_client>();
+    made->transport = kvist::NewGrpcTransport();
+    read->transport = made->transport.get();
+    absl::StatusOr<std::unique_ptr<kvist::Client>> created = kvist::Client::Create(*std::move(read));
+    if (!created.ok()) return created.status();
+    made->client = *std::move(created);
+    *client = made.release();
+    return absl::OkStatus();
+  });
+}
+
+void kvist_client_destroy(kvist_client* client) { delete client; }
+
+kvist_code kvist_keys(const kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint8_t* keys,
+                      size_t keys_capacity, size_t* n_keys, kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given = Require({{"client", client},
+                                      {"tokens", tokens != nullptr || n_tokens == 0},
+                                      {"keys", keys != nullptr || keys_capacity == 0},
+                                      {"n_keys", n_keys}});
+        !given.ok()) {
+      return given;
+    }
+    const std::vector<kvist::Key> chain = KeysOf(*client, tokens, n_tokens);
+    *n_keys = chain.size();
+    if (chain.size() > keys_capacity) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("keys holds ", keys_capacity, " keys; the prompt has ", chain.size(), " full blocks"));
+    }
+    for (const kvist::Key& key : chain) keys = std::copy(key.bytes.begin(), key.bytes.end(), keys);
+    return absl::OkStatus();
+  });
+}
+
+kvist_code kvist_match(kvist_client* client, const uint32_t* tokens, size_t n_tokens, kvist_match_result* result,
+                       kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given =
+            Require({{"client", client}, {"tokens", tokens != nullptr || n_tokens == 0}, {"result", result}});
+        !given.ok()) {
+      return given;
+    }
+    *result = {};
+    absl::StatusOr<kvist::PrefixMatch> match = client->client->Match(KeysOf(*client, tokens, n_tokens));
+    if (!match.ok()) return match.status();
+    result->blocks = static_cast<uint32_t>(match->blocks());
+    result->tokens = static_cast<uint32_t>(match->tokens());
+    CopyText(kvist::MissReasonName(match->miss()), result->miss_reason);
+    CopyText(match->miss_node(), result->miss_node);
+    if (match->leased()) result->match_id = Keep(client, *std::move(match));
+    return absl::OkStatus();
+  });
+}
+
+kvist_code kvist_release(kvist_client* client, uint64_t match_id, kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given = Require({{"client", client}}); !given.ok()) return given;
+    std::unique_lock lock(client->mutex);
+    auto kept = client->matches.extract(match_id);
+    lock.unlock();
+    // An unknown match is no error: its leases have ended by themselves.
+    return kept.empty() ? absl::OkStatus() : kept.mapped().Release();
+  });
+}
+
+kvist_code kvist_get(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t first_block,
+                     uint32_t last_block, uint16_t* kv, size_t tokens_capacity, kvist_get_result* result,
+                     kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given = Require({{"client", client},
+                                      {"tokens", tokens != nullptr || n_tokens == 0},
+                                      {"kv", kv != nullptr || first_block == last_block},
+                                      {"result", result}});
+        !given.ok()) {
+      return given;
+    }
+    *result = {};
+    kvist::Client& worker = *client->client;
+    const std::vector<kvist::Key> chain = KeysOf(*client, tokens, n_tokens);
+    if (last_block <= chain.size()) {
+      if (absl::Status fits = CheckCapacity(worker, last_block, tokens_capacity); !fits.ok()) return fits;
+    }
+    const kvist::Pages pages = kvist::ContiguousPages(kv, worker.ns().Shape(), tokens_capacity);
+    const absl::StatusOr<kvist::GetResult> got = worker.Get(chain, {first_block, last_block}, pages);
+    if (!got.ok()) return got.status();
+    result->blocks = static_cast<uint32_t>(got->blocks);
+    result->tokens = static_cast<uint32_t>(got->blocks * worker.ns().tokens_per_block);
+    result->fetched_bytes = got->fetched_bytes;
+    result->plain_bytes = got->plain_bytes;
+    result->fetch_seconds = absl::ToDoubleSeconds(got->fetch_time);
+    result->decode_seconds = absl::ToDoubleSeconds(got->decode_time);
+    CopyText(kvist::MissReasonName(got->miss), result->miss_reason);
+    return absl::OkStatus();
+  });
+}
+
+kvist_code kvist_put(kvist_client* client, const uint32_t* tokens, size_t n_tokens, const uint16_t* kv,
+                     size_t tokens_capacity, kvist_put_result* result, kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given = Require({{"client", client},
+                                      {"tokens", tokens != nullptr || n_tokens == 0},
+                                      {"kv", kv != nullptr || n_tokens == 0},
+                                      {"result", result}});
+        !given.ok()) {
+      return given;
+    }
+    *result = {};
+    kvist::Client& worker = *client->client;
+    const std::vector<kvist::Key> chain = KeysOf(*client, tokens, n_tokens);
+    if (absl::Status fits = CheckCapacity(worker, chain.size(), tokens_capacity); !fits.ok()) return fits;
+    const absl::StatusOr<kvist::PutResult> put =
+        worker.Put(chain, kvist::ContiguousPages(kv, worker.ns().Shape(), tokens_capacity));
+    if (!put.ok()) return put.status();
+    result->blocks = static_cast<uint32_t>(put->blocks);
+    result->stored = static_cast<uint32_t>(put->stored);
+    result->present = static_cast<uint32_t>(put->present);
+    result->failed = static_cast<uint32_t>(put->failed);
+    result->plain_bytes = put->plain_bytes;
+    result->stored_bytes = put->stored_bytes;
+    result->raised_tiles = put->raised_tiles;
+    result->min_sqnr_db = put->min_sqnr_db;
+    result->encode_seconds = absl::ToDoubleSeconds(put->encode_time);
+    result->seconds = absl::ToDoubleSeconds(put->time);
+    CopyText(put->failure, result->failure);
+    return absl::OkStatus();
+  });
+}
+
+kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t* erased,
+                       kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given =
+            Require({{"client", client}, {"tokens", tokens != nullptr || n_tokens == 0}, {"erased", erased}});
+        !given.ok()) {
+      return given;
+    }
+    *erased = 0;
+    const absl::StatusOr<kvist::EraseResult> result = client->client->Erase(KeysOf(*client, tokens, n_tokens));
+    if (!result.ok()) return result.status();
+    *erased = static_cast<uint32_t>(result->erased);
+    if (result->failed == 0) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not erased: ", result->failure));
+  });
+}
+
+kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, size_t* needed, kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    if (absl::Status given =
+            Require({{"client", client}, {"json", json != nullptr || capacity == 0}, {"needed", needed}});
+        !given.ok()) {
+      return given;
+    }
+    nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
+    for (const kvist::NodeState& state : client->client->Stats()) nodes.push_back(kvist::NodeJson(state));
+    const std::string text = nodes.dump();
+    *needed = text.size() + 1;
+    if (*needed <= capacity) std::memcpy(json, text.c_str(), *needed);
+    return absl::OkStatus();
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,199 @@
+#include "services/worker/put_job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/transport/miss_reason.h"
+#include "services/worker/cpu_time.h"
+
+namespace kvist {
+namespace {
+
+constexpr int kLanesPerOwner = 2;  // one encodes while the other sends
+
+// An earlier attempt of this very Put still holds the block's reservation: nobody refused, so this costs no budget.
+bool OwnAttemptIsOpen(const absl::Status& status) { return status.code() == absl::StatusCode::kAborted; }
+
+bool Retryable(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kResourceExhausted ||
+         OwnAttemptIsOpen(status);
+}
+bool OwnerFailed(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded;
+}
+
+}  // namespace
+
+PutJob::PutJob(ClientCore* core, absl::Span<const Key> chain, const ConstPages& pages, absl::Time deadline)
+    : core_(core),
+      chain_(chain.begin(), chain.end()),
+      pages_(pages),
+      start_(core->options.clock()),
+      deadline_(deadline) {}
+
+absl::StatusOr<PutResult> PutJob::Run(size_t present) {
+  for (OwnerBlocks& part : GroupByOwner(chain_, {present, chain_.size()}, core_->options.view)) {
+    queues_.push_back(Queue{part.owner, std::move(part.blocks), 0, {}});
+  }
+  std::unique_lock lock(mutex_);
+  result_.blocks = chain_.size();
+  result_.present = present;
+  unsettled_ = chain_.size() - present;
+  for (Queue& queue : queues_) {
+    for (int lane = 0; lane < std::min<int>(kLanesPerOwner, queue.blocks.size()); ++lane) {
+      core_->callers.Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
+    }
+  }
+  changed_.wait_for(lock, ForChrono(core_->Until(deadline_)), [this] { return unsettled_ == 0 || !fault_.ok(); });
+  over_ = true;
+  changed_.notify_all();
+  lock.unlock();
+  door_.Close();
+  lock.lock();
+  if (!fault_.ok()) return fault_;
+  if (unsettled_ > 0 && result_.failure.empty())
+    result_.failure = absl::StrCat(unsettled_, " blocks were not stored in time");
+  result_.failed += unsettled_;
+  result_.time = core_->options.clock() - start_;
+  core_->stored_blocks += result_.stored;
+  return result_;
+}
+
+void PutJob::RunLane(Queue* queue) {
+  absl::Status owner_failed;
+  while (const std::optional<size_t> block = NextBlock(queue, &owner_failed)) {
+    Upload upload{*block, queue->owner, {}};
+    Settle(queue, upload, owner_failed.ok() ? PutBlock(&upload) : owner_failed);
+  }
+}
+
+std::optional<size_t> PutJob::NextBlock(Queue* queue, absl::Status* owner_failed) {
+  std::lock_guard lock(mutex_);
+  if (over_ || queue->next == queue->blocks.size()) return std::nullopt;
+  *owner_failed = queue->owner_failed;
+  return queue->blocks[queue->next++];
+}
+
+absl::StatusOr<PutJob::Outcome> PutJob::PutBlock(Upload* upload) {
+  for (int attempt = 0;; ++attempt) {
+    absl::StatusOr<Outcome> outcome = Try(upload);
+    if (outcome.ok()) {
+      core_->retries.Succeeded();
+      return outcome;
+    }
+    if (!Retryable(outcome.status()) || !PauseBeforeRetry(attempt, outcome.status())) return outcome;
+  }
+}
+
+// The first attempt reserves before it encodes: a block that exists costs no work. If tiles had to be raised and it
+// does not fit, the reservation is given back and a second one is made at the exact size; later blocks reserve that
+// much at once.
+absl::StatusOr<PutJob::Outcome> PutJob::Try(Upload* upload) {
+  const size_t reserved_bytes = upload->encoded_bytes > 0 ? upload->encoded_bytes : core_->reserve_bytes.load();
+  absl::StatusOr<std::unique_ptr<PutStream>> stream = Reserve(upload, reserved_bytes);
+  if (absl::IsAlreadyExists(stream.status())) return Present(*upload);
+  if (!stream.ok()) return stream.status();
+  upload->reserved_before = true;
+  if (absl::Status encoded = Encode(upload); !encoded.ok()) return encoded;
+  if (upload->encoded_bytes > reserved_bytes) {
+    core_->reserve_bytes = std::max(core_->reserve_bytes.load(), upload->encoded_bytes);
+    stream->reset();
+    return Try(upload);
+  }
+  const absl::Span<const uint8_t> bytes = upload->buffer.span().first(upload->encoded_bytes);
+  if (absl::Status written = (*stream)->Write(0, bytes); !written.ok()) return written;
+  const absl::StatusOr<v1::PutResponse> response = (*stream)->Commit(bytes.size());
+  if (!response.ok()) return response.status();
+  core_->CheckView(response->view());
+  return response->stored() ? Outcome::kStored : Outcome::kPresent;
+}
+
+absl::StatusOr<std::unique_ptr<PutStream>> PutJob::Reserve(Upload* upload, size_t size_bytes) {
+  v1::PutReserve reserve;
+  reserve.set_key(PackKeys(chain_, {upload->block}));
+  reserve.set_size_bytes(size_bytes);
+  reserve.set_namespace_digest(core_->NamespaceField());
+  reserve.set_view(core_->options.view.number.value);
+  return core_->channels[upload->owner]->Put(reserve, deadline_);
+}
+
+// The node says that the block exists or is being written. After a reservation of our own that may be ourselves: the
+// node has perhaps not seen yet that it was given up. Then only a committed block counts as present.
+absl::StatusOr<PutJob::Outcome> PutJob::Present(const Upload& upload) {
+  if (!upload.reserved_before) return Outcome::kPresent;
+  v1::MatchRequest request;
+  request.add_chains()->set_keys(PackKeys(chain_, {upload.block}));
+  const absl::StatusOr<v1::MatchResponse> response = core_->channels[upload.owner]->Match(request, deadline_);
+  if (!response.ok()) return response.status();
+  if (response->chains_size() == 1 && response->chains(0).hits() == 1) return Outcome::kPresent;
+  return absl::AbortedError("the space of an attempt that was given up is not free yet");
+}
+
+absl::Status PutJob::Encode(Upload* upload) {
+  if (upload->encoded_bytes > 0) return absl::OkStatus();
+  upload->buffer = core_->buffers.Acquire(core_->Until(deadline_));
+  if (!upload->buffer) return absl::ResourceExhaustedError("no buffer of this worker came free in time");
+  if (!core_->encoders.Acquire(core_->Until(deadline_))) {
+    return absl::DeadlineExceededError("no thread of this worker came free in time");
+  }
+  absl::StatusOr<size_t> encoded = absl::DeadlineExceededError("the call was over");
+  absl::Duration encode_time;
+  if (door_.Enter()) {
+    ConstPages pages = pages_;
+    pages.base += upload->block * core_->shape.tokens * pages.token_stride;
+    const absl::Duration before = ThreadCpuTime();
+    encoded = kvist::Encode(core_->Identity(chain_[upload->block], upload->block), core_->shape, pages,
+                            {core_->options.codec, core_->options.floor_db}, upload->buffer.span());
+    encode_time = ThreadCpuTime() - before;
+    door_.Leave();
+  }
+  core_->encoders.Release();
+  if (!encoded.ok()) return encoded.status();
+  upload->encoded_bytes = *encoded;
+  std::lock_guard lock(mutex_);
+  result_.encode_time += encode_time;
+  return absl::OkStatus();
+}
+
+// False if there is no budget, or not enough time left.
+bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status) {
+  const absl::Duration pause = core_->retries.Pause(attempt);
+  if (core_->Until(deadline_) <= pause) return false;
+  if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return false;
+  ++core_->retries_taken;
+  std::unique_lock lock(mutex_);
+  return !changed_.wait_for(lock, ForChrono(pause), [this] { return over_; });
+}
+
+void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Outcome>& outcome) {
+  std::lock_guard lock(mutex_);
+  if (over_) return;
+  --unsettled_;
+  if (outcome.ok()) {
+    if (*outcome == Outcome::kStored) CountStored(upload);
+    if (*outcome == Outcome::kPresent) ++result_.present;
+  } else {
+    const absl::Status status = AtNode(core_->NodeName(queue->owner), outcome.status());
+    ++result_.failed;
+    if (result_.failure.empty()) result_.failure = std::string(status.message());
+    if (OwnerFailed(outcome.status())) queue->owner_failed = outcome.status();
+    if (IsFault(outcome.status())) fault_ = status;
+  }
+  if (unsettled_ == 0 || !fault_.ok()) changed_.notify_all();
+}
+
+// REQUIRES: mutex_ is held.
+void PutJob::CountStored(const Upload& upload) {
+  const absl::StatusOr<BlockView> view = BlockView::Parse(upload.buffer.span().first(upload.encoded_bytes));
+  if (view.ok()) {
+    result_.raised_tiles += view->raised_tiles();
+    result_.min_sqnr_db =
+        result_.stored == 0 ? view->min_sqnr_db() : std::min(result_.min_sqnr_db, view->min_sqnr_db());
+  }
+  ++result_.stored;
+  result_.plain_bytes += core_->shape.PlainBytes();
+  result_.stored_bytes += upload.encoded_bytes;
+}
+
+}  // namespace kvist

@@ -1,0 +1,78 @@
+// One Put: for each owner a few lanes that reserve, encode, stream and commit block after block. Internal to
+// services/worker.
+//
+// Threads Run is called once, by the caller's thread. Lanes hold the job by shared_ptr, because a lane may end after
+// Run has
+//         returned; the door keeps it away from the caller's pages by then.
+#ifndef KVIST_SERVICES_WORKER_PUT_JOB_H_
+#define KVIST_SERVICES_WORKER_PUT_JOB_H_
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "services/worker/client_core.h"
+#include "services/worker/wait.h"
+
+namespace kvist {
+
+class PutJob : public std::enable_shared_from_this<PutJob> {
+ public:
+  PutJob(ClientCore* core, absl::Span<const Key> chain, const ConstPages& pages, absl::Time deadline);
+
+  // `present`: leading blocks of the chain that are known to be stored.
+  absl::StatusOr<PutResult> Run(size_t present);
+
+ private:
+  // The blocks of one owner, shared by its lanes.
+  struct Queue {
+    size_t owner;
+    std::vector<size_t> blocks;
+    size_t next = 0;
+    absl::Status owner_failed;  // set once the owner is down or late: the rest fails at once
+  };
+  // One block on its way. What was encoded is kept over retries.
+  struct Upload {
+    size_t block, owner;
+    BufferPool::Buffer buffer;
+    size_t encoded_bytes = 0;  // 0 = not encoded yet
+    bool reserved_before = false;
+  };
+  enum class Outcome { kStored, kPresent };
+
+  void RunLane(Queue* queue);
+  std::optional<size_t> NextBlock(Queue* queue, absl::Status* owner_failed);
+  absl::StatusOr<Outcome> PutBlock(Upload* upload);
+  absl::StatusOr<Outcome> Try(Upload* upload);
+  absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);
+  absl::StatusOr<Outcome> Present(const Upload& upload);
+  absl::Status Encode(Upload* upload);
+  bool PauseBeforeRetry(int attempt, const absl::Status& status);
+  void Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Outcome>& outcome);
+  void CountStored(const Upload& upload);
+
+  ClientCore* const core_;
+  const std::vector<Key> chain_;
+  const ConstPages pages_;  // behind door_
+  const absl::Time start_, deadline_;
+  std::vector<Queue> queues_;  // constant after Run has started, but for what mutex_ guards in them
+  Door door_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;  // Run has returned, or is about to
+  size_t unsettled_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status fault_ ABSL_GUARDED_BY(mutex_);
+  PutResult result_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_PUT_JOB_H_

@@ -1,0 +1,36 @@
+// A BlockStore at the other end of a Channel, so that a remote node composes like any other tier and passes the same
+// conformance suite.
+//
+// Units   bytes; deadlines are relative to each call.
+// Threads any, as BlockStore says. A Reservation belongs to one thread.
+// Errors  those of BlockStore, plus Unavailable and DeadlineExceeded of the channel. A block that the node finds
+// damaged is
+//         DataLoss. Reasons that only services know become kNeverStored (services/transport/miss_reason.h).
+// Bounds  Get and Reserve hold the whole block in memory of this process; a chain is at most the node's max_keys long.
+// Differs an aborted reservation returns its space when the node has seen the broken stream, a moment later.
+#ifndef KVIST_SERVICES_WORKER_REMOTE_STORE_H_
+#define KVIST_SERVICES_WORKER_REMOTE_STORE_H_
+
+#include <array>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "cachestore/block_store.h"
+#include "services/transport/clock.h"
+#include "services/transport/transport.h"
+
+namespace kvist {
+
+struct RemoteStoreOptions {
+  Channel* channel = nullptr;  // outlives the store and all that it gives out
+  Clock clock = RealClock();   // the transport's
+  absl::Duration deadline = absl::Seconds(5);
+  std::array<uint8_t, 16> namespace_digest{};  // of the blocks that are put: the node compares their headers with it
+  uint64_t view = 0;
+};
+
+std::unique_ptr<BlockStore> NewRemoteStore(RemoteStoreOptions options);
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_REMOTE_STORE_H_

@@ -1,0 +1,56 @@
+// When a refused call may be tried again: only while the client's calls mostly succeed, and never in step with others.
+//
+// Threads any.
+// Why a budget: without one, an overloaded cluster gets every call several times and stays overloaded.
+#ifndef KVIST_SERVICES_WORKER_RETRY_H_
+#define KVIST_SERVICES_WORKER_RETRY_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <mutex>
+#include <random>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+
+namespace kvist {
+
+struct RetryOptions {
+  double budget = 32;   // retries that may be taken in a row
+  double earned = 0.2;  // of a retry, given back by each success; the budget is the most there ever is
+  absl::Duration first_pause = absl::Milliseconds(5);
+  absl::Duration longest_pause = absl::Milliseconds(250);
+};
+
+class Retries {
+ public:
+  Retries(const RetryOptions& options, uint64_t seed) : options_(options), left_(options.budget), random_(seed) {}
+
+  // Takes one retry from the budget; false if there is none.
+  bool Take() {
+    std::lock_guard lock(mutex_);
+    if (left_ < 1) return false;
+    left_ -= 1;
+    return true;
+  }
+  void Succeeded() {
+    std::lock_guard lock(mutex_);
+    left_ = std::min(options_.budget, left_ + options_.earned);
+  }
+  // Before retry `attempt` (from 0): doubles each time up to the longest, times a random half to one and a half.
+  absl::Duration Pause(int attempt) {
+    std::lock_guard lock(mutex_);
+    const absl::Duration pause = std::min(options_.longest_pause, options_.first_pause * (1 << std::min(attempt, 16)));
+    return pause * std::uniform_real_distribution<double>(0.5, 1.5)(random_);
+  }
+
+ private:
+  const RetryOptions options_;
+  std::mutex mutex_;
+  double left_ ABSL_GUARDED_BY(mutex_);
+  std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_WORKER_RETRY_H_

@@ -1,0 +1,226 @@
+// Goal: an operator gets what was asked for, or a sentence that names everything that is wrong. Method: the parser and
+// the commands over nodes in memory, with files in the test's own folder; output is read as a script and as a person
+// would.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "services/ctl/commands.h"
+#include "services/ctl/flags.h"
+#include "services/ctl/input_files.h"
+#include "tests/services/worker/fake_cluster.h"
+
+namespace kvist {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+absl::StatusOr<ParsedCommand> Parse(std::vector<std::string> words) {
+  std::vector<const char*> argv = {"kvist"};
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  return ParseCommand(static_cast<int>(argv.size()), argv.data());
+}
+
+std::string Message(const absl::Status& status) { return std::string(status.message()); }
+
+std::vector<std::string> Lines(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST(Flags, AreReadIntoOneStruct) {
+  const auto parsed = Parse({"put", "--cluster", "c", "--namespace", "n", "--tokens", "t", "--kv", "k", "--codec", "i8",
+                             "--floor-db", "31.5", "--threads", "3", "--deadline", "1m30s", "--json"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const Command& command = parsed->command;
+  EXPECT_EQ(command.act, Act::kPut);
+  EXPECT_EQ(command.cluster_file, "c");
+  EXPECT_EQ(command.namespace_file, "n");
+  EXPECT_EQ(command.tokens_file, "t");
+  EXPECT_EQ(command.kv_file, "k");
+  EXPECT_EQ(command.codec, Codec::kI8);
+  EXPECT_EQ(command.floor_db, 31.5f);
+  EXPECT_EQ(command.threads, 3);
+  EXPECT_EQ(command.deadline, absl::Seconds(90));
+  EXPECT_TRUE(command.json);
+}
+
+TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
+  const auto parsed =
+      Parse({"put", "--codec", "zip", "--floor-db", "x", "--threads", "0", "--deadline", "soon", "--colour"});
+  const std::string message = Message(parsed.status());
+  EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
+  for (const char* part :
+       {"--colour: unknown; see --help", "--cluster: needed", "--namespace: needed", "--tokens: needed", "--kv: needed",
+        "--codec: ", "--floor-db: 'x' is no number of 0 to 200", "--threads: '0' is no number of 1 to 256",
+        "--deadline: 'soon' is no duration of 1ms to 10m"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+  EXPECT_EQ(Lines(message).size(), 9u) << message;
+}
+
+TEST(Flags, ACommandIsNeeded) {
+  EXPECT_THAT(Message(Parse({}).status()), HasSubstr("give one of put, get, match, stats, erase, ring"));
+  EXPECT_THAT(Message(Parse({"fetch"}).status()), HasSubstr("fetch: unknown"));
+  EXPECT_EQ(Message(Parse({"ring", "--cluster", "c", "--tokens", "t"}).status()),
+            "--namespace: needed: a JSON file that says whose KV this is");
+  EXPECT_TRUE(Parse({"ring", "--cluster", "c"}).ok());
+}
+
+TEST(Flags, HelpAndVersionArePrinted) {
+  EXPECT_THAT(Parse({"--help"})->print_and_exit, HasSubstr("erase"));
+  EXPECT_THAT(Parse({"put", "--help"})->print_and_exit, HasSubstr("--floor-db"));
+  EXPECT_THAT(Parse({"--version"})->print_and_exit, HasSubstr("kvist 0."));
+}
+
+class CtlTest : public testing::Test {
+ protected:
+  CtlTest() {
+    folder_ = testing::TempDir() + "/ctl_test." + testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    Write("cluster.json", R"({"view": 1, "nodes": [{"id": "n0", "address": "n0:1", "capacity": "1MiB"},
+                                                   {"id": "n1", "address": "n1:1", "weight": 2, "capacity": "1MiB"}]})");
+    Write("ns.json",
+          R"({"model": "m", "dtype": "bf16", "layers": 2, "heads": 1, "head_dim": 64, "tokens_per_block": 16})");
+    json tokens = json::array();
+    for (int i = 0; i < 50; ++i) tokens.push_back(i);
+    Write("tokens.json", tokens.dump());
+    std::string kv(size_t{2} * 2 * 1 * 50 * 64 * 2, '\0');
+    for (size_t i = 0; i < kv.size(); i += 2) {  // bf16 near 1
+      kv[i] = static_cast<char>(i * 7);
+      kv[i + 1] = 0x3f;
+    }
+    Write("kv.bin", kv);
+  }
+
+  std::string Path(const std::string& name) { return folder_ + "/" + name; }
+  void Write(const std::string& name, const std::string& text) { std::ofstream(Path(name), std::ios::binary) << text; }
+  std::string ReadBack(const std::string& name) {
+    std::ostringstream text;
+    text << std::ifstream(Path(name), std::ios::binary).rdbuf();
+    return text.str();
+  }
+
+  absl::Status Run(std::vector<std::string> words) {
+    words.insert(words.end(), {"--cluster", Path("cluster.json")});
+    const auto parsed = Parse(words);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    out_.str("");
+    return RunCommand(parsed->command, &cluster_, out_);
+  }
+  absl::Status RunOnPrompt(std::vector<std::string> words) {
+    words.insert(words.end(), {"--namespace", Path("ns.json"), "--tokens", Path("tokens.json")});
+    return Run(words);
+  }
+  json Json() { return json::parse(out_.str()); }
+
+  std::string folder_;
+  FakeCluster cluster_{2};
+  std::ostringstream out_;
+};
+
+TEST_F(CtlTest, APromptGoesInAndComesBack) {
+  ASSERT_TRUE(RunOnPrompt({"put", "--json", "--codec", "raw16", "--kv", Path("kv.bin")}).ok()) << out_.str();
+  EXPECT_EQ(Json()["blocks"], 3);
+  EXPECT_EQ(Json()["stored"], 3);
+  ASSERT_TRUE(RunOnPrompt({"match", "--json"}).ok());
+  EXPECT_EQ(Json()["blocks"], 3);
+  EXPECT_EQ(Json()["tokens"], 48);
+  EXPECT_EQ(Json()["of_tokens"], 50);
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin")}).ok());
+  EXPECT_EQ(Json()["tokens"], 48);
+  // The file of 48 tokens is that of 50 without the last two of each row of tokens.
+  const std::string put = ReadBack("kv.bin"), got = ReadBack("out.bin");
+  ASSERT_EQ(got.size(), put.size() / 50 * 48);
+  for (size_t row = 0; row < 4; ++row)
+    EXPECT_EQ(got.substr(row * 48 * 128, 48 * 128), put.substr(row * 50 * 128, 48 * 128));
+  ASSERT_TRUE(RunOnPrompt({"erase", "--json"}).ok());
+  EXPECT_EQ(Json()["erased"], 3);
+}
+
+TEST_F(CtlTest, AMissIsAnAnswerWithItsReason) {
+  ASSERT_TRUE(RunOnPrompt({"match"}).ok());
+  EXPECT_THAT(out_.str(), HasSubstr("never_stored"));
+  cluster_.node(0).down = cluster_.node(1).down = true;
+  ASSERT_TRUE(RunOnPrompt({"match", "--json"}).ok());
+  EXPECT_EQ(Json()["miss_reason"], "owner_down");
+  EXPECT_EQ(Json()["why"], "connection refused");
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin")}).ok());
+  EXPECT_EQ(Json()["miss_reason"], "owner_down");
+  EXPECT_EQ(ReadBack("out.bin"), "");
+}
+
+TEST_F(CtlTest, WhatCouldNotBeStoredOrErasedIsAFault) {
+  cluster_.node(0).down = cluster_.node(1).down = true;
+  const absl::Status put = RunOnPrompt({"put", "--json", "--kv", Path("kv.bin"), "--deadline", "300ms"});
+  EXPECT_THAT(Message(put), HasSubstr("3 blocks were not stored: node n"));
+  EXPECT_EQ(Json()["failed"], 3);
+  EXPECT_THAT(Message(RunOnPrompt({"erase"})), HasSubstr("3 blocks were not erased: node n"));
+}
+
+TEST_F(CtlTest, StatsShowEveryNode) {
+  cluster_.node(1).down = true;
+  ASSERT_TRUE(Run({"stats"}).ok());
+  EXPECT_THAT(out_.str(), HasSubstr("capacity"));
+  EXPECT_THAT(out_.str(), HasSubstr("down: connection refused"));
+  ASSERT_TRUE(Run({"stats", "--json"}).ok());
+  EXPECT_EQ(Json()[0]["reachable"], true);
+  EXPECT_EQ(Json()[0]["blocks"], 0);
+  EXPECT_EQ(Json()[1]["error"], "connection refused");
+  cluster_.node(0).down = true;
+  EXPECT_EQ(Message(Run({"stats"})), "no node of the cluster can be reached");
+}
+
+TEST_F(CtlTest, RingShowsOwnersOfAPromptAndSharesOfRandomKeys) {
+  ASSERT_TRUE(RunOnPrompt({"ring", "--json"}).ok());
+  EXPECT_EQ(Json()["blocks"].size(), 3u);
+  EXPECT_THAT(std::string(Json()["blocks"][2]["node"]), testing::AnyOf("n0", "n1"));
+  EXPECT_EQ(std::string(Json()["blocks"][2]["key"]).size(), 64u);
+  ASSERT_TRUE(Run({"ring", "--json", "--keys", "20000"}).ok());
+  EXPECT_NEAR(Json()["nodes"][1]["share"], 2 / 3.0, 0.02);
+  ASSERT_TRUE(Run({"ring", "--keys", "100"}).ok());
+  EXPECT_THAT(out_.str(), HasSubstr("66.67 %"));
+}
+
+TEST_F(CtlTest, BadFilesAreNamedWithAllThatIsWrongInThem) {
+  EXPECT_THAT(Message(ReadNamespaceFile(Path("none")).status()),
+              HasSubstr("cannot read " + Path("none") + ": No such file"));
+  Write("bad", "{");
+  EXPECT_EQ(Message(ReadNamespaceFile(Path("bad")).status()), Path("bad") + ": not JSON");
+  Write("bad", R"({"model": 5, "dtype": "int3", "layers": -1, "head_dim": 64, "profile_digest": "ab", "color": 1})");
+  const std::string message = Message(ReadNamespaceFile(Path("bad")).status());
+  for (const char* part :
+       {"\"model\" is not a string", "int3", "\"layers\" is not a whole number", "\"heads\" is missing",
+        "\"profile_digest\" is not 32 hex digits", "unknown field \"color\""}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+  Write("bad", R"({"model": "m", "dtype": "bf16", "layers": 2, "heads": 1, "head_dim": 65})");
+  EXPECT_THAT(Message(ReadNamespaceFile(Path("bad")).status()), HasSubstr("65"));
+  Write("bad", "[1, -2]");
+  EXPECT_EQ(Message(ReadTokensFile(Path("bad")).status()),
+            Path("bad") + ": token 1 is no whole number of 0 to 4294967295");
+  Write("bad", "{}");
+  EXPECT_EQ(Message(ReadTokensFile(Path("bad")).status()), Path("bad") + ": not a JSON list of token ids");
+}
+
+TEST_F(CtlTest, AKvFileOfTheWrongSizeIsRefused) {
+  Write("kv.bin", std::string(1000, 'x'));
+  EXPECT_EQ(Message(RunOnPrompt({"put", "--kv", Path("kv.bin")})),
+            Path("kv.bin") + ": 1000 bytes are no whole number of tokens: the namespace says 512 bytes each");
+  Write("kv.bin", std::string(512 * 40, 'x'));
+  EXPECT_EQ(Message(RunOnPrompt({"put", "--kv", Path("kv.bin")})),
+            Path("kv.bin") + ": holds 40 tokens; the prompt's full blocks have 48");
+  EXPECT_THAT(Message(RunOnPrompt({"put", "--kv", Path("none")})), HasSubstr("cannot read " + Path("none")));
+  EXPECT_THAT(Message(RunOnPrompt({"get", "--kv", "/nowhere/kv.bin"})), HasSubstr("cannot write /nowhere/kv.bin"));
+}
+
+}  // namespace
+}  // namespace kvist

@@ -1,0 +1,589 @@
+// Goal: whatever nodes do, a worker gets leading blocks that are right, or a reason, within its deadline. Method: a
+// client over nodes in memory that are down, silent, full or lying; pages are compared bit by bit with what was put.
+#include "services/worker/client.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "services/cluster/ring.h"
+#include "services/transport/miss_reason.h"
+#include "tests/services/worker/fake_cluster.h"
+
+namespace kvist {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr size_t kBlocks = 20;
+constexpr uint64_t kSeed = 20261102;
+
+Namespace TestNamespace() {
+  Namespace ns;
+  ns.model = "test";
+  ns.layers = 2;
+  ns.heads = 2;
+  ns.head_dim = 64;
+  ns.tokens_per_block = 16;
+  return ns;
+}
+
+std::vector<uint32_t> Tokens(size_t count) {
+  std::vector<uint32_t> tokens(count);
+  std::iota(tokens.begin(), tokens.end(), 1000);
+  return tokens;
+}
+
+uint16_t Bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+class ClientTest : public testing::Test {
+ protected:
+  ClientTest() {
+    options_.ns = TestNamespace();
+    options_.view = cluster_.view();
+    options_.transport = &cluster_;
+    options_.codec = Codec::kRaw16;
+    options_.deadline = absl::Seconds(20);
+    const BlockShape shape = options_.ns.Shape();
+    kv_.resize(shape.Elements() * kBlocks);
+    std::mt19937_64 random(kSeed);
+    std::normal_distribution<float> values;
+    for (uint16_t& value : kv_) value = Bf16(values(random));
+    capacity_ = kBlocks * shape.tokens;
+  }
+
+  Client& client() {
+    if (client_ == nullptr) {
+      auto created = Client::Create(options_);
+      EXPECT_TRUE(created.ok()) << created.status();
+      client_ = *std::move(created);
+      chain_ = client_->Keys(Tokens(capacity_ + 5));
+      owners_ = ChainOwners(chain_, options_.view);
+    }
+    return *client_;
+  }
+  // The next call to client() makes one with the options as they are now.
+  void NewClient() { client_ = nullptr; }
+
+  PutResult Put() {
+    auto result = client().Put(chain_, ContiguousPages<const uint16_t>(kv_.data(), options_.ns.Shape(), capacity_));
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.value_or(PutResult());
+  }
+  absl::StatusOr<GetResult> TryGet(BlockRange range) {
+    got_.assign(kv_.size(), 0xdead);
+    return client().Get(chain_, range, ContiguousPages(got_.data(), options_.ns.Shape(), capacity_));
+  }
+  // Gets the whole prompt and checks that all that it claims to deliver is what was put.
+  GetResult Get(BlockRange range = {0, kBlocks}) {
+    auto result = TryGet(range);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return {};
+    const BlockShape shape = options_.ns.Shape();
+    const auto put = ContiguousPages<const uint16_t>(kv_.data(), shape, capacity_);
+    const auto got = ContiguousPages<const uint16_t>(got_.data(), shape, capacity_);
+    const size_t first = range.first * shape.tokens, last = (range.first + result->blocks) * shape.tokens;
+    for (size_t row = 0; row < 2 * shape.layers * shape.heads; ++row) {
+      for (size_t token = first; token < last; ++token) {
+        const size_t at = row * put.head_stride + token * put.token_stride;
+        EXPECT_EQ(std::memcmp(put.base + at, got.base + at, shape.head_dim * 2), 0)
+            << "row " << row << " token " << token;
+      }
+    }
+    return *result;
+  }
+
+  FakeNode& OwnerOf(size_t block) { return cluster_.node(owners_.at(block)); }
+  std::string OwnerName(size_t block) { return absl::StrCat("n", owners_.at(block)); }
+  std::string& StoredBlock(size_t block) { return OwnerOf(block).blocks.at(KeyBytes(block)); }
+  std::string KeyBytes(size_t block) { return std::string(chain_[block].bytes.begin(), chain_[block].bytes.end()); }
+  size_t FirstBlockOf(size_t owner) { return std::find(owners_.begin(), owners_.end(), owner) - owners_.begin(); }
+  // A block that is not the first of all, of another owner than block 0.
+  size_t BlockOfAnotherOwner() {
+    return std::find_if(owners_.begin(), owners_.end(), [&](size_t owner) { return owner != owners_[0]; }) -
+           owners_.begin();
+  }
+
+  void ExpectMiss(const GetResult& result, size_t block, v1::MissReason reason) {
+    EXPECT_EQ(result.blocks, block);
+    EXPECT_EQ(MissReasonName(result.miss), MissReasonName(reason)) << result.why;
+    EXPECT_EQ(result.miss_node, OwnerName(block));
+  }
+
+  FakeCluster cluster_{3};
+  ClientOptions options_;
+  std::vector<uint16_t> kv_, got_;
+  size_t capacity_ = 0;
+  std::vector<Key> chain_;
+  std::vector<size_t> owners_;
+  std::unique_ptr<Client> client_;
+};
+
+TEST_F(ClientTest, WhatOneWorkerPutAnotherGetsBitForBit) {
+  const PutResult put = Put();
+  EXPECT_EQ(put.blocks, kBlocks);
+  EXPECT_EQ(put.stored, kBlocks);
+  EXPECT_EQ(put.failed, 0u) << put.failure;
+  EXPECT_EQ(put.plain_bytes, options_.ns.Shape().PlainBytes() * kBlocks);
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_LT(FirstBlockOf(i), kBlocks) << "node " << i << " owns nothing: the test is too small";
+
+  NewClient();
+  auto match = client().Match(chain_);
+  ASSERT_TRUE(match.ok()) << match.status();
+  EXPECT_EQ(match->blocks(), kBlocks);
+  EXPECT_EQ(match->tokens(), capacity_);
+  EXPECT_EQ(match->miss(), v1::MISS_REASON_UNSPECIFIED);
+  const GetResult got = Get();
+  EXPECT_EQ(got.blocks, kBlocks);
+  EXPECT_EQ(got.miss, v1::MISS_REASON_UNSPECIFIED);
+  EXPECT_EQ(got.fetched_bytes, put.stored_bytes);
+  EXPECT_EQ(client().counters().fetched_blocks, kBlocks);
+}
+
+TEST_F(ClientTest, EveryCodecComesBack) {
+  for (const Codec codec : {Codec::kI8, Codec::kLadder}) {
+    options_.codec = codec;
+    options_.ns.tenant_salt = std::string(CodecName(codec));
+    NewClient();
+    EXPECT_EQ(Put().stored, kBlocks);
+    const auto got = TryGet({0, kBlocks});
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ(got->blocks, kBlocks) << got->why;
+  }
+}
+
+TEST_F(ClientTest, ARangeOfBlocksLandsAtItsOwnTokens) {
+  Put();
+  EXPECT_EQ(Get({3, 9}).blocks, 6u);
+  EXPECT_EQ(got_[0], 0xdead);
+  EXPECT_EQ(Get({5, 5}).blocks, 0u);
+}
+
+TEST_F(ClientTest, ARangeOutsideThePromptIsRefused) {
+  client();
+  EXPECT_EQ(std::string(TryGet({0, kBlocks + 1}).status().message()),
+            "blocks [0, 21) are not within the prompt's 20 full blocks");
+  EXPECT_THAT(std::string(TryGet({3, 2}).status().message()), HasSubstr("blocks [3, 2) are not within"));
+}
+
+TEST_F(ClientTest, AnEmptyPromptAndOneShorterThanABlockHaveNoBlocks) {
+  for (const size_t tokens : {0, 15}) {
+    const std::vector<Key> keys = client().Keys(Tokens(tokens));
+    EXPECT_TRUE(keys.empty());
+    const auto match = client().Match(keys);
+    ASSERT_TRUE(match.ok()) << match.status();
+    EXPECT_EQ(match->blocks(), 0u);
+    EXPECT_EQ(match->miss(), v1::MISS_REASON_UNSPECIFIED);
+    EXPECT_FALSE(match->leased());
+    EXPECT_EQ(client().Get(keys, {0, 0}, Pages())->blocks, 0u);
+    EXPECT_EQ(client().Put(keys, ConstPages())->blocks, 0u);
+    EXPECT_EQ(client().Erase(keys)->erased, 0u);
+  }
+}
+
+TEST_F(ClientTest, APromptThatNobodyStoredIsNeverStored) {
+  const auto match = client().Match(chain_);
+  ASSERT_TRUE(match.ok()) << match.status();
+  EXPECT_EQ(match->blocks(), 0u);
+  EXPECT_EQ(match->miss(), v1::MISS_REASON_NEVER_STORED);
+  EXPECT_EQ(match->miss_node(), OwnerName(0));
+  ExpectMiss(Get(), 0, v1::MISS_REASON_NEVER_STORED);
+}
+
+TEST_F(ClientTest, TheRunEndsAtTheFirstBlockThatAnyOwnerLacks) {
+  Put();
+  for (const size_t missing : {17, 9, 4}) {
+    OwnerOf(missing).blocks.erase(KeyBytes(missing));
+    OwnerOf(missing).gone[KeyBytes(missing)] = v1::MISS_REASON_EVICTED;
+    const auto match = client().Match(chain_);
+    ASSERT_TRUE(match.ok()) << match.status();
+    EXPECT_EQ(match->blocks(), missing);
+    EXPECT_EQ(match->miss(), v1::MISS_REASON_EVICTED);
+    EXPECT_EQ(match->miss_node(), OwnerName(missing));
+    ExpectMiss(Get(), missing, v1::MISS_REASON_EVICTED);
+  }
+}
+
+TEST_F(ClientTest, AnOwnerThatIsDownCostsItsBlocksAndNothingElse) {
+  Put();
+  const size_t lost = BlockOfAnotherOwner();
+  OwnerOf(lost).down = true;
+  const auto match = client().Match(chain_);
+  ASSERT_TRUE(match.ok()) << match.status();
+  EXPECT_EQ(match->blocks(), lost);
+  EXPECT_EQ(match->miss(), v1::MISS_REASON_OWNER_DOWN);
+  EXPECT_EQ(match->miss_node(), OwnerName(lost));
+  EXPECT_EQ(match->why(), "connection refused");
+  ExpectMiss(Get(), lost, v1::MISS_REASON_OWNER_DOWN);
+}
+
+TEST_F(ClientTest, ANodeWithoutAKnownAddressIsDown) {
+  client();
+  options_.view.nodes[owners_[0]].address.port = 0;
+  NewClient();
+  const auto match = client().Match(chain_);
+  ASSERT_TRUE(match.ok()) << match.status();
+  EXPECT_EQ(match->miss(), v1::MISS_REASON_OWNER_DOWN);
+  EXPECT_EQ(match->why(), absl::StrCat("the address of node ", OwnerName(0), " is not known: it has published none"));
+}
+
+TEST_F(ClientTest, AnOwnerThatIsSilentCostsTheDeadlineAndNoMore) {
+  Put();
+  const size_t late = BlockOfAnotherOwner();
+  OwnerOf(late).silent = true;
+  options_.deadline = absl::Milliseconds(200);
+  NewClient();
+  const absl::Time start = absl::Now();
+  {
+    const auto match = client().Match(chain_);
+    ASSERT_TRUE(match.ok()) << match.status();
+    EXPECT_EQ(match->blocks(), late);
+    EXPECT_EQ(match->miss(), v1::MISS_REASON_DEADLINE);
+  }
+  ExpectMiss(Get(), late, v1::MISS_REASON_DEADLINE);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+}
+
+TEST_F(ClientTest, ASilentOwnerBehindTheEndOfTheRunIsNotWaitedFor) {
+  Put();
+  const size_t late = BlockOfAnotherOwner();
+  OwnerOf(late).silent = true;
+  OwnerOf(0).blocks.erase(KeyBytes(0));
+  const absl::Time start = absl::Now();
+  ExpectMiss(Get(), 0, v1::MISS_REASON_NEVER_STORED);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  options_.deadline = absl::Milliseconds(1);  // of the client that is destroyed below: its stream still waits
+  OwnerOf(late).silent = false;
+}
+
+TEST_F(ClientTest, AFlippedBitAnywhereInABlockIsAChecksumMissAndNeverData) {
+  Put();
+  const size_t block = 5;
+  std::string& bytes = StoredBlock(block);
+  std::mt19937_64 random(kSeed);
+  std::vector<size_t> places = {0, 9, kHeaderBytes - 1, kHeaderBytes, bytes.size() - 1};
+  for (int i = 0; i < 40; ++i) places.push_back(random() % bytes.size());
+  for (const size_t place : places) {
+    SCOPED_TRACE(testing::Message() << "byte " << place << " of " << bytes.size() << ", seed " << kSeed);
+    bytes[place] ^= 0x10;
+    const GetResult got = Get();
+    if (got.blocks != kBlocks) {  // padding between planes is not read
+      EXPECT_EQ(got.blocks, block);
+      EXPECT_THAT(got.miss, testing::AnyOf(v1::MISS_REASON_CHECKSUM, v1::MISS_REASON_IDENTITY_MISMATCH)) << got.why;
+    }
+    if (place == bytes.size() - 1) ExpectMiss(got, block, v1::MISS_REASON_CHECKSUM);
+    bytes[place] ^= 0x10;
+  }
+  EXPECT_EQ(Get().blocks, kBlocks);
+}
+
+TEST_F(ClientTest, ABlockThatWasCutOffIsAMiss) {
+  Put();
+  const std::string whole = StoredBlock(2);
+  for (const size_t size :
+       {size_t{1}, kHeaderBytes - 1, kHeaderBytes, kHeaderBytes + 10, whole.size() / 2, whole.size() - 1}) {
+    SCOPED_TRACE(size);
+    StoredBlock(2) = whole.substr(0, size);
+    ExpectMiss(Get(), 2, v1::MISS_REASON_CHECKSUM);
+  }
+  StoredBlock(2) = whole + whole;
+  EXPECT_EQ(Get().blocks, 2u);
+}
+
+TEST_F(ClientTest, ABlockThatWasMadeForAnotherKeyIsAnIdentityMismatch) {
+  Put();
+  StoredBlock(6) = StoredBlock(3);
+  const GetResult got = Get();
+  ExpectMiss(got, 6, v1::MISS_REASON_IDENTITY_MISMATCH);
+  EXPECT_THAT(got.why, HasSubstr("key"));
+}
+
+TEST_F(ClientTest, ABlockOfAnotherNamespaceUnderTheSameKeyIsAnIdentityMismatch) {
+  Put();
+  const BlockShape shape = options_.ns.Shape();
+  BlockIdentity identity;
+  identity.key = chain_[0].bytes;
+  std::string bytes(MaxBlockBytes(shape, Codec::kRaw16), '\0');
+  const auto size = Encode(identity, shape, ContiguousPages<const uint16_t>(kv_.data(), shape, capacity_),
+                           {Codec::kRaw16, 0}, {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()});
+  ASSERT_TRUE(size.ok()) << size.status();
+  StoredBlock(0) = bytes.substr(0, *size);
+  ExpectMiss(Get(), 0, v1::MISS_REASON_IDENTITY_MISMATCH);
+}
+
+TEST_F(ClientTest, ABlockWithFewerBitsThanAskedForIsAPrecisionMiss) {
+  options_.codec = Codec::kLadder;
+  Put();
+  options_.min_precision = 16;
+  NewClient();
+  const GetResult got = Get();
+  ExpectMiss(got, 0, v1::MISS_REASON_PRECISION);
+  EXPECT_THAT(got.why, HasSubstr("bits per code; 16 were asked for"));
+}
+
+TEST_F(ClientTest, ABlockThatPromisesLessThanTheFloorIsAPrecisionMiss) {
+  options_.codec = Codec::kLadder;
+  Put();
+  options_.floor_db = 60;
+  NewClient();
+  ExpectMiss(Get(), 0, v1::MISS_REASON_PRECISION);
+}
+
+// A demoted block keeps its header and table, and ends behind a plane.
+TEST_F(ClientTest, ABlockThatWasDemotedIsDeliveredUnlessMorePrecisionIsAskedFor) {
+  options_.codec = Codec::kLadder;
+  Put();
+  std::string& bytes = StoredBlock(0);
+  const auto view = BlockView::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  ASSERT_TRUE(view.ok()) << view.status();
+  if (view->planes() < 2) GTEST_SKIP() << "the ladder has one plane";
+  const PlaneEntry last = view->Plane(view->planes() - 2, view->shape().layers - 1);
+  bytes.resize(last.offset + last.size_bytes);
+  const auto lower = TryGet({0, 1});
+  ASSERT_TRUE(lower.ok()) << lower.status();
+  const auto demoted = BlockView::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  ASSERT_TRUE(demoted.ok()) << demoted.status();
+  EXPECT_EQ(lower->blocks, demoted->MaxPrecision() > 0 ? 1u : 0u) << lower->why;
+  options_.min_precision = 4;
+  NewClient();
+  const auto higher = TryGet({0, 1});
+  ASSERT_TRUE(higher.ok()) << higher.status();
+  EXPECT_EQ(higher->blocks, 0u);
+}
+
+TEST_F(ClientTest, ABlockThatIsEvictedBetweenMatchAndGetEndsTheRun) {
+  Put();
+  const auto match = client().Match(chain_);
+  ASSERT_TRUE(match.ok()) << match.status();
+  ASSERT_EQ(match->blocks(), kBlocks);
+  OwnerOf(11).blocks.erase(KeyBytes(11));
+  OwnerOf(11).gone[KeyBytes(11)] = v1::MISS_REASON_EVICTED;
+  ExpectMiss(Get(), 11, v1::MISS_REASON_EVICTED);
+  EXPECT_EQ(client().counters().misses[v1::MISS_REASON_EVICTED], 1u);
+}
+
+TEST_F(ClientTest, HeadersAndPartsThatDoNotFitTheRequestAreNeverData) {
+  Put();
+  FakeNode& node = OwnerOf(0);
+  node.change_header = [](v1::GetHeader* header) { header->set_item(header->item() + 1); };
+  ExpectMiss(Get(), 0, v1::MISS_REASON_CHECKSUM);
+  node.change_header = [](v1::GetHeader* header) { header->set_sent_bytes(1ull << 40); };
+  EXPECT_THAT(Get().why, HasSubstr("a block of 1099511627776 bytes is none of this namespace"));
+  node.change_header = [](v1::GetHeader* header) { header->set_sent_bytes(header->sent_bytes() - 1); };
+  ExpectMiss(Get(), 0, v1::MISS_REASON_CHECKSUM);
+  node.change_header = [](v1::GetHeader* header) { header->set_sent_bytes(header->sent_bytes() + 1); };
+  ExpectMiss(Get(), 0, v1::MISS_REASON_CHECKSUM);
+  node.change_header = nullptr;
+  node.change_part = [](uint32_t*, uint64_t* offset) { *offset += 64; };
+  ExpectMiss(Get(), 0, v1::MISS_REASON_CHECKSUM);
+  node.change_part = [](uint32_t* item, uint64_t*) { *item += 1; };
+  EXPECT_THAT(Get().why, HasSubstr("is out of place"));
+}
+
+TEST_F(ClientTest, ANodeThatRefusesTheRequestItselfIsAFaultThatNamesIt) {
+  Put();
+  OwnerOf(0).get_status = absl::InvalidArgumentError("too many keys");
+  const absl::Status status = TryGet({0, kBlocks}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(status.message()), absl::StrCat("node ", OwnerName(0), ": too many keys"));
+}
+
+TEST_F(ClientTest, LeasesOfAllOwnersEndWithTheMatch) {
+  Put();
+  {
+    const auto match = client().Match(chain_);
+    ASSERT_TRUE(match.ok() && match->leased());
+    EXPECT_GT(match->lease_expiry(), absl::Now());
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(cluster_.node(i).leases.size(), 1u);
+  }
+  for (size_t i = 0; i < 3; ++i) cluster_.node(i).WaitFor([&] { return cluster_.node(i).leases.empty(); });
+  auto match = client().Match(chain_);
+  EXPECT_TRUE(match->Release().ok());
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(cluster_.node(i).leases.empty());
+  EXPECT_FALSE(match->leased());
+}
+
+TEST_F(ClientTest, ALeaseThatIsGrantedTooLateIsGivenBack) {
+  Put();
+  options_.deadline = absl::Milliseconds(100);
+  NewClient();
+  FakeNode& node = OwnerOf(0);
+  std::mutex mutex;
+  std::condition_variable open;
+  bool answer = false;
+  node.after_match = [&] {
+    std::unique_lock lock(mutex);
+    open.wait(lock, [&] { return answer; });
+  };
+  const auto match = client().Match(chain_);
+  EXPECT_EQ(match->miss(), v1::MISS_REASON_DEADLINE);
+  {
+    std::lock_guard lock(mutex);
+    answer = true;
+    open.notify_all();
+  }
+  node.WaitFor([&] { return node.leases.empty() && node.release_calls > 0; });
+}
+
+TEST_F(ClientTest, APromptThatIsThereAlreadyIsNotSentAgain) {
+  Put();
+  const PutResult again = Put();
+  EXPECT_EQ(again.stored, 0u);
+  EXPECT_EQ(again.present, kBlocks);
+  EXPECT_EQ(again.stored_bytes, 0u);
+  for (size_t block = 10; block < 13; ++block) OwnerOf(block).blocks.erase(KeyBytes(block));
+  const PutResult rest = Put();
+  EXPECT_EQ(rest.stored, 3u);
+  EXPECT_EQ(rest.present, kBlocks - 3);
+}
+
+TEST_F(ClientTest, PutToAnOwnerThatIsDownFailsForItsBlocksWithTheReason) {
+  client();
+  options_.retry.budget = 3;
+  NewClient();
+  client();
+  OwnerOf(0).down = true;
+  const size_t lost = std::count(owners_.begin(), owners_.end(), owners_[0]);
+  const PutResult put = Put();
+  EXPECT_EQ(put.failed, lost);
+  EXPECT_EQ(put.stored, kBlocks - lost);
+  EXPECT_EQ(put.failure, absl::StrCat("node ", OwnerName(0), ": connection refused"));
+  EXPECT_EQ(client().counters().retries, 3u);
+}
+
+TEST_F(ClientTest, PutToASilentOwnerEndsWithTheDeadline) {
+  options_.deadline = absl::Milliseconds(300);
+  client();
+  OwnerOf(0).silent = true;
+  const absl::Time start = absl::Now();
+  const PutResult put = Put();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  EXPECT_GE(put.failed, 1u);
+  EXPECT_FALSE(put.failure.empty());
+}
+
+TEST_F(ClientTest, ANodeThatIsFullForAWhileIsTriedAgain) {
+  client();
+  OwnerOf(0).refuse_puts = 4;
+  const PutResult put = Put();
+  EXPECT_EQ(put.stored, kBlocks) << put.failure;
+  EXPECT_EQ(client().counters().retries, 4u);
+}
+
+TEST_F(ClientTest, ANodeThatStaysFullIsGivenUpWhenTheBudgetIsSpent) {
+  options_.retry.budget = 5;
+  options_.retry.earned = 0;
+  client();
+  OwnerOf(0).refuse_puts = 1000;
+  const PutResult put = Put();
+  EXPECT_EQ(put.failed, std::count(owners_.begin(), owners_.end(), owners_[0]));
+  EXPECT_EQ(put.failure, absl::StrCat("node ", OwnerName(0), ": the node is full"));
+  EXPECT_EQ(client().counters().retries, 5u);
+}
+
+TEST_F(ClientTest, ACommitThatBreaksIsSentAgain) {
+  client();
+  OwnerOf(0).drop_commits = 2;
+  EXPECT_EQ(Put().stored, kBlocks);
+  EXPECT_EQ(Get().blocks, kBlocks);
+}
+
+// A value of 1e30 beside small ones leaves a tile under any floor: its block grows past the nominal size.
+TEST_F(ClientTest, ABlockThatOutgrowsItsReservationIsReservedAgainAtItsExactSize) {
+  options_.codec = Codec::kLadder;
+  options_.floor_db = 100;
+  client();
+  for (size_t i = 0; i < 3; ++i)
+    cluster_.node(i).keep_reserved = 2;  // the node is slow to see that the first was given up
+  const PutResult put = Put();
+  EXPECT_EQ(put.stored, kBlocks) << put.failure;
+  EXPECT_GT(put.raised_tiles, 0u);
+  const size_t nominal = NominalBlockBytes(BlockIdentity(), options_.ns.Shape(), Codec::kLadder);
+  EXPECT_EQ(OwnerOf(0).reservations.front(), nominal);
+  EXPECT_EQ(OwnerOf(kBlocks - 1).reservations.back(), StoredBlock(kBlocks - 1).size());
+  EXPECT_EQ(Get().blocks, kBlocks);  // raised to raw16: bit-identical
+}
+
+TEST_F(ClientTest, EraseCountsWhatWasThereAndNamesWhoDidNotAnswer) {
+  Put();
+  OwnerOf(0).down = true;
+  const auto erased = client().Erase(chain_);
+  ASSERT_TRUE(erased.ok()) << erased.status();
+  const size_t lost = std::count(owners_.begin(), owners_.end(), owners_[0]);
+  EXPECT_EQ(erased->failed, lost);
+  EXPECT_EQ(erased->erased, kBlocks - lost);
+  EXPECT_EQ(erased->failure, absl::StrCat("node ", OwnerName(0), ": connection refused"));
+  OwnerOf(0).down = false;
+  EXPECT_EQ(client().Erase(chain_)->erased, lost);
+}
+
+TEST_F(ClientTest, StatsNameEveryNodeAlsoThoseThatAreDown) {
+  Put();
+  OwnerOf(0).down = true;
+  const std::vector<NodeState> states = client().Stats();
+  ASSERT_EQ(states.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(states[i].node.id.value, absl::StrCat("n", i));
+    EXPECT_EQ(states[i].reachable.ok(), i != owners_[0]);
+    if (i != owners_[0]) EXPECT_EQ(states[i].info.store().blocks(), cluster_.node(i).blocks.size());
+  }
+}
+
+TEST_F(ClientTest, NodesWithAnotherViewAreCounted) {
+  Put();
+  OwnerOf(0).view = 2;
+  EXPECT_TRUE(client().Match(chain_).ok());
+  EXPECT_EQ(client().counters().stale_views, 1u);
+}
+
+TEST_F(ClientTest, ManyThreadsMayUseOneClient) {
+  Put();
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([this] {
+      for (int round = 0; round < 10; ++round) {
+        std::vector<uint16_t> pages(kv_.size());
+        const auto match = client_->Match(chain_);
+        EXPECT_EQ(match->blocks(), kBlocks);
+        const auto got =
+            client_->Get(chain_, {0, kBlocks}, ContiguousPages(pages.data(), options_.ns.Shape(), capacity_));
+        EXPECT_EQ(got->blocks, kBlocks);
+        EXPECT_EQ(pages, kv_);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(ClientOptions, AllThatIsWrongIsNamedAtOnce) {
+  ClientOptions options;
+  options.ns.head_dim = 65;
+  options.ns.tp_rank = 2;
+  options.floor_db = -1;
+  options.min_precision = 99;
+  options.deadline = absl::ZeroDuration();
+  options.lease = absl::Hours(1);
+  options.threads = 0;
+  options.clock = nullptr;
+  options.codec = static_cast<Codec>(9);
+  const absl::Status status = Client::Create(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  for (const char* part :
+       {"model is empty", "tp_rank 2 is not below tp_size 1", "view is 0", "no nodes", "transport is missing",
+        "clock is missing", "codec is unknown", "floor_db -1 is not 0 to 200", "min_precision 99 is not 0 to 16",
+        "deadline 0 is not 1ms to 10m", "lease 1h is not 0 to 10m", "threads 0 is not 1 to 256"}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+  }
+}
+
+}  // namespace
+}  // namespace kvist

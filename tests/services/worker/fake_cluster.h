@@ -1,0 +1,256 @@
+// Nodes in memory behind Channels, for the client's own logic: each can be down, silent, full, or lie. The same logic
+// runs against real servers in client_loopback_test.
+#ifndef KVIST_TESTS_SERVICES_WORKER_FAKE_CLUSTER_H_
+#define KVIST_TESTS_SERVICES_WORKER_FAKE_CLUSTER_H_
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "services/transport/transport.h"
+#include "services/worker/client.h"
+
+namespace kvist {
+
+struct FakeNode {
+  std::mutex mutex;
+  std::condition_variable changed;
+  // Guarded by mutex.
+  std::map<std::string, std::string> blocks;   // key bytes -> block bytes
+  std::map<std::string, v1::MissReason> gone;  // why a key is no longer there
+  std::set<uint64_t> leases;
+  std::set<std::string> reserved;
+  std::vector<uint64_t> reservations;                        // sizes asked for, in order
+  int refuse_puts = 0, drop_commits = 0, keep_reserved = 0;  // how many of the next calls
+  uint64_t next_lease = 1, view = 1;
+  int match_calls = 0, get_calls = 0, release_calls = 0;
+  size_t part_bytes = 1000;
+  // Set before use.
+  bool down = false;
+  bool silent = false;  // answers nothing until the deadline
+  std::function<void(v1::GetHeader*)> change_header;
+  std::function<void(uint32_t* item, uint64_t* offset)> change_part;
+  std::function<void()> after_match;
+  absl::Status get_status;  // returned instead of the trailer
+
+  void WaitFor(const std::function<bool()>& condition) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, condition);
+  }
+};
+
+class FakeChannel final : public Channel {
+ public:
+  explicit FakeChannel(FakeNode* node) : node_(node) {}
+
+  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) override {
+    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    v1::MatchResponse response;
+    {
+      std::lock_guard lock(node_->mutex);
+      ++node_->match_calls;
+      response.set_view(node_->view);
+      for (const v1::Chain& chain : request.chains())
+        *response.add_chains() = MatchOne(chain.keys(), request.lease_ms());
+    }
+    if (node_->after_match) node_->after_match();
+    return response;
+  }
+
+  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request, absl::Time deadline) override {
+    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    v1::EraseResponse response;
+    for (const std::string& key : Split(request.keys())) response.add_erased(node_->blocks.erase(key) > 0);
+    return response;
+  }
+
+  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request, absl::Time deadline) override {
+    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    for (const uint64_t lease : request.leases()) node_->leases.erase(lease);
+    ++node_->release_calls;
+    node_->changed.notify_all();
+    return v1::ReleaseResponse();
+  }
+
+  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) override {
+    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    v1::ServerInfoResponse response;
+    response.set_version("fake");
+    response.mutable_store()->set_blocks(node_->blocks.size());
+    return response;
+  }
+
+  absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
+    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    v1::GetTrailer trailer;
+    const std::vector<std::string> keys = Split(request.keys());
+    for (uint32_t item = 0; item < keys.size(); ++item) {
+      v1::GetHeader header;
+      header.set_item(item);
+      const std::string bytes = Find(keys[item], &header);
+      if (node_->change_header) node_->change_header(&header);
+      if (absl::Status status = sink->OnHeader(header); !status.ok()) return status;
+      if (absl::Status status = SendParts(item, bytes, sink); !status.ok()) return status;
+    }
+    std::lock_guard lock(node_->mutex);
+    ++node_->get_calls;
+    if (!node_->get_status.ok()) return node_->get_status;
+    return trailer;
+  }
+
+  absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
+    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    node_->reservations.push_back(reserve.size_bytes());
+    if (node_->refuse_puts > 0) {
+      --node_->refuse_puts;
+      return absl::ResourceExhaustedError("the node is full");
+    }
+    if (node_->blocks.count(reserve.key()) > 0 || !node_->reserved.insert(reserve.key()).second) {
+      return absl::AlreadyExistsError("the node has this block, or another is writing it");
+    }
+    return std::make_unique<Stream>(node_, reserve);
+  }
+
+ private:
+  class Stream final : public PutStream {
+   public:
+    Stream(FakeNode* node, const v1::PutReserve& reserve)
+        : node_(node), reserve_(reserve), bytes_(reserve.size_bytes(), '\0') {}
+    ~Stream() override {
+      std::lock_guard lock(node_->mutex);
+      if (node_->keep_reserved > 0) {
+        --node_->keep_reserved;  // a node that has not yet seen that the stream is gone; the next probe frees it
+        return;
+      }
+      node_->reserved.erase(reserve_.key());
+    }
+    absl::Status Write(uint64_t offset, absl::Span<const uint8_t> bytes) override {
+      if (offset + bytes.size() > bytes_.size()) return absl::OutOfRangeError("more than reserved");
+      std::memcpy(bytes_.data() + offset, bytes.data(), bytes.size());
+      return absl::OkStatus();
+    }
+    absl::StatusOr<v1::PutResponse> Commit(uint64_t size_bytes) override {
+      std::lock_guard lock(node_->mutex);
+      if (node_->drop_commits > 0) {
+        --node_->drop_commits;
+        return absl::UnavailableError("the connection broke");
+      }
+      node_->blocks[reserve_.key()] = bytes_.substr(0, size_bytes);
+      v1::PutResponse response;
+      response.set_stored(true);
+      response.set_view(node_->view);
+      return response;
+    }
+
+   private:
+    FakeNode* const node_;
+    const v1::PutReserve reserve_;
+    std::string bytes_;
+  };
+
+  absl::Status Reach(absl::Time deadline) {
+    if (node_->down) return absl::UnavailableError("connection refused");
+    if (!node_->silent) return absl::OkStatus();
+    std::unique_lock lock(node_->mutex);
+    node_->changed.wait_until(lock, absl::ToChronoTime(deadline), [] { return false; });
+    return absl::DeadlineExceededError("deadline exceeded");
+  }
+
+  v1::ChainMatch MatchOne(const std::string& chain, uint32_t lease_ms) {
+    v1::ChainMatch match;
+    for (const std::string& key : Split(chain)) {
+      if (node_->blocks.count(key) == 0) {
+        match.set_first_miss(ReasonOf(key));
+        node_->reserved.erase(key);  // see ~Stream
+        break;
+      }
+      match.set_hits(match.hits() + 1);
+    }
+    if (lease_ms > 0 && match.hits() > 0) {
+      match.set_lease(node_->next_lease++);
+      match.set_lease_ms(lease_ms);
+      node_->leases.insert(match.lease());
+    }
+    return match;
+  }
+
+  v1::MissReason ReasonOf(const std::string& key) {
+    const auto gone = node_->gone.find(key);
+    return gone == node_->gone.end() ? v1::MISS_REASON_NEVER_STORED : gone->second;
+  }
+
+  std::string Find(const std::string& key, v1::GetHeader* header) {
+    std::lock_guard lock(node_->mutex);
+    const auto found = node_->blocks.find(key);
+    if (found == node_->blocks.end()) {
+      header->set_miss(ReasonOf(key));
+      return "";
+    }
+    header->set_block_bytes(found->second.size());
+    header->set_sent_bytes(found->second.size());
+    return found->second;
+  }
+
+  absl::Status SendParts(uint32_t item, const std::string& bytes, GetSink* sink) {
+    for (size_t sent = 0; sent < bytes.size(); sent += node_->part_bytes) {
+      const size_t size_bytes = std::min(node_->part_bytes, bytes.size() - sent);
+      uint64_t offset = sent;
+      if (node_->change_part) node_->change_part(&item, &offset);
+      const absl::StatusOr<absl::Span<uint8_t>> place = sink->OnPart(item, offset, size_bytes);
+      if (!place.ok()) return place.status();
+      std::memcpy(place->data(), bytes.data() + sent, size_bytes);
+    }
+    return absl::OkStatus();
+  }
+
+  static std::vector<std::string> Split(const std::string& keys) {
+    std::vector<std::string> split;
+    for (size_t i = 0; i < keys.size(); i += sizeof(Key)) split.push_back(keys.substr(i, sizeof(Key)));
+    return split;
+  }
+
+  FakeNode* const node_;
+};
+
+// Nodes "n0", "n1", ... at addresses "n0:1", "n1:1", ...
+class FakeCluster final : public Transport {
+ public:
+  explicit FakeCluster(size_t nodes) {
+    for (size_t i = 0; i < nodes; ++i) nodes_.push_back(std::make_unique<FakeNode>());
+  }
+
+  std::unique_ptr<Channel> Connect(const std::string& address) override {
+    return std::make_unique<FakeChannel>(&node(std::stoul(address.substr(1))));
+  }
+
+  FakeNode& node(size_t i) { return *nodes_.at(i); }
+
+  View view() const {
+    View view{ViewNumber{1}, {}};
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      const std::string id = "n" + std::to_string(i);
+      view.nodes.push_back(Node{NodeId{id}, Address{id, 1}, 1, 1 << 20});
+    }
+    return view;
+  }
+
+ private:
+  std::vector<std::unique_ptr<FakeNode>> nodes_;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_TESTS_SERVICES_WORKER_FAKE_CLUSTER_H_

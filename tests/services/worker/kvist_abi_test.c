@@ -1,0 +1,155 @@
+/* Goal: kvist.h is C, and no argument, however wrong, gets further than a sentence. Method: a C program over the static
+ * library; no node runs, so every answer must come from the checks or from a refused connection. What works is tested
+ * over real servers elsewhere (client_loopback_test, and the Python package). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "services/worker/kvist.h"
+
+static int failures = 0;
+
+static void Expect(int line, int holds, const char* what, const char* message) {
+  if (holds) return;
+  ++failures;
+  fprintf(stderr, "line %d: not so: %s (message: %s)\n", line, what, message);
+}
+#define EXPECT(condition) Expect(__LINE__, (condition), #condition, error.message)
+#define EXPECT_SAYS(text) Expect(__LINE__, strstr(error.message, text) != NULL, "says: " text, error.message)
+
+static kvist_namespace TestNamespace(void) {
+  kvist_namespace ns = {0};
+  ns.model = "m";
+  ns.dtype = "bf16";
+  ns.layers = 2;
+  ns.heads = 1;
+  ns.head_dim = 64;
+  ns.tp_size = 1;
+  ns.pp_size = 1;
+  ns.tokens_per_block = 16;
+  return ns;
+}
+
+/* A cluster of one node at a port where nobody listens. */
+static const char* ClusterFile(void) {
+  static char path[1024];
+  const char* folder = getenv("TEST_TMPDIR");
+  snprintf(path, sizeof(path), "%s/cluster.json", folder ? folder : "/tmp");
+  FILE* file = fopen(path, "w");
+  if (file == NULL) exit(3);
+  fputs("{\"view\": 1, \"nodes\": [{\"id\": \"n0\", \"address\": \"127.0.0.1:1\", \"capacity\": \"1MiB\"}]}", file);
+  fclose(file);
+  return path;
+}
+
+static void WrongArgumentsOfCreate(void) {
+  kvist_error error = {""};
+  kvist_namespace ns = TestNamespace();
+  kvist_options options = {0};
+  kvist_client* client = (kvist_client*)&options;
+  EXPECT(kvist_client_create(NULL, NULL, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("ns, options, client are NULL");
+  EXPECT(kvist_client_create(NULL, NULL, NULL, NULL) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("cluster_file is missing");
+  EXPECT(client == NULL);
+  options.codec = "zip";
+  ns.dtype = "f64";
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("zip");
+  EXPECT_SAYS("f64");
+  EXPECT_SAYS("cluster_file is missing");
+  ns = TestNamespace();
+  options.codec = "ladder";
+  options.cluster_file = "/nowhere/cluster.json";
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_NOT_FOUND);
+  EXPECT_SAYS("cannot read cluster file /nowhere/cluster.json");
+  options.cluster_file = ClusterFile();
+  ns.tokens_per_block = 17;
+  options.floor_db = -3;
+  options.threads = 4000000000u;
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("17");
+  EXPECT_SAYS("floor_db -3");
+  EXPECT_SAYS("threads");
+  kvist_client_destroy(NULL);
+}
+
+static void WrongArgumentsOfCalls(kvist_client* client) {
+  kvist_error error = {""};
+  uint32_t tokens[40] = {0};
+  uint16_t kv[1] = {0};
+  uint8_t keys[64];
+  size_t count = 0;
+  uint32_t erased = 0;
+  kvist_match_result match;
+  kvist_get_result got;
+  kvist_put_result put;
+  EXPECT(kvist_keys(NULL, NULL, 3, NULL, 4, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("client, tokens, keys, n_keys are NULL");
+  EXPECT(kvist_keys(client, tokens, 40, keys, 1, &count, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("keys holds 1 keys; the prompt has 2 full blocks");
+  EXPECT(kvist_keys(client, tokens, 40, keys, 2, &count, &error) == KVIST_OK && count == 2);
+  EXPECT(kvist_keys(client, NULL, 0, NULL, 0, &count, &error) == KVIST_OK && count == 0);
+  EXPECT(kvist_match(client, NULL, 5, &match, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("tokens is NULL");
+  EXPECT(kvist_release(NULL, 1, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_release(client, 12345, &error) == KVIST_OK);
+  EXPECT(kvist_get(client, tokens, 40, 0, 1, NULL, 16, &got, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("kv is NULL");
+  EXPECT(kvist_get(client, tokens, 40, 0, 2, kv, 31, &got, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("kv holds 31 tokens; 2 blocks need 32");
+  EXPECT(kvist_get(client, tokens, 40, 1, 3, kv, 99, &got, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("blocks [1, 3) are not within the prompt's 2 full blocks");
+  EXPECT(kvist_put(client, tokens, 40, kv, 1, &put, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("kv holds 1 tokens; 2 blocks need 32");
+  EXPECT(kvist_put(client, tokens, 40, NULL, 40, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("kv, result are NULL");
+  EXPECT(kvist_erase(client, tokens, 40, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_stats_json(client, NULL, 10, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("json, needed are NULL");
+  (void)erased;
+}
+
+static void AClusterThatIsDown(kvist_client* client) {
+  kvist_error error = {""};
+  uint32_t tokens[40] = {0};
+  static uint16_t kv[2 * 2 * 1 * 32 * 64];
+  uint32_t erased = 7;
+  size_t needed = 0;
+  char json[2048];
+  kvist_match_result match;
+  kvist_get_result got;
+  kvist_put_result put;
+  EXPECT(kvist_match(client, tokens, 40, &match, &error) == KVIST_OK);
+  EXPECT(match.blocks == 0 && match.match_id == 0 && strcmp(match.miss_reason, "owner_down") == 0 &&
+         strcmp(match.miss_node, "n0") == 0);
+  EXPECT(kvist_get(client, tokens, 40, 0, 2, kv, 32, &got, &error) == KVIST_OK);
+  EXPECT(got.blocks == 0 && strcmp(got.miss_reason, "owner_down") == 0);
+  EXPECT(kvist_put(client, tokens, 40, kv, 32, &put, &error) == KVIST_OK);
+  EXPECT(put.blocks == 2 && put.failed == 2 && strncmp(put.failure, "node n0: ", 9) == 0);
+  EXPECT(kvist_erase(client, tokens, 40, &erased, &error) == KVIST_UNAVAILABLE && erased == 0);
+  EXPECT_SAYS("2 blocks were not erased: node n0: ");
+  EXPECT(kvist_stats_json(client, NULL, 0, &needed, &error) == KVIST_OK && needed > 10);
+  EXPECT(kvist_stats_json(client, json, sizeof(json), &needed, &error) == KVIST_OK);
+  EXPECT(strlen(json) + 1 == needed && strstr(json, "\"reachable\":false") != NULL);
+}
+
+int main(void) {
+  kvist_error error = {""};
+  kvist_namespace ns = TestNamespace();
+  kvist_options options = {0};
+  kvist_client* client = NULL;
+  EXPECT(kvist_abi_version() == KVIST_ABI_VERSION);
+  EXPECT(strlen(kvist_version()) > 0);
+  WrongArgumentsOfCreate();
+  options.cluster_file = ClusterFile();
+  options.deadline_ms = 1000;
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_OK);
+  if (client == NULL) return 1;
+  WrongArgumentsOfCalls(client);
+  AClusterThatIsDown(client);
+  kvist_client_destroy(client);
+  if (failures > 0) fprintf(stderr, "%d expectations failed\n", failures);
+  return failures == 0 ? 0 : 1;
+}
