@@ -49,8 +49,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) return End(absl::CancelledError("the reader went away"));
-    WriteNext();
+    ok ? WriteNext() : End(absl::CancelledError("the reader went away"));
   }
   void OnDone() override { delete this; }
 
@@ -81,7 +80,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     v1::GetResponse response;
     *response.mutable_header() = *std::move(header);
     message_ = EncodeMessage(response);
-    StartWrite(&message_, grpc::WriteOptions().set_buffer_hint());
+    StartWrite(&message_);  // no buffer hint: gRPC 1.51 may then hold a lone small message back for ever
   }
 
   // Looks the item up and plans its ranges. A miss leaves block_ empty.
@@ -137,19 +136,22 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   void WriteTrailer() {
-    if (trailer_written_) return End(absl::OkStatus());
-    trailer_written_ = true;
     v1::GetResponse response;
     response.mutable_trailer()->set_hits(hits_);
     response.mutable_trailer()->set_misses(misses_);
     response.mutable_trailer()->set_sent_bytes(sent_bytes_);
     message_ = EncodeMessage(response);
-    StartWrite(&message_, grpc::WriteOptions().set_buffer_hint());
+    Account(absl::StatusCode::kOk);
+    StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
+  }
+
+  void Account(absl::StatusCode code) {
+    metrics_->CountSent(sent_bytes_);
+    timer_.SetCode(code);
   }
 
   void End(const absl::Status& status) {
-    metrics_->CountSent(sent_bytes_);
-    timer_.SetCode(status.code());
+    Account(status.code());
     block_ = nullptr;
     Finish(ToGrpc(status));
   }
@@ -166,7 +168,6 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   size_t item_ = 0;  // items opened
   uint32_t hits_ = 0, misses_ = 0;
   uint64_t sent_bytes_ = 0;
-  bool trailer_written_ = false;
   grpc::ByteBuffer message_;  // alive until OnWriteDone
 };
 
