@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "cachestore/block_store.h"
 
 namespace kvist {
@@ -87,6 +88,7 @@ class BlockStoreConformance : public testing::TestWithParam<StoreKind> {
 };
 
 std::string BytesOf(const PinnedBlock& block);
+absl::Span<const uint8_t> AsBytes(const std::string& text);
 
 }  // namespace kvist
 

@@ -1,8 +1,11 @@
 // Goal: the host tier is a BlockStore. Method: the conformance suite, over random bytes and a virtual clock, with the
 // default index and with a single shard.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <random>
+#include <string>
 
 #include "cachestore/host_tier.h"
 #include "tests/conformance/block_store_conformance.h"
