@@ -1,0 +1,135 @@
+// A block in memory: its bytes, its pins, and who may let it go. Internal to the host tier.
+//
+// States, in one atomic word: bit 0 = in the index, the rest = number of pins.
+//   written    0       owned by its Reservation; in the index only as a name that is being written
+//   committed  1       evictable
+//   pinned     1 + 2n  held by n references or leases; never evicted
+//   removed    2n      erased while held; nobody finds it any more
+//   gone       0       reached once: by an eviction (1 -> 0), an erase (1 -> 0) or a last Unpin (2 -> 0). Whoever
+//                      brought the word to 0 disposes of the block.
+// Legal transitions: written -> committed (Publish), written -> gone (abort), committed <-> pinned (Pin, Unpin),
+// pinned -> removed (Erase), removed -> gone (last Unpin), committed -> gone (evict, Erase). A pin is only ever taken
+// from committed or pinned, under the shard's mutex.
+//
+// Threads Unpin from any thread, without a lock. The rest says what it needs.
+#ifndef KVIST_CACHESTORE_BLOCK_H_
+#define KVIST_CACHESTORE_BLOCK_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
+#include "cachestore/allocator.h"
+#include "cachestore/arena.h"
+#include "cachestore/block_store.h"
+#include "cachestore/key.h"
+
+namespace kvist {
+
+// A sum that many threads change and few read: one cache line per stripe.
+class StripedGauge {
+ public:
+  void Add(uint64_t stripe, uint64_t amount) { At(stripe).fetch_add(amount, std::memory_order_relaxed); }
+  void Subtract(uint64_t stripe, uint64_t amount) { At(stripe).fetch_sub(amount, std::memory_order_relaxed); }
+  uint64_t Sum() const;
+
+ private:
+  static constexpr size_t kStripes = 16;
+  struct alignas(64) Stripe {
+    std::atomic<uint64_t> value{0};
+  };
+  std::atomic<uint64_t>& At(uint64_t stripe) { return stripes_[stripe % kStripes].value; }
+  std::array<Stripe, kStripes> stripes_;
+};
+
+// The memory of a tier and its account. Every block shares it, so a block may outlive the tier.
+class Space {
+ public:
+  explicit Space(std::unique_ptr<Arena> arena);
+  ~Space();
+  Space(const Space&) = delete;
+  Space& operator=(const Space&) = delete;
+
+  std::optional<Extents> Take(uint64_t size_bytes);
+  void Return(const Extents& extents);
+  void Shrink(Extents& extents, uint64_t size_bytes);
+
+  const Arena& arena() const { return *arena_; }
+  const Allocator& allocator() const { return allocator_; }
+
+  // Charges: what the allocator took for the blocks, so used + reserved + free = capacity when nothing is in motion.
+  std::atomic<uint64_t> used_bytes{0};      // committed blocks, removed ones included until their last pin
+  std::atomic<uint64_t> reserved_bytes{0};  // written blocks
+  std::atomic<uint64_t> live_blocks{0};     // in any state but gone
+  StripedGauge pinned_bytes;
+
+ private:
+  const std::unique_ptr<Arena> arena_;
+  Allocator allocator_;
+};
+
+class Block final : public PinnedBlock {
+ public:
+  using Pieces = absl::InlinedVector<absl::Span<const uint8_t>, 2>;
+
+  // A written block without space yet. Counts as live.
+  Block(std::shared_ptr<Space> space, const Key& key);
+  ~Block() override = default;
+
+  size_t size_bytes() const override { return size_bytes_; }
+  absl::Span<const absl::Span<const uint8_t>> pieces() const override { return pieces_; }
+  void Unpin() override;
+
+  const Key& key() const { return key_; }
+  uint64_t charge_bytes() const { return Allocator::RoundUp(size_bytes_); }
+  const Extents& extents() const { return extents_; }
+  Space& space() const { return *space_; }
+
+  // While written, by the owner of the Reservation:
+  bool TakeSpace(uint64_t size_bytes);
+  void CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes);
+  void Finish(uint64_t size_bytes);  // keeps the first `size_bytes`; from here on the block counts as used
+
+  // REQUIRES: the shard's mutex.
+  void Publish() { state_.store(kIndexed, std::memory_order_release); }
+  void Pin();
+  bool TryRemoveUnpinned();  // committed -> gone; false if pinned. On true the caller disposes.
+  bool Remove();             // out of the index; true if the caller is to dispose
+  bool published() const { return (state_.load(std::memory_order_relaxed) & kIndexed) != 0; }
+
+  // Returns the space and deletes. REQUIRES: gone, or written and abandoned.
+  static void Dispose(Block* block);
+
+  // Guarded by the shard's mutex.
+  struct Place {
+    Block* older = nullptr;
+    Block* newer = nullptr;
+    uint64_t tick = 0;
+    uint32_t leases = 0;  // leases that hold it; while there are any it is in no eviction list
+    bool listed = false;
+  };
+  Place place;
+
+ private:
+  static constexpr uint64_t kIndexed = 1;
+  static constexpr uint64_t kPin = 2;
+
+  void MakePieces();
+
+  const std::shared_ptr<Space> space_;
+  const Key key_;
+  std::atomic<uint64_t> state_{0};
+  // Constant once published.
+  bool reserved_ = true;  // which account carries its charge
+  uint64_t size_bytes_ = 0;
+  Extents extents_;
+  Pieces pieces_;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_CACHESTORE_BLOCK_H_

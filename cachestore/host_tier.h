@@ -1,0 +1,86 @@
+// The store of one node in main memory: BlockStore over one arena that is mapped whole at start.
+//
+// Units    bytes. A block's charge is its size rounded up to 64 bytes: what the allocator takes, and what every figure
+// in
+//          StoreStats counts. used + reserved + free = capacity; used includes erased blocks that a reader still holds.
+// Threads  every method from any thread. References, reservations and their bytes are free of the store's locks; one
+//          reservation may be written from several threads (disjoint parts), with Commit after the last of them.
+// Life     references and reservations may outlive the HostTier: the arena is unmapped with the last of them. A Commit
+//          after the store is gone is FailedPrecondition, and its space returns.
+// Memory   the arena, and beside it on the heap: about 400 bytes a block (at most `max_blocks` of them), about 120
+// bytes
+//          a remembered removal, 8 bytes a leased pin (Leases::kMaxPins).
+//
+// What BlockStore leaves open:
+//   Get      under a lease does not change the order of eviction; the end of the lease does, deepest first. A chain
+//   that
+//            is stored key by key from the root down lies the wrong way round until the first Match: writers put it
+//            deepest first, or match it once when it is stored.
+//   Match    also drops leases whose deadline has passed, as do Reserve, Release and Stats. A lease is refused (none
+//            granted, the hits are reported all the same) when leases hold `max_pinned_fraction` of the capacity.
+//   Erase    of a key that is being written is false; the writer goes on.
+//   kExpired is not given: no block of this tier has a deadline.
+#ifndef KVIST_CACHESTORE_HOST_TIER_H_
+#define KVIST_CACHESTORE_HOST_TIER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cachestore/block_store.h"
+
+namespace kvist {
+
+using Clock = std::function<absl::Time()>;  // any thread; the same alias as in services/transport/clock.h
+
+struct HostTierOptions {
+  uint64_t capacity_bytes = 0;                   // rounded down to 64; at least kMinCapacityBytes
+  Clock clock;                                   // for leases
+  absl::Duration max_lease = absl::Seconds(60);  // longest that is granted
+  double max_pinned_fraction = 0.5;              // of the capacity, by leases, in [0, 1]
+  size_t index_shards = 64;                      // a power of two, at most kMaxShards
+  uint64_t max_blocks = 0;                       // 0: one per 4 KiB of capacity, and 1,024
+  size_t remembered_removals = 65536;            // keys whose end is known; at most kMaxRememberedRemovals
+  bool huge_pages = true;
+  bool prefault = false;
+
+  static constexpr uint64_t kMinCapacityBytes = uint64_t{64} << 10;
+  static constexpr size_t kMaxShards = 4096;
+  static constexpr size_t kMaxRememberedRemovals = size_t{16} << 20;
+};
+
+class HostTier final : public BlockStore {
+ public:
+  // Errors: InvalidArgument    names every option that is wrong.
+  //         ResourceExhausted  the memory is not there.
+  static absl::StatusOr<std::unique_ptr<HostTier>> Create(const HostTierOptions& options);
+  ~HostTier() override;
+
+  absl::StatusOr<MatchResult> Match(absl::Span<const Key> chain, absl::Duration lease_ttl) override;
+  absl::StatusOr<Lookup> Get(const Key& key) override;
+  absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes) override;
+  absl::StatusOr<bool> Erase(const Key& key) override;
+  absl::Status Release(LeaseId lease) override;
+  absl::StatusOr<StoreStats> Stats() override;
+
+  // Drops the leases whose deadline has passed. Call it on a timer: an idle store gets no other call that would.
+  void ExpireLeases();
+
+  bool huge_pages_advised() const;
+  uint64_t HugePageBytes() const;  // backed by huge pages now; reads /proc, not for the data path
+
+ private:
+  struct Core;
+  class HostReservation;
+  explicit HostTier(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+
+  const std::shared_ptr<Core> core_;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_CACHESTORE_HOST_TIER_H_

@@ -1,0 +1,56 @@
+// Goal: the host tier is a BlockStore. Method: the conformance suite, over random bytes and a virtual clock, with the
+// default index and with a single shard.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "cachestore/host_tier.h"
+#include "tests/conformance/block_store_conformance.h"
+
+namespace kvist {
+namespace {
+
+class HostTierUnderTest final : public StoreUnderTest {
+ public:
+  HostTierUnderTest(uint64_t capacity_bytes, size_t shards) {
+    HostTierOptions options;
+    options.capacity_bytes = capacity_bytes;
+    options.clock = [this] { return absl::FromUnixMillis(now_ms_.load()); };
+    options.max_lease = kMaxLease;
+    options.max_pinned_fraction = kMaxPinnedFraction;
+    options.index_shards = shards;
+    auto tier = HostTier::Create(options);
+    EXPECT_TRUE(tier.ok()) << tier.status();
+    tier_ = *std::move(tier);
+  }
+
+  BlockStore& store() override { return *tier_; }
+  std::string MakeBlock(const Key& key, size_t approximate_bytes, uint64_t seed) override {
+    std::mt19937_64 random(key.Prefix64() ^ (seed * 0x9E3779B97F4A7C15u));
+    std::string block(approximate_bytes, '\0');
+    for (size_t i = 0; i < block.size(); i += sizeof(uint64_t)) {
+      const uint64_t word = random();
+      std::memcpy(block.data() + i, &word, std::min(sizeof(word), block.size() - i));
+    }
+    return block;
+  }
+  void Advance(absl::Duration by) override { now_ms_ += absl::ToInt64Milliseconds(by); }
+
+ private:
+  std::atomic<int64_t> now_ms_{1'700'000'000'000};
+  std::unique_ptr<HostTier> tier_;
+};
+
+StoreKind HostTierKind(const std::string& name, size_t shards) {
+  return {name,
+          [shards](uint64_t capacity_bytes) { return std::make_unique<HostTierUnderTest>(capacity_bytes, shards); }};
+}
+
+INSTANTIATE_TEST_SUITE_P(Host, BlockStoreConformance,
+                         testing::Values(HostTierKind("ManyShards", 64), HostTierKind("OneShard", 1)), StoreKindName);
+
+}  // namespace
+}  // namespace kvist
