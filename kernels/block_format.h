@@ -96,7 +96,8 @@ class BlockView {
   absl::Span<const uint8_t> PlaneBytes(int plane, uint32_t layer) const;
   absl::Span<const uint8_t> bytes() const { return bytes_; }
 
-  // How many leading planes a precision needs. InvalidArgument for a precision that the codec does not have.
+  // How many leading planes a precision needs (0 = all; a codec without planes to drop gives all, which is more than asked).
+  // Errors: FailedPrecondition  the codec stores fewer bits; InvalidArgument  no precision of the format.
   absl::StatusOr<int> PlanesFor(int precision) const;
 
   // The bytes that a reader of these layers at this precision needs, header and table first, neighbours merged.
@@ -110,7 +111,8 @@ class BlockView {
   std::string IdentityMismatch(const BlockIdentity& identity, const BlockShape& shape) const;
 
  private:
-  friend class BlockWriter;
+  absl::Status CheckTable();
+
   absl::Span<const uint8_t> bytes_;
   BlockIdentity identity_;
   BlockShape shape_;

@@ -6,6 +6,7 @@ def kvist_local_repositories():
     native.local_repository(name = "bazel_skylib", path = "/usr/share/bazel/tools/skylib")
     native.local_repository(name = "platforms", path = "/usr/share/bazel/tools/platforms")
     native.local_repository(name = "rules_cc", path = "third_party/rules_cc")
+    native.local_repository(name = "com_google_protobuf", path = "third_party/protobuf")
     native.local_repository(name = "remote_coverage_tools", path = "third_party/coverage_tools")
     native.new_local_repository(
         name = "system",
