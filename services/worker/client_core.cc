@@ -12,19 +12,21 @@ namespace {
 // A node whose address nobody knows (it has not published one): every call fails at once.
 class UnknownAddress final : public Channel {
  public:
-  explicit UnknownAddress(const std::string& node)
-      : status_(absl::UnavailableError(
-            absl::StrCat("the address of node ", node, " is not known: it has published none"))) {}
+  explicit UnknownAddress(const std::string& node) : node_(node) {}
 
-  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest&, absl::Time) override { return status_; }
-  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest&, absl::Time) override { return status_; }
-  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest&, absl::Time) override { return status_; }
-  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time) override { return status_; }
-  absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest&, absl::Time, GetSink*) override { return status_; }
-  absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve&, absl::Time) override { return status_; }
+  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest&, absl::Time, GetSink*) override { return Unknown(); }
+  absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve&, absl::Time) override { return Unknown(); }
 
  private:
-  const absl::Status status_;
+  absl::Status Unknown() const {
+    return absl::UnavailableError(absl::StrCat("the address of node ", node_, " is not known: it has published none"));
+  }
+
+  const std::string node_;
 };
 
 size_t LargestBlockBytes(const BlockShape& shape) {

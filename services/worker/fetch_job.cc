@@ -111,7 +111,10 @@ absl::StatusOr<GetResult> FetchJob::Run() {
 // What the caller gets. From here on nothing is wanted any more, so that late streams stop.
 absl::StatusOr<GetResult> FetchJob::Conclude() {
   std::lock_guard lock(mutex_);
-  if (!fault_.ok()) return fault_;
+  if (!fault_.ok()) {
+    end_ = range_.first;
+    return std::exchange(fault_, absl::OkStatus());
+  }
   if (settled_ < end_) {
     result_.miss = v1::MISS_REASON_DEADLINE;
     result_.miss_node = core_->NodeName(ChainOwners(chain_, core_->options.view)[settled_]);

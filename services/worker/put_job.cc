@@ -51,7 +51,7 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   lock.unlock();
   door_.Close();
   lock.lock();
-  if (!fault_.ok()) return fault_;
+  if (!fault_.ok()) return std::exchange(fault_, absl::OkStatus());
   if (unsettled_ > 0 && result_.failure.empty())
     result_.failure = absl::StrCat(unsettled_, " blocks were not stored in time");
   result_.failed += unsettled_;
@@ -61,17 +61,17 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
 }
 
 void PutJob::RunLane(Queue* queue) {
-  absl::Status owner_failed;
-  while (const std::optional<size_t> block = NextBlock(queue, &owner_failed)) {
+  std::string owner_failure;
+  while (const std::optional<size_t> block = NextBlock(queue, &owner_failure)) {
     Upload upload{*block, queue->owner, {}};
-    Settle(queue, upload, owner_failed.ok() ? PutBlock(&upload) : owner_failed);
+    Settle(queue, upload, owner_failure.empty() ? PutBlock(&upload) : absl::UnavailableError(owner_failure));
   }
 }
 
-std::optional<size_t> PutJob::NextBlock(Queue* queue, absl::Status* owner_failed) {
+std::optional<size_t> PutJob::NextBlock(Queue* queue, std::string* owner_failure) {
   std::lock_guard lock(mutex_);
   if (over_ || queue->next == queue->blocks.size()) return std::nullopt;
-  *owner_failed = queue->owner_failed;
+  *owner_failure = queue->owner_failure;
   return queue->blocks[queue->next++];
 }
 
@@ -177,7 +177,7 @@ void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Out
     const absl::Status status = AtNode(core_->NodeName(queue->owner), outcome.status());
     ++result_.failed;
     if (result_.failure.empty()) result_.failure = std::string(status.message());
-    if (OwnerFailed(outcome.status())) queue->owner_failed = outcome.status();
+    if (OwnerFailed(outcome.status())) queue->owner_failure = std::string(outcome.status().message());
     if (IsFault(outcome.status())) fault_ = status;
   }
   if (unsettled_ == 0 || !fault_.ok()) changed_.notify_all();

@@ -36,7 +36,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
     size_t owner;
     std::vector<size_t> blocks;
     size_t next = 0;
-    absl::Status owner_failed;  // set once the owner is down or late: the rest fails at once
+    std::string owner_failure;  // says that the owner is down or late: the rest fails at once
   };
   // One block on its way. What was encoded is kept over retries.
   struct Upload {
@@ -48,7 +48,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   enum class Outcome { kStored, kPresent };
 
   void RunLane(Queue* queue);
-  std::optional<size_t> NextBlock(Queue* queue, absl::Status* owner_failed);
+  std::optional<size_t> NextBlock(Queue* queue, std::string* owner_failure);
   absl::StatusOr<Outcome> PutBlock(Upload* upload);
   absl::StatusOr<Outcome> Try(Upload* upload);
   absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);

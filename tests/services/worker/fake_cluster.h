@@ -32,16 +32,21 @@ struct FakeNode {
   std::vector<uint64_t> reservations;                        // sizes asked for, in order
   int refuse_puts = 0, drop_commits = 0, keep_reserved = 0;  // how many of the next calls
   uint64_t next_lease = 1, view = 1;
-  int match_calls = 0, get_calls = 0, release_calls = 0;
+  bool silent = false;  // answers nothing until the deadline
+  int release_calls = 0;
   size_t part_bytes = 1000;
   // Set before use.
   bool down = false;
-  bool silent = false;  // answers nothing until the deadline
   std::function<void(v1::GetHeader*)> change_header;
   std::function<void(uint32_t* item, uint64_t* offset)> change_part;
   std::function<void()> after_match;
   absl::Status get_status;  // returned instead of the trailer
 
+  void SetSilent(bool is_silent) {
+    std::lock_guard lock(mutex);
+    silent = is_silent;
+    changed.notify_all();
+  }
   void WaitFor(const std::function<bool()>& condition) {
     std::unique_lock lock(mutex);
     changed.wait(lock, condition);
@@ -57,7 +62,6 @@ class FakeChannel final : public Channel {
     v1::MatchResponse response;
     {
       std::lock_guard lock(node_->mutex);
-      ++node_->match_calls;
       response.set_view(node_->view);
       for (const v1::Chain& chain : request.chains())
         *response.add_chains() = MatchOne(chain.keys(), request.lease_ms());
@@ -104,9 +108,7 @@ class FakeChannel final : public Channel {
       if (absl::Status status = sink->OnHeader(header); !status.ok()) return status;
       if (absl::Status status = SendParts(item, bytes, sink); !status.ok()) return status;
     }
-    std::lock_guard lock(node_->mutex);
-    ++node_->get_calls;
-    if (!node_->get_status.ok()) return node_->get_status;
+    if (!node_->get_status.ok()) return absl::Status(node_->get_status.code(), node_->get_status.message());
     return trailer;
   }
 
@@ -163,9 +165,9 @@ class FakeChannel final : public Channel {
 
   absl::Status Reach(absl::Time deadline) {
     if (node_->down) return absl::UnavailableError("connection refused");
-    if (!node_->silent) return absl::OkStatus();
     std::unique_lock lock(node_->mutex);
-    node_->changed.wait_until(lock, absl::ToChronoTime(deadline), [] { return false; });
+    if (!node_->silent) return absl::OkStatus();
+    node_->changed.wait_until(lock, absl::ToChronoTime(deadline), [this] { return !node_->silent; });
     return absl::DeadlineExceededError("deadline exceeded");
   }
 
