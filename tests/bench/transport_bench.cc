@@ -104,7 +104,7 @@ class Prompt {
   void Put() {
     const PutResult put =
         Must(client_->Put(chain_, ContiguousPages<const uint16_t>(kv_.data(), shape_, tokens_)));
-    Require(put.stored == chain_.size(), absl::StrCat("stored ", put.stored, " of ", chain_.size(), " blocks: ", put.failure));
+    Require(put.stored + put.present == chain_.size(), absl::StrCat("stored ", put.stored, " of ", chain_.size(), " blocks: ", put.failure));
   }
   void Get() {
     const GetResult got = Must(client_->Get(chain_, {0, chain_.size()}, ContiguousPages<uint16_t>(kv_.data(), shape_, tokens_)));
