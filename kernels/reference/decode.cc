@@ -1,0 +1,12 @@
+#include "kernels/reference/decode.h"
+
+#include "kernels/decode_layers.h"
+#include "kernels/reference/decode_tile.h"
+
+namespace kvist::reference {
+
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages) {
+  return DecodeLayers(block, layers, precision, basis, pages, /*stream=*/false, &DecodeTile);
+}
+
+}  // namespace kvist::reference

@@ -1,0 +1,131 @@
+#include "kernels/tile.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/header.h"
+#include "kernels/tables.h"
+
+namespace kvist {
+namespace {
+
+absl::Status Broken(uint32_t layer, absl::string_view what) {
+  return absl::DataLossError(absl::StrCat("layer ", layer, ": ", what));
+}
+
+bool ModeExists(Codec codec, uint8_t mode) {
+  return mode == uint8_t(TileMode::kOwn) || mode == uint8_t(TileMode::kRaw16) ||
+         (mode == uint8_t(TileMode::kRotatedI8) && codec == Codec::kLadder);
+}
+
+// Splits the side piece into records. Every size is checked before its bytes are looked at.
+absl::StatusOr<std::vector<TileBytes>> ReadSide(const TileSizes& sizes, size_t heads, uint32_t layer,
+                                                absl::Span<const uint8_t> side) {
+  const size_t tiles = 2 * heads;
+  if (side.size() < 2 * tiles) return Broken(layer, absl::StrCat("side piece of ", side.size(), " bytes"));
+  size_t expected = 2 * tiles;
+  for (size_t i = 0; i < tiles; ++i) {
+    if (!ModeExists(sizes.codec, side[i])) return Broken(layer, absl::StrCat("tile ", i, " has mode ", int{side[i]}));
+    expected += sizes.Record(TileMode(side[i]), i < heads);
+  }
+  if (side.size() != expected) {
+    return Broken(layer, absl::StrCat("side piece of ", side.size(), " bytes; its tile modes imply ", expected));
+  }
+  std::vector<TileBytes> result;
+  result.reserve(tiles);
+  const uint8_t* at = side.data() + 2 * tiles;
+  for (size_t i = 0; i < tiles; ++i) {
+    const bool is_key = i < heads;
+    const TileBytes tile = ReadRecord(sizes, TileMode(side[i]), is_key, at);
+    if (tile.channel_scales != nullptr &&
+        *std::max_element(tile.channel_scales, tile.channel_scales + sizes.head_dim) > kMaxChannelScale) {
+      return Broken(layer, absl::StrCat("tile ", i, " has a channel scale above ", int{kMaxChannelScale}));
+    }
+    result.push_back(tile);
+    at += sizes.Record(tile.mode, is_key);
+  }
+  return result;
+}
+
+std::vector<TileBytes> RawTiles(const TileSizes& sizes, size_t heads, absl::Span<const uint8_t> values) {
+  std::vector<TileBytes> tiles(2 * heads);
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    tiles[i].mode = TileMode::kRaw16;
+    tiles[i].values = values.data() + i * sizes.Record(TileMode::kRaw16, false);
+  }
+  return tiles;
+}
+
+}  // namespace
+
+TileBytes ReadRecord(const TileSizes& sizes, TileMode mode, bool is_key, const uint8_t* at) {
+  TileBytes tile;
+  tile.mode = mode;
+  if (mode == TileMode::kRaw16) {
+    tile.values = at;
+  } else if (mode == TileMode::kRotatedI8) {
+    tile.wide_rows = at;
+  } else {
+    tile.token_scales = at;
+    if (sizes.codec == Codec::kI8) return tile;
+    tile.channel_scales = at + sizes.rows;
+    at = tile.channel_scales + sizes.head_dim;
+    if (is_key) {
+      tile.mean_codes = at;
+      tile.mean_scale = at[sizes.head_dim];
+      at += sizes.head_dim + 1;
+    }
+    tile.wide_rows = at;
+  }
+  return tile;
+}
+
+TileSizes::TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position)
+    : codec(codec),
+      tokens(shape.tokens),
+      head_dim(shape.head_dim),
+      sinks(HasSinks(codec, first_position) ? kSinkTokens : 0),
+      rows(tokens - sinks) {}
+
+size_t TileSizes::Record(TileMode mode, bool is_key) const {
+  if (mode == TileMode::kRaw16) return 2 * tokens * head_dim;
+  if (mode == TileMode::kRotatedI8) return tokens * (1 + head_dim);
+  if (codec == Codec::kI8) return tokens;
+  return rows + head_dim + (is_key ? head_dim + 1 : 0) + sinks * (1 + head_dim);
+}
+
+size_t TileSizes::CodePlane(int plane) const {
+  if (codec == Codec::kI8) return tokens * head_dim;
+  return rows * head_dim / (plane == 1 ? 4 : 8);
+}
+
+absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32_t layer, int planes) {
+  const TileSizes sizes(block.codec(), block.shape(), block.identity().first_position);
+  const size_t heads = block.shape().heads;
+  const absl::Span<const uint8_t> side = block.PlaneBytes(0, layer);
+  if (block.codec() == Codec::kRaw16) {
+    const size_t expected = 2 * heads * sizes.Record(TileMode::kRaw16, false);
+    if (side.size() == expected) return RawTiles(sizes, heads, side);
+    return Broken(layer, absl::StrCat("values of ", side.size(), " bytes; the shape implies ", expected));
+  }
+  absl::StatusOr<std::vector<TileBytes>> tiles = ReadSide(sizes, heads, layer, side);
+  if (!tiles.ok()) return tiles;
+  const size_t own =
+      std::count_if(tiles->begin(), tiles->end(), [](const TileBytes& tile) { return tile.mode == TileMode::kOwn; });
+  for (int plane = 1; plane < planes; ++plane) {
+    const absl::Span<const uint8_t> codes = block.PlaneBytes(plane, layer);
+    if (codes.size() != own * sizes.CodePlane(plane)) {
+      return Broken(layer, absl::StrCat("plane ", plane, " of ", codes.size(), " bytes; ", own, " tiles imply ",
+                                        own * sizes.CodePlane(plane)));
+    }
+    const uint8_t* at = codes.data();
+    for (TileBytes& tile : *tiles) {
+      if (tile.mode != TileMode::kOwn) continue;
+      tile.planes[plane - 1] = at;
+      at += sizes.CodePlane(plane);
+    }
+  }
+  return tiles;
+}
+
+}  // namespace kvist

@@ -1,0 +1,72 @@
+// One tile as decoders and the encoder see it: pointers into a layer's pieces, and where its values go.
+//
+// Units   counts of elements; strides count elements.
+// Threads plain values; the bytes behind them belong to the caller.
+#ifndef KVIST_KERNELS_TILE_H_
+#define KVIST_KERNELS_TILE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/block_format.h"
+#include "kernels/codec.h"
+
+namespace kvist {
+
+enum class TileMode : uint8_t { kOwn = 0, kRotatedI8 = 1, kRaw16 = 2 };
+
+// Where the parts of a tile are. Null where a codec, mode or precision has none.
+struct TileBytes {
+  TileMode mode = TileMode::kOwn;
+  const uint8_t* token_scales = nullptr;    // u8[rows] of ladder, u8[tokens] of i8
+  const uint8_t* channel_scales = nullptr;  // u8[head_dim], ladder
+  const uint8_t* mean_codes = nullptr;      // i8[head_dim], K of ladder
+  uint8_t mean_scale = 0;                   // K of ladder
+  const uint8_t* wide_rows = nullptr;       // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
+  const uint8_t* values = nullptr;          // u16[tokens][head_dim], little-endian, mode kRaw16
+  const uint8_t* planes[3] = {};            // ladder: P0, P1, P2; i8: the codes
+};
+
+// What decoding needs to know beside the bytes; the same for all tiles of one call.
+struct DecodeParameters {
+  Codec codec;
+  uint32_t tokens, head_dim;
+  Dtype dtype;
+  uint32_t sinks;  // leading tokens that a tile of mode kOwn keeps in wide_rows
+  int precision;
+  Basis basis;
+  bool stream;  // rows are aligned to 64 bytes and too many for the caches: write around them
+};
+
+struct TileTarget {
+  uint16_t* base;
+  size_t token_stride;
+};
+
+using DecodeTileFunction = void (*)(const DecodeParameters&, const TileBytes&, const TileTarget&);
+
+// Sizes that follow from a shape; FORMAT.md, "Pieces".
+struct TileSizes {
+  TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position);
+
+  size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece
+  size_t CodePlane(int plane) const;                // bytes of one own-mode tile in plane 1, 2, 3
+
+  Codec codec;
+  size_t tokens, head_dim;
+  size_t sinks;  // tokens without codes in the planes
+  size_t rows;   // tokens with codes
+};
+
+// The parts of a side record; codes in planes stay null. REQUIRES: sizes.Record(mode, is_key) bytes at `at`.
+TileBytes ReadRecord(const TileSizes& sizes, TileMode mode, bool is_key, const uint8_t* at);
+
+// The tiles of one layer in the order K heads, V heads; planes up to `planes` are there.
+// Errors: DataLoss  a mode or a channel scale out of range, or a piece whose size is not what its modes imply.
+absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32_t layer, int planes);
+
+}  // namespace kvist
+
+#endif  // KVIST_KERNELS_TILE_H_
