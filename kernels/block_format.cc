@@ -3,274 +3,143 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/block_writer.h"
-#include "kernels/bytes.h"
+#include "kernels/codec.h"
+#include "kernels/header.h"
 
 namespace kvist {
 namespace {
 
-// Offsets of the header's fields: FORMAT.md, "Header".
-enum HeaderField : size_t {
-  kMagicAt = 0,
-  kVersionAt = 8,
-  kCodecAt = 10,
-  kCodecVersionAt = 11,
-  kDtypeAt = 12,
-  kPlanesAt = 13,
-  kCodeBitsAt = 14,
-  kFlagsAt = 15,
-  kLayersAt = 16,
-  kHeadsAt = 20,
-  kHeadDimAt = 22,
-  kTokensAt = 24,
-  kFirstPositionAt = 28,
-  kKeyAt = 32,
-  kNamespaceAt = 64,
-  kProfileAt = 80,
-  kBlockBytesAt = 96,
-  kFloorAt = 104,
-  kMinSqnrAt = 106,
-  kRaisedTilesAt = 108,
-  kTableHashAt = 112,
-  kHeaderHashAt = 120,
-};
+constexpr uint64_t kMaxPlainBytes = uint64_t{1} << 30;  // keeps every offset of the plane table inside 32 bits
 
-constexpr char kMagic[] = "KVISTBLK";
-constexpr int kCodecVersion = 1;
-constexpr uint8_t kSinksFlag = 1, kRaisedFlag = 2;
-constexpr uint16_t kExactSqnr = 65535;
-constexpr float kSqnrUnitsPerDb = 256;
+PlaneEntry ReadEntry(const uint8_t* bytes, size_t index) {
+  const uint8_t* at = bytes + kHeaderBytes + index * kPlaneEntryBytes;
+  return {uint32_t(LoadLe(at, 4)), uint32_t(LoadLe(at + 4, 4)), LoadLe(at + 8, 8)};
+}
 
-struct CodecFacts {
-  Codec codec;
-  const char* name;
-  int planes, code_bits;
-};
-constexpr CodecFacts kCodecs[] = {{Codec::kRaw16, "raw16", 1, 16}, {Codec::kI8, "i8", 2, 8}, {Codec::kLadder, "ladder", 4, 4}};
-
-const CodecFacts* Find(uint8_t codec) {
-  for (const CodecFacts& facts : kCodecs) {
-    if (static_cast<uint8_t>(facts.codec) == codec) return &facts;
+// Pieces lie in table order, each at the next multiple of kPlaneAlignment after the one before, and end the block.
+absl::Status CheckTiling(const BlockHeader& header, const uint8_t* bytes) {
+  uint64_t end = header.PrefixBytes();
+  for (size_t i = 0; i < header.Pieces(); ++i) {
+    const PlaneEntry entry = ReadEntry(bytes, i);
+    if (entry.offset != AlignPlane(end)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("plane table: entry ", i, " starts at ", entry.offset, ", the one before it ends at ", end));
+    }
+    end = uint64_t{entry.offset} + entry.size_bytes;
   }
-  return nullptr;
-}
-
-uint64_t Hash(absl::Span<const uint8_t> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
-
-size_t Align(size_t offset) { return (offset + kPlaneAlignment - 1) / kPlaneAlignment * kPlaneAlignment; }
-
-uint16_t PackDb(float db) {
-  if (db >= kExactDb) return kExactSqnr;
-  return static_cast<uint16_t>(std::clamp(std::floor(db * kSqnrUnitsPerDb), 0.0f, 65534.0f));
-}
-float UnpackDb(uint16_t units) { return units == kExactSqnr ? kExactDb : units / kSqnrUnitsPerDb; }
-
-// Magic, version and header checksum: what must hold before any other field means anything.
-absl::Status CheckHeader(absl::Span<const uint8_t> bytes) {
-  if (bytes.size() < kHeaderBytes) {
+  if (end != header.block_bytes || end > MaxBlockBytes(header.shape, header.codec)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the block is cut off in its header: ", bytes.size(), " bytes, the header has ", kHeaderBytes));
-  }
-  if (std::memcmp(bytes.data() + kMagicAt, kMagic, 8) != 0) {
-    return absl::InvalidArgumentError("no Kvist block: the magic is not KVISTBLK");
-  }
-  if (const auto version = LoadLe<uint16_t>(bytes.data() + kVersionAt); version != kFormatVersion) {
-    return absl::UnimplementedError(absl::StrCat("the block has format version ", version, "; this software reads version ",
-                                                 kFormatVersion, ": update it, or erase the block"));
-  }
-  if (LoadLe<uint64_t>(bytes.data() + kHeaderHashAt) != Hash(bytes.subspan(0, kHeaderHashAt))) {
-    return absl::DataLossError("the header's checksum does not match");
+        absl::StrCat("plane table: planes end at ", end, ", the header says ", header.block_bytes, " bytes"));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<BlockShape> ReadShape(const uint8_t* header) {
-  BlockShape shape;
-  shape.layers = LoadLe<uint32_t>(header + kLayersAt);
-  shape.heads = LoadLe<uint16_t>(header + kHeadsAt);
-  shape.head_dim = LoadLe<uint16_t>(header + kHeadDimAt);
-  shape.tokens = LoadLe<uint32_t>(header + kTokensAt);
-  shape.dtype = static_cast<Dtype>(header[kDtypeAt]);
-  if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
-  return shape;
+template <typename Bytes>
+std::string Hex(const Bytes& bytes) {
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
 
-absl::StatusOr<const CodecFacts*> ReadCodec(const uint8_t* header) {
-  const CodecFacts* facts = Find(header[kCodecAt]);
-  if (facts == nullptr || header[kCodecVersionAt] != kCodecVersion) {
-    return absl::UnimplementedError(absl::StrCat("the block has codec ", static_cast<int>(header[kCodecAt]), " version ",
-                                                 static_cast<int>(header[kCodecVersionAt]),
-                                                 "; this software reads raw16, i8 and ladder, each version 1"));
-  }
-  if (header[kPlanesAt] != facts->planes || header[kCodeBitsAt] != facts->code_bits) {
-    return absl::InvalidArgumentError(absl::StrCat(facts->name, " has ", facts->planes, " planes of ", facts->code_bits,
-                                                   "-bit codes; the header says otherwise"));
-  }
-  return facts;
+absl::Status CheckLayers(uint32_t first, uint32_t last, uint32_t layers) {
+  if (first < last && last <= layers) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("layers [", first, ", ", last, ") of a block of ", layers));
 }
 
-size_t TableBytes(const BlockShape& shape, int planes) { return size_t{shape.layers} * planes * kPlaneEntryBytes; }
-
-std::string HexOf(absl::Span<const uint8_t> bytes) {
-  return absl::BytesToHexString({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+template <typename Enum, size_t n>
+absl::StatusOr<Enum> ParseName(std::string_view name, std::string_view what, const Enum (&values)[n],
+                               std::string_view (*name_of)(Enum)) {
+  std::string known;
+  for (Enum value : values) {
+    if (name == name_of(value)) return value;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", absl::string_view(name_of(value).data(), name_of(value).size()));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown ", std::string(what), " \"", std::string(name), "\"; known are ", known));
 }
 
 }  // namespace
 
 std::string_view CodecName(Codec codec) {
-  const CodecFacts* facts = Find(static_cast<uint8_t>(codec));
-  return facts ? facts->name : "unknown";
+  if (codec == Codec::kRaw16) return "raw16";
+  if (codec == Codec::kI8) return "i8";
+  return codec == Codec::kLadder ? "ladder" : "unknown";
 }
 
 absl::StatusOr<Codec> ParseCodec(std::string_view name) {
-  for (const CodecFacts& facts : kCodecs) {
-    if (name == facts.name) return facts.codec;
-  }
-  return absl::InvalidArgumentError(absl::StrCat("codec '", std::string(name), "' is unknown; there are raw16, i8 and ladder"));
+  return ParseName(name, "codec", {Codec::kRaw16, Codec::kI8, Codec::kLadder}, &CodecName);
 }
 
-std::string_view DtypeName(Dtype dtype) { return dtype == Dtype::kBf16 ? "bf16" : dtype == Dtype::kF16 ? "f16" : "unknown"; }
+std::string_view DtypeName(Dtype dtype) {
+  if (dtype == Dtype::kBf16) return "bf16";
+  return dtype == Dtype::kF16 ? "f16" : "unknown";
+}
 
 absl::StatusOr<Dtype> ParseDtype(std::string_view name) {
-  for (const Dtype dtype : {Dtype::kBf16, Dtype::kF16}) {
-    if (name == DtypeName(dtype)) return dtype;
-  }
-  return absl::InvalidArgumentError(absl::StrCat("dtype '", std::string(name), "' is unknown; there are bf16 and f16"));
+  return ParseName(name, "dtype", {Dtype::kBf16, Dtype::kF16}, &DtypeName);
 }
 
 absl::Status ValidateShape(const BlockShape& shape) {
+  const uint32_t dim = shape.head_dim;
   std::string wrong;
-  const auto check = [&wrong](bool holds, auto... what) {
-    if (!holds) absl::StrAppend(&wrong, wrong.empty() ? "" : "; ", what...);
-  };
-  check(shape.layers >= 1 && shape.layers <= 1024, "layers is ", shape.layers, ", allowed are 1 to 1024");
-  check(shape.heads >= 1 && shape.heads <= 256, "heads is ", shape.heads, ", allowed are 1 to 256");
-  check(shape.tokens >= 16 && shape.tokens <= 256 && shape.tokens % 16 == 0, "tokens is ", shape.tokens,
-        ", allowed are multiples of 16 from 16 to 256");
-  const uint32_t d = shape.head_dim;
-  check(d == 64 || d == 80 || d == 96 || d == 128 || d == 256, "head_dim is ", d, ", allowed are 64, 80, 96, 128 and 256");
-  check(shape.dtype == Dtype::kBf16 || shape.dtype == Dtype::kF16, "dtype is ", static_cast<int>(shape.dtype),
-        ", allowed are 1 (bf16) and 2 (f16)");
-  // Offsets in the plane table are 32 bits; a raw16 block is the largest.
-  check(!wrong.empty() || shape.PlainBytes() < (uint64_t{1} << 31), "the block has ", shape.PlainBytes(),
-        " plain bytes, allowed are less than 2 GiB");
-  return wrong.empty() ? absl::OkStatus() : absl::InvalidArgumentError("block shape: " + wrong);
-}
-
-int PlanesOf(Codec codec) { return Find(static_cast<uint8_t>(codec))->planes; }
-int CodeBitsOf(Codec codec) { return Find(static_cast<uint8_t>(codec))->code_bits; }
-
-size_t DataOffset(const BlockShape& shape, Codec codec) { return Align(kHeaderBytes + TableBytes(shape, PlanesOf(codec))); }
-
-void FinishBlock(const BlockIdentity& identity, const BlockShape& shape, Codec codec, const BlockSummary& summary,
-                 absl::Span<PlaneEntry> table, absl::Span<uint8_t> block) {
-  uint8_t* entry = block.data() + kHeaderBytes;
-  for (PlaneEntry& plane : table) {
-    plane.xxh3 = Hash(block.subspan(plane.offset, plane.size_bytes));
-    StoreLe(plane.offset, entry);
-    StoreLe(plane.size_bytes, entry + 4);
-    StoreLe(plane.xxh3, entry + 8);
-    entry += kPlaneEntryBytes;
+  if (shape.layers < 1 || shape.layers > 1024) {
+    wrong = absl::StrCat(shape.layers, " layers; allowed are 1 to 1024");
+  } else if (shape.heads < 1 || shape.heads > 256) {
+    wrong = absl::StrCat(shape.heads, " heads; allowed are 1 to 256");
+  } else if (shape.tokens < 16 || shape.tokens > 256 || shape.tokens % 16 != 0) {
+    wrong = absl::StrCat(shape.tokens, " tokens; allowed are multiples of 16 from 16 to 256");
+  } else if (dim != 64 && dim != 80 && dim != 96 && dim != 128 && dim != 256) {
+    wrong = absl::StrCat("head_dim ", dim, "; allowed are 64, 80, 96, 128 and 256");
+  } else if (shape.dtype != Dtype::kBf16 && shape.dtype != Dtype::kF16) {
+    wrong = absl::StrCat("dtype ", int(shape.dtype), "; allowed are 1 (bf16) and 2 (f16)");
+  } else if (shape.PlainBytes() > kMaxPlainBytes) {
+    wrong = absl::StrCat(shape.PlainBytes(), " plain bytes; allowed are at most ", kMaxPlainBytes);
   }
-  uint8_t* header = block.data();
-  std::memset(header, 0, kHeaderBytes);
-  std::memcpy(header + kMagicAt, kMagic, 8);
-  StoreLe(kFormatVersion, header + kVersionAt);
-  header[kCodecAt] = static_cast<uint8_t>(codec);
-  header[kCodecVersionAt] = kCodecVersion;
-  header[kDtypeAt] = static_cast<uint8_t>(shape.dtype);
-  header[kPlanesAt] = static_cast<uint8_t>(PlanesOf(codec));
-  header[kCodeBitsAt] = static_cast<uint8_t>(CodeBitsOf(codec));
-  const bool sinks = codec == Codec::kLadder && identity.first_position == 0;
-  header[kFlagsAt] = (sinks ? kSinksFlag : 0) | (summary.raised_tiles > 0 ? kRaisedFlag : 0);
-  StoreLe(shape.layers, header + kLayersAt);
-  StoreLe(static_cast<uint16_t>(shape.heads), header + kHeadsAt);
-  StoreLe(static_cast<uint16_t>(shape.head_dim), header + kHeadDimAt);
-  StoreLe(shape.tokens, header + kTokensAt);
-  StoreLe(identity.first_position, header + kFirstPositionAt);
-  std::copy(identity.key.begin(), identity.key.end(), header + kKeyAt);
-  std::copy(identity.namespace_digest.begin(), identity.namespace_digest.end(), header + kNamespaceAt);
-  std::copy(identity.profile_digest.begin(), identity.profile_digest.end(), header + kProfileAt);
-  StoreLe(static_cast<uint64_t>(block.size()), header + kBlockBytesAt);
-  StoreLe(PackDb(summary.floor_db), header + kFloorAt);
-  StoreLe(PackDb(summary.min_sqnr_db), header + kMinSqnrAt);
-  StoreLe(summary.raised_tiles, header + kRaisedTilesAt);
-  StoreLe(Hash(block.subspan(kHeaderBytes, table.size() * kPlaneEntryBytes)), header + kTableHashAt);
-  StoreLe(Hash(block.subspan(0, kHeaderHashAt)), header + kHeaderHashAt);
+  return wrong.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat("shape: ", wrong));
 }
 
 absl::StatusOr<size_t> BlockView::PrefixBytes(absl::Span<const uint8_t> bytes) {
-  if (absl::Status status = CheckHeader(bytes); !status.ok()) return status;
-  absl::StatusOr<const CodecFacts*> facts = ReadCodec(bytes.data());
-  if (!facts.ok()) return facts.status();
-  absl::StatusOr<BlockShape> shape = ReadShape(bytes.data());
-  if (!shape.ok()) return shape.status();
-  return kHeaderBytes + TableBytes(*shape, (*facts)->planes);
+  absl::StatusOr<BlockHeader> header = ReadHeader(bytes);
+  if (!header.ok()) return header.status();
+  return header->PrefixBytes();
 }
 
 absl::StatusOr<BlockView> BlockView::Parse(absl::Span<const uint8_t> bytes) {
-  absl::StatusOr<size_t> prefix_bytes = PrefixBytes(bytes);
-  if (!prefix_bytes.ok()) return prefix_bytes.status();
+  absl::StatusOr<BlockHeader> header = ReadHeader(bytes);
+  if (!header.ok()) return header.status();
+  if (bytes.size() < header->PrefixBytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block cut inside its plane table: ", bytes.size(), " bytes of ", header->PrefixBytes()));
+  }
+  if (bytes.size() > header->block_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(bytes.size(), " bytes given for a block of ", header->block_bytes));
+  }
+  if (XXH3_64bits(bytes.data() + kHeaderBytes, header->PrefixBytes() - kHeaderBytes) != header->table_xxh3) {
+    return absl::DataLossError("plane table checksum does not match");
+  }
+  if (absl::Status status = CheckTiling(*header, bytes.data()); !status.ok()) return status;
   BlockView view;
-  const uint8_t* header = bytes.data();
   view.bytes_ = bytes;
-  view.shape_ = *ReadShape(header);
-  view.codec_ = static_cast<Codec>(header[kCodecAt]);
-  view.codec_version_ = header[kCodecVersionAt];
-  view.planes_ = header[kPlanesAt];
-  view.identity_.first_position = LoadLe<uint32_t>(header + kFirstPositionAt);
-  std::memcpy(view.identity_.key.data(), header + kKeyAt, view.identity_.key.size());
-  std::memcpy(view.identity_.namespace_digest.data(), header + kNamespaceAt, view.identity_.namespace_digest.size());
-  std::memcpy(view.identity_.profile_digest.data(), header + kProfileAt, view.identity_.profile_digest.size());
-  view.block_bytes_ = LoadLe<uint64_t>(header + kBlockBytesAt);
-  view.floor_db_ = UnpackDb(LoadLe<uint16_t>(header + kFloorAt));
-  view.min_sqnr_db_ = UnpackDb(LoadLe<uint16_t>(header + kMinSqnrAt));
-  view.raised_tiles_ = LoadLe<uint32_t>(header + kRaisedTilesAt);
-  const bool sinks = view.codec_ == Codec::kLadder && view.identity_.first_position == 0;
-  const uint8_t flags = (sinks ? kSinksFlag : 0) | (view.raised_tiles_ > 0 ? kRaisedFlag : 0);
-  if (header[kFlagsAt] != flags) return absl::InvalidArgumentError("the header's flags contradict its other fields");
-  if (bytes.size() > view.block_bytes_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the block is oversized: ", bytes.size(), " bytes, its header says ", view.block_bytes_));
+  view.identity_ = header->identity;
+  view.shape_ = header->shape;
+  view.codec_ = header->codec;
+  view.codec_version_ = kCodecVersion;
+  view.planes_ = header->Planes();
+  view.floor_db_ = header->floor_db256 / 256.0f;
+  view.min_sqnr_db_ = header->min_sqnr_db256 / 256.0f;
+  view.raised_tiles_ = header->raised_tiles;
+  view.block_bytes_ = header->block_bytes;
+  while (view.planes_present_ < view.planes_) {
+    const PlaneEntry last = view.Plane(view.planes_present_, view.shape_.layers - 1);
+    if (uint64_t{last.offset} + last.size_bytes > bytes.size()) break;
+    ++view.planes_present_;
   }
-  if (bytes.size() < *prefix_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the block is cut off in its plane table: ", bytes.size(), " bytes of ", *prefix_bytes));
-  }
-  if (LoadLe<uint64_t>(header + kTableHashAt) != Hash(bytes.subspan(kHeaderBytes, *prefix_bytes - kHeaderBytes))) {
-    return absl::DataLossError("the plane table's checksum does not match");
-  }
-  if (absl::Status status = view.CheckTable(); !status.ok()) return status;
   return view;
 }
 
-// The planes tile the block in order, each aligned, the last one ending the block; counts those that are present.
-absl::Status BlockView::CheckTable() {
-  size_t end = kHeaderBytes + TableBytes(shape_, planes_);
-  for (int plane = 0; plane < planes_; ++plane) {
-    for (uint32_t layer = 0; layer < shape_.layers; ++layer) {
-      const PlaneEntry entry = Plane(plane, layer);
-      if (entry.offset != Align(end)) {
-        return absl::InvalidArgumentError(absl::StrCat("plane ", plane, " of layer ", layer, " is not where it belongs"));
-      }
-      end = size_t{entry.offset} + entry.size_bytes;
-    }
-    if (end <= bytes_.size()) planes_present_ = plane + 1;
-  }
-  if (end != block_bytes_) {
-    return absl::InvalidArgumentError(absl::StrCat("the planes end at byte ", end, ", the header says ", block_bytes_));
-  }
-  return absl::OkStatus();
-}
-
 PlaneEntry BlockView::Plane(int plane, uint32_t layer) const {
-  const uint8_t* entry = bytes_.data() + kHeaderBytes + (size_t(plane) * shape_.layers + layer) * kPlaneEntryBytes;
-  return {LoadLe<uint32_t>(entry), LoadLe<uint32_t>(entry + 4), LoadLe<uint64_t>(entry + 8)};
+  return ReadEntry(bytes_.data(), size_t(plane) * shape_.layers + layer);
 }
 
 absl::Span<const uint8_t> BlockView::PlaneBytes(int plane, uint32_t layer) const {
@@ -279,37 +148,30 @@ absl::Span<const uint8_t> BlockView::PlaneBytes(int plane, uint32_t layer) const
 }
 
 int BlockView::MaxPrecision() const {
-  if (codec_ != Codec::kLadder) return planes_present_ == planes_ ? CodeBitsOf(codec_) : 0;
-  return planes_present_ >= 2 ? planes_present_ : 0;  // side and P0 give 2 bits, P1 makes 3, P2 makes 4
+  if (codec_ == Codec::kLadder) return planes_present_ >= 2 ? planes_present_ : 0;
+  return planes_present_ == planes_ ? TraitsOf(codec_).code_bits : 0;
 }
 
 absl::StatusOr<int> BlockView::PlanesFor(int precision) const {
-  if (precision != 0 && precision != 2 && precision != 3 && precision != 4 && precision != 8 && precision != 16) {
-    return absl::InvalidArgumentError(absl::StrCat("precision ", precision, " does not exist; there are 2, 3, 4, 8 and 16, or 0 for all"));
-  }
-  if (precision > CodeBitsOf(codec_)) {
-    return absl::FailedPreconditionError(absl::StrCat("precision ", precision, " was asked for, the block is ",
-                                                      std::string(CodecName(codec_)), " with ", CodeBitsOf(codec_), " bits"));
-  }
-  if (codec_ == Codec::kLadder && (precision == 2 || precision == 3)) return precision;
-  return planes_;
+  const int full = TraitsOf(codec_).code_bits;
+  if (precision == full) return planes_;
+  if (codec_ == Codec::kLadder && precision >= 2 && precision < full) return precision;
+  return absl::InvalidArgumentError(absl::StrCat("precision ", precision, "; ", std::string(CodecName(codec_)), " has ",
+                                                 codec_ == Codec::kLadder ? "2, 3 and 4" : absl::StrCat(full)));
 }
 
-absl::StatusOr<std::vector<ByteRange>> BlockView::RangesFor(uint32_t first_layer, uint32_t last_layer, int precision) const {
-  absl::StatusOr<int> planes = PlanesFor(precision);
+absl::StatusOr<std::vector<ByteRange>> BlockView::RangesFor(uint32_t first_layer, uint32_t last_layer,
+                                                            int precision) const {
+  if (absl::Status status = CheckLayers(first_layer, last_layer, shape_.layers); !status.ok()) return status;
+  absl::StatusOr<int> planes = PlanesFor(precision == 0 ? TraitsOf(codec_).code_bits : precision);
   if (!planes.ok()) return planes.status();
-  if (first_layer >= last_layer || last_layer > shape_.layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layers [", first_layer, ", ", last_layer, ") are not within the block's ", shape_.layers));
-  }
-  std::vector<ByteRange> ranges = {{0, kHeaderBytes + TableBytes(shape_, planes_)}};
+  std::vector<ByteRange> ranges = {{0, kHeaderBytes + size_t(planes_) * shape_.layers * kPlaneEntryBytes}};
   for (int plane = 0; plane < *planes; ++plane) {
     const PlaneEntry first = Plane(plane, first_layer), last = Plane(plane, last_layer - 1);
-    const uint64_t end = uint64_t{last.offset} + last.size_bytes;
-    ByteRange& open = ranges.back();
-    // Padding between neighbours goes along, so that what is whole stays one range.
-    if (first.offset - (open.offset + open.size_bytes) < kPlaneAlignment) {
-      open.size_bytes = end - open.offset;
+    const uint64_t end = uint64_t{last.offset} + last.size_bytes,
+                   before = ranges.back().offset + ranges.back().size_bytes;
+    if (first.offset <= AlignPlane(before)) {
+      ranges.back().size_bytes = end - ranges.back().offset;
     } else {
       ranges.push_back({first.offset, end - first.offset});
     }
@@ -318,20 +180,20 @@ absl::StatusOr<std::vector<ByteRange>> BlockView::RangesFor(uint32_t first_layer
 }
 
 absl::Status BlockView::Verify(uint32_t first_layer, uint32_t last_layer, int precision) const {
+  if (absl::Status status = CheckLayers(first_layer, last_layer, shape_.layers); !status.ok()) return status;
+  if (precision == 0) precision = MaxPrecision();
+  if (precision == 0) return absl::FailedPreconditionError("the view holds no whole precision");
   absl::StatusOr<int> planes = PlanesFor(precision);
   if (!planes.ok()) return planes.status();
-  if (first_layer > last_layer || last_layer > shape_.layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layers [", first_layer, ", ", last_layer, ") are not within the block's ", shape_.layers));
-  }
   for (int plane = 0; plane < *planes; ++plane) {
     for (uint32_t layer = first_layer; layer < last_layer; ++layer) {
       const PlaneEntry entry = Plane(plane, layer);
-      if (size_t{entry.offset} + entry.size_bytes > bytes_.size()) {
-        return absl::FailedPreconditionError(absl::StrCat("plane ", plane, " of layer ", layer, " is not among the bytes at hand"));
+      if (uint64_t{entry.offset} + entry.size_bytes > bytes_.size()) {
+        return absl::FailedPreconditionError(absl::StrCat("precision ", precision, " needs plane ", plane, " of layer ",
+                                                          layer, "; the view ends before it"));
       }
-      if (Hash(PlaneBytes(plane, layer)) != entry.xxh3) {
-        return absl::DataLossError(absl::StrCat("the checksum of plane ", plane, " of layer ", layer, " does not match"));
+      if (XXH3_64bits(bytes_.data() + entry.offset, entry.size_bytes) != entry.xxh3) {
+        return absl::DataLossError(absl::StrCat("checksum of plane ", plane, " of layer ", layer, " does not match"));
       }
     }
   }
@@ -339,19 +201,21 @@ absl::Status BlockView::Verify(uint32_t first_layer, uint32_t last_layer, int pr
 }
 
 std::string BlockView::IdentityMismatch(const BlockIdentity& identity, const BlockShape& shape) const {
-  std::string mismatch;
-  const auto compare = [&mismatch](const char* field, const auto& block, const auto& wanted) {
-    if (block != wanted) absl::StrAppend(&mismatch, mismatch.empty() ? "" : "; ", field, " is ", block, ", wanted ", wanted);
+  std::vector<std::string> fields;
+  auto compare = [&fields](absl::string_view name, const auto& stored, const auto& expected) {
+    if (stored != expected) fields.push_back(absl::StrCat(name, " ", stored, ", expected ", expected));
   };
-  compare("key", HexOf(identity_.key), HexOf(identity.key));
-  compare("namespace", HexOf(identity_.namespace_digest), HexOf(identity.namespace_digest));
-  compare("profile", HexOf(identity_.profile_digest), HexOf(identity.profile_digest));
+  compare("key", Hex(identity_.key), Hex(identity.key));
+  compare("namespace", Hex(identity_.namespace_digest), Hex(identity.namespace_digest));
+  compare("profile", Hex(identity_.profile_digest), Hex(identity.profile_digest));
   compare("first_position", identity_.first_position, identity.first_position);
   compare("layers", shape_.layers, shape.layers);
   compare("heads", shape_.heads, shape.heads);
   compare("tokens", shape_.tokens, shape.tokens);
   compare("head_dim", shape_.head_dim, shape.head_dim);
   compare("dtype", std::string(DtypeName(shape_.dtype)), std::string(DtypeName(shape.dtype)));
+  std::string mismatch;
+  for (const std::string& field : fields) absl::StrAppend(&mismatch, mismatch.empty() ? "" : "; ", field);
   return mismatch;
 }
 

@@ -1,4 +1,5 @@
-// The self-describing block: 128-byte header, plane table, planes. FORMAT.md is the specification; this is its C++ face.
+// The self-describing block: 128-byte header, plane table, planes. FORMAT.md is the specification; this is its C++
+// face.
 //
 // Units   bytes in names that end in _bytes, tokens in first_position and tokens, dB in names that end in _db.
 // Threads BlockView is immutable after Parse and refers to bytes that the caller keeps alive.
@@ -21,9 +22,9 @@ namespace kvist {
 enum class Dtype : uint8_t { kBf16 = 1, kF16 = 2 };
 enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3 };
 
-std::string_view CodecName(Codec codec);                          // "raw16", "i8", "ladder"
-absl::StatusOr<Codec> ParseCodec(std::string_view name);          // InvalidArgument names the known ones
-std::string_view DtypeName(Dtype dtype);                          // "bf16", "f16"
+std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder"
+absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones
+std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16"
 absl::StatusOr<Dtype> ParseDtype(std::string_view name);
 
 struct BlockShape {
@@ -43,10 +44,10 @@ absl::Status ValidateShape(const BlockShape& shape);  // InvalidArgument: which 
 
 // Who the block is. A reader compares all of it with what it asked for before it uses a byte.
 struct BlockIdentity {
-  std::array<uint8_t, 32> key{};             // of the block's last token: the whole prefix (FORMAT.md, "Keys")
+  std::array<uint8_t, 32> key{};               // of the block's last token: the whole prefix (FORMAT.md, "Keys")
   std::array<uint8_t, 16> namespace_digest{};  // first half of the namespace's SHA-256
   std::array<uint8_t, 16> profile_digest{};    // of a calibrated codec; zero for none
-  uint32_t first_position = 0;               // position of the first token in its prompt; 0 makes tokens 0..3 sinks
+  uint32_t first_position = 0;                 // position of the first token in its prompt; 0 makes tokens 0..3 sinks
   friend bool operator==(const BlockIdentity&, const BlockIdentity&) = default;
 };
 
@@ -85,25 +86,27 @@ class BlockView {
   const BlockShape& shape() const { return shape_; }
   Codec codec() const { return codec_; }
   int codec_version() const { return codec_version_; }
-  float floor_db() const { return floor_db_; }         // promised
-  float min_sqnr_db() const { return min_sqnr_db_; }   // achieved by the worst tile at full precision
+  float floor_db() const { return floor_db_; }  // promised
+  float min_sqnr_db() const {
+    return min_sqnr_db_;
+  }  // achieved by the worst tile at full precision; above 255.9 = exact
   uint32_t raised_tiles() const { return raised_tiles_; }  // tiles kept at a higher precision than the codec's
   uint64_t block_bytes() const { return block_bytes_; }    // of the whole block
-  int planes() const { return planes_; }               // in the format; PlanesPresent() may be fewer
+  int planes() const { return planes_; }                   // in the format; PlanesPresent() may be fewer
   int PlanesPresent() const { return planes_present_; }
-  int MaxPrecision() const;                            // bits per code that the present planes give
+  int MaxPrecision() const;                           // bits per code that the present planes give
   PlaneEntry Plane(int plane, uint32_t layer) const;  // REQUIRES: plane < planes(), layer < layers
   absl::Span<const uint8_t> PlaneBytes(int plane, uint32_t layer) const;
   absl::Span<const uint8_t> bytes() const { return bytes_; }
 
-  // How many leading planes a precision needs (0 = all; a codec without planes to drop gives all, which is more than asked).
-  // Errors: FailedPrecondition  the codec stores fewer bits; InvalidArgument  no precision of the format.
+  // How many leading planes a precision needs. InvalidArgument for a precision that the codec does not have.
   absl::StatusOr<int> PlanesFor(int precision) const;
 
-  // The bytes that a reader of these layers at this precision needs, header and table first, neighbours merged.
+  // The bytes that a reader of these layers at this precision (0 = the codec's full one) needs, header and table first,
+  // neighbours merged.
   absl::StatusOr<std::vector<ByteRange>> RangesFor(uint32_t first_layer, uint32_t last_layer, int precision) const;
 
-  // Compares planes [0, PlanesFor(precision)) of the layers with the checksums of the table.
+  // Compares planes [0, PlanesFor(precision)) of the layers with the checksums of the table; 0 = MaxPrecision().
   // Errors: DataLoss names plane and layer. InvalidArgument, FailedPrecondition as Decode.
   absl::Status Verify(uint32_t first_layer, uint32_t last_layer, int precision) const;
 
@@ -111,8 +114,6 @@ class BlockView {
   std::string IdentityMismatch(const BlockIdentity& identity, const BlockShape& shape) const;
 
  private:
-  absl::Status CheckTable();
-
   absl::Span<const uint8_t> bytes_;
   BlockIdentity identity_;
   BlockShape shape_;

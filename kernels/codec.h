@@ -30,7 +30,7 @@ struct StridedPages {
     return base + kv * kv_stride + layer * layer_stride + head * head_stride + token * token_stride;
   }
 };
-using Pages = StridedPages<uint16_t>;             // bf16 or f16 bits, by BlockShape::dtype
+using Pages = StridedPages<uint16_t>;  // bf16 or f16 bits, by BlockShape::dtype
 using ConstPages = StridedPages<const uint16_t>;
 
 // Strides of one contiguous array [2, layers, heads, tokens_capacity, head_dim] whose token 0 is the block's first.

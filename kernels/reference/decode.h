@@ -1,12 +1,12 @@
-// The scalar oracle: plain code to be read beside FORMAT.md. Every faster decoder must give the same bits.
+// Decode by the scalar oracle alone; the contract is kvist::Decode's. For tests and for reading beside FORMAT.md.
 #ifndef KVIST_KERNELS_REFERENCE_DECODE_H_
 #define KVIST_KERNELS_REFERENCE_DECODE_H_
 
-#include "kernels/tile.h"
+#include "kernels/codec.h"
 
 namespace kvist::reference {
 
-void DecodeTile(const TileView& tile, int bits, Basis basis, const TileRows& out);  // a DecodeTileFunction
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages);
 
 }  // namespace kvist::reference
 

@@ -1,0 +1,69 @@
+#include "kernels/decode_layers.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/header.h"
+
+namespace kvist {
+namespace {
+
+// The number of planes to read, after every check that needs no tile.
+absl::StatusOr<int> CheckRequest(const BlockView& block, LayerRange layers, int precision, Basis basis) {
+  if (layers.first >= layers.last || layers.last > block.shape().layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layers [", layers.first, ", ", layers.last, ") of a block of ", block.shape().layers));
+  }
+  absl::StatusOr<int> planes = block.PlanesFor(precision);
+  if (!planes.ok()) return planes;
+  if (basis == Basis::kKeptRotated && block.codec() != Codec::kLadder) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(std::string(CodecName(block.codec())), " does not rotate: no kept basis"));
+  }
+  for (int plane = 0; plane < *planes; ++plane) {
+    const PlaneEntry last = block.Plane(plane, layers.last - 1);
+    if (uint64_t{last.offset} + last.size_bytes > block.bytes().size()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("precision ", precision, " needs ", *planes, " planes; the view holds ", plane));
+    }
+  }
+  return planes;
+}
+
+absl::Status CheckOneBasis(const std::vector<TileBytes>& tiles, uint32_t layer) {
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    if (tiles[i].mode == TileMode::kRaw16) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("layer ", layer, ": tile ", i, " is kept raw16, not rotated; a page must not mix two bases"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
+                          bool stream, DecodeTileFunction decode_tile) {
+  const BlockShape& shape = block.shape();
+  if (precision == 0) precision = block.MaxPrecision();
+  if (precision == 0) return absl::FailedPreconditionError("the view holds no whole precision");
+  absl::StatusOr<int> planes = CheckRequest(block, layers, precision, basis);
+  if (!planes.ok()) return planes.status();
+  const uint32_t sinks = HasSinks(block.codec(), block.identity().first_position) ? kSinkTokens : 0;
+  const DecodeParameters parameters = {block.codec(), shape.tokens, shape.head_dim, shape.dtype,
+                                       sinks,         precision,    basis,          stream};
+  for (uint32_t layer = layers.first; layer < layers.last; ++layer) {
+    absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, layer, *planes);
+    if (!tiles.ok()) return tiles.status();
+    if (basis == Basis::kKeptRotated) {
+      if (absl::Status status = CheckOneBasis(*tiles, layer); !status.ok()) return status;
+    }
+    for (size_t i = 0; i < tiles->size(); ++i) {
+      const size_t kv = i / shape.heads, head = i % shape.heads;
+      decode_tile(parameters, (*tiles)[i], {pages.Row(kv, layer, head, 0), pages.token_stride});
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvist

@@ -1,0 +1,257 @@
+// Encode: tile by tile into one buffer a plane, then header, table and planes in one pass over the result.
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/codec.h"
+#include "kernels/header.h"
+#include "kernels/simd/decode_tile.h"
+#include "kernels/simd/encode_tile.h"
+#include "kernels/tile.h"
+
+namespace kvist {
+namespace {
+
+constexpr float kMaxFloorDb = 200;         // above any lossy tile: everything raw16
+constexpr double kLeastSignal = 0x1p-100;  // sums of squares below this have lost bits to underflow
+constexpr uint8_t kTileSqnrExact = 255;
+
+// dB; +infinity for identical tiles, -infinity where the ratio means nothing.
+double SqnrDb(const simd::TileError& error) {
+  if (error.identical) return INFINITY;
+  if (!error.finite || !(error.signal > kLeastSignal) || !std::isfinite(error.signal) || !(error.noise > 0))
+    return -INFINITY;
+  return 10 * std::log10(error.signal / error.noise);
+}
+
+uint8_t TileSqnr(double db) {
+  if (std::isinf(db) && db > 0) return kTileSqnrExact;
+  return uint8_t(std::clamp(std::floor(4 * db), 0.0, 254.0));
+}
+
+uint16_t BlockSqnr(double db) {
+  if (std::isinf(db) && db > 0) return kSqnrExact;
+  return uint16_t(std::clamp(std::floor(256 * db), 0.0, 65534.0));
+}
+
+// One tile in the form that it will be stored in.
+struct EncodedTile {
+  TileMode mode = TileMode::kOwn;
+  double sqnr_db = INFINITY;
+  std::vector<uint8_t> record;
+  std::vector<uint8_t> planes[3];
+};
+
+class TileEncoder {
+ public:
+  TileEncoder(const BlockShape& shape, const BlockIdentity& identity, Codec codec, float floor_db)
+      : shape_{shape.tokens, shape.head_dim, shape.dtype},
+        sizes_(codec, shape, identity.first_position),
+        floor_db_(floor_db),
+        values_(shape.TileElements()),
+        decoded_(shape.TileElements()),
+        rotated_(shape.TileElements()),
+        squares_(shape.TileElements()),
+        scratch_(shape.TileElements()),
+        codes_(shape.TileElements()) {}
+
+  // The tile at the first precision that keeps the floor. The result is valid until the next call.
+  const EncodedTile& Encode(const ConstPages& pages, size_t kv, size_t layer, size_t head) {
+    for (size_t t = 0; t < shape_.tokens; ++t) {
+      std::memcpy(&values_[t * shape_.head_dim], pages.Row(kv, layer, head, t), 2 * size_t{shape_.head_dim});
+    }
+    const bool is_key = kv == 0, finite = simd::AllFinite(shape_, values_.data());
+    if (sizes_.codec == Codec::kRaw16 || !finite) {
+      Raw16();
+    } else if (sizes_.codec == Codec::kI8) {
+      I8();
+      if (!KeepsFloor(is_key)) Raw16();
+    } else {
+      simd::Rotate(shape_, values_.data(), rotated_.data());
+      Ladder(is_key);
+      if (!KeepsFloor(is_key)) RotatedI8();
+      if (tile_.mode == TileMode::kRotatedI8 && !KeepsFloor(is_key)) Raw16();
+    }
+    return tile_;
+  }
+
+ private:
+  void Reset(TileMode mode, bool is_key) {
+    tile_.mode = mode;
+    tile_.record.resize(sizes_.Record(mode, is_key));
+    const bool own = mode == TileMode::kOwn && sizes_.codec != Codec::kRaw16;
+    for (int plane = 1; plane < TraitsOf(sizes_.codec).planes; ++plane) {
+      tile_.planes[plane - 1].resize(own ? sizes_.CodePlane(plane) : 0);
+    }
+  }
+
+  void Raw16() {
+    Reset(TileMode::kRaw16, false);
+    std::memcpy(tile_.record.data(), values_.data(), tile_.record.size());
+    tile_.sqnr_db = INFINITY;
+  }
+
+  void I8() {
+    Reset(TileMode::kOwn, false);
+    simd::I8Rows(shape_, values_.data(), tile_.record.data(), tile_.planes[0].data());
+  }
+
+  void RotatedI8() {
+    Reset(TileMode::kRotatedI8, false);
+    simd::WideRows(shape_, shape_.tokens, rotated_.data(), tile_.record.data());
+  }
+
+  void Ladder(bool is_key) {
+    Reset(TileMode::kOwn, is_key);
+    const size_t head_dim = sizes_.head_dim;
+    simd::FitScales(shape_, sizes_.sinks, is_key, rotated_.data(), squares_.data(), scales_);
+    if (!is_key) {
+      std::fill_n(scales_.mean_codes, head_dim, 0);
+      scales_.mean_scale = 0;
+    }
+    simd::LadderCodes(shape_, sizes_.sinks, scales_, rotated_.data(), scratch_.data(), codes_.data());
+    uint8_t* const planes[3] = {tile_.planes[0].data(), tile_.planes[1].data(), tile_.planes[2].data()};
+    simd::PackPlanes(shape_, sizes_.rows, codes_.data(), planes);
+    uint8_t* at = std::copy_n(scales_.token_scales + sizes_.sinks, sizes_.rows, tile_.record.data());
+    at = std::copy_n(scales_.channel_scales, head_dim, at);
+    if (is_key) {
+      std::memcpy(at, scales_.mean_codes, head_dim);
+      at[head_dim] = scales_.mean_scale;
+      at += head_dim + 1;
+    }
+    simd::WideRows(shape_, sizes_.sinks, rotated_.data(), at);
+  }
+
+  // Decodes what was just encoded, as every reader will, and compares.
+  bool KeepsFloor(bool is_key) {
+    TileBytes bytes = ReadRecord(sizes_, tile_.mode, is_key, tile_.record.data());
+    for (int plane = 0; plane < 3; ++plane) bytes.planes[plane] = tile_.planes[plane].data();
+    const DecodeParameters parameters = {sizes_.codec,     shape_.tokens,          shape_.head_dim,
+                                         shape_.dtype,     uint32_t(sizes_.sinks), TraitsOf(sizes_.codec).code_bits,
+                                         Basis::kOriginal,
+                                         /*stream=*/false};
+    simd::DecodeTile(parameters, bytes, {decoded_.data(), shape_.head_dim});
+    tile_.sqnr_db = SqnrDb(simd::Compare(shape_, values_.data(), decoded_.data()));
+    return tile_.sqnr_db >= floor_db_;
+  }
+
+  const simd::TileShape shape_;
+  const TileSizes sizes_;
+  const float floor_db_;
+  std::vector<uint16_t> values_, decoded_;  // [tokens][head_dim]
+  std::vector<float> rotated_, squares_;    // [head_dim][tokens]
+  std::vector<uint8_t> scratch_, codes_;
+  simd::LadderScales scales_;
+  EncodedTile tile_;
+};
+
+// All pieces of a block, plane by plane, before their offsets are known.
+class Pieces {
+ public:
+  Pieces(int planes, uint32_t layers) : planes_(planes), layers_(layers), sizes_(size_t(planes) * layers) {}
+
+  void Append(int plane, uint32_t layer, absl::Span<const uint8_t> bytes) {
+    bytes_[plane].insert(bytes_[plane].end(), bytes.begin(), bytes.end());
+    sizes_[size_t(plane) * layers_ + layer] += uint32_t(bytes.size());
+  }
+
+  uint64_t BlockBytes(uint64_t prefix_bytes) const {
+    uint64_t end = prefix_bytes;
+    for (uint32_t size_bytes : sizes_) end = AlignPlane(end) + size_bytes;
+    return end;
+  }
+
+  // Writes planes and table. REQUIRES: `out` holds BlockBytes(prefix_bytes).
+  void Write(uint64_t prefix_bytes, uint8_t* out) const {
+    uint64_t end = prefix_bytes;
+    for (int plane = 0; plane < planes_; ++plane) {
+      const uint8_t* from = bytes_[plane].data();
+      for (uint32_t layer = 0; layer < layers_; ++layer) {
+        const size_t index = size_t(plane) * layers_ + layer, size_bytes = sizes_[index];
+        const uint64_t offset = AlignPlane(end);
+        std::memset(out + end, 0, offset - end);
+        if (size_bytes != 0) std::memcpy(out + offset, from, size_bytes);
+        uint8_t* entry = out + kHeaderBytes + index * kPlaneEntryBytes;
+        StoreLe(offset, 4, entry);
+        StoreLe(size_bytes, 4, entry + 4);
+        StoreLe(XXH3_64bits(out + offset, size_bytes), 8, entry + 8);
+        from += size_bytes;
+        end = offset + size_bytes;
+      }
+    }
+  }
+
+ private:
+  const int planes_;
+  const uint32_t layers_;
+  std::vector<uint32_t> sizes_;
+  std::vector<uint8_t> bytes_[kMaxPlanes];
+};
+
+void EncodeLayer(const ConstPages& pages, const BlockShape& shape, uint32_t layer, TileEncoder& encoder, Pieces& pieces,
+                 BlockHeader& header, double& worst_db) {
+  const size_t tiles = 2 * size_t{shape.heads};
+  std::vector<uint8_t> modes(2 * tiles), records;
+  for (size_t i = 0; i < tiles; ++i) {
+    const EncodedTile& tile = encoder.Encode(pages, i / shape.heads, layer, i % shape.heads);
+    modes[i] = uint8_t(tile.mode);
+    modes[tiles + i] = TileSqnr(tile.sqnr_db);
+    worst_db = std::min(worst_db, tile.sqnr_db);
+    records.insert(records.end(), tile.record.begin(), tile.record.end());
+    for (int plane = 1; plane < header.Planes(); ++plane) pieces.Append(plane, layer, tile.planes[plane - 1]);
+    if (header.codec != Codec::kRaw16 && tile.mode != TileMode::kOwn) ++header.raised_tiles;
+  }
+  if (header.codec != Codec::kRaw16) pieces.Append(0, layer, modes);
+  pieces.Append(0, layer, records);
+}
+
+absl::StatusOr<float> FloorOf(const EncodeOptions& options) {
+  if (!(options.floor_db >= 0 && options.floor_db <= kMaxFloorDb)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("floor_db ", options.floor_db, "; allowed are 0 (the codec's own) to ", kMaxFloorDb));
+  }
+  if (options.floor_db > 0) return options.floor_db;
+  if (options.codec == Codec::kI8) return kDefaultFloorDbI8;
+  return options.codec == Codec::kLadder ? kDefaultFloorDbLadder : 0.0f;
+}
+
+}  // namespace
+
+absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
+                              const EncodeOptions& options, absl::Span<uint8_t> out) {
+  if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
+  if (CodecName(options.codec) == "unknown") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("codec ", int(options.codec), "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+  }
+  absl::StatusOr<float> floor_db = FloorOf(options);
+  if (!floor_db.ok()) return floor_db.status();
+  BlockHeader header;
+  header.codec = options.codec;
+  header.shape = shape;
+  header.identity = identity;
+  // Rounded up, so that what is promised is kept.
+  header.floor_db256 = uint16_t(std::ceil(*floor_db * 256));
+  TileEncoder encoder(shape, identity, options.codec, header.floor_db256 / 256.0f);
+  Pieces pieces(header.Planes(), shape.layers);
+  double worst_db = INFINITY;
+  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+    EncodeLayer(pages, shape, layer, encoder, pieces, header, worst_db);
+  }
+  header.min_sqnr_db256 = BlockSqnr(worst_db);
+  header.block_bytes = pieces.BlockBytes(header.PrefixBytes());
+  if (header.block_bytes > out.size()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("block of ", header.block_bytes, " bytes; the output holds ", out.size()));
+  }
+  pieces.Write(header.PrefixBytes(), out.data());
+  header.table_xxh3 = XXH3_64bits(out.data() + kHeaderBytes, header.PrefixBytes() - kHeaderBytes);
+  WriteHeader(header, out.data());
+  return size_t{header.block_bytes};
+}
+
+}  // namespace kvist

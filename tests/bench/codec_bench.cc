@@ -1,0 +1,180 @@
+// Goal    Decode, DRAM to DRAM on one core, against memcpy of the same bf16; encode speed; stored bytes.
+// Method  Blocks of SmolLM2's shape (30 layers, 3 KV heads, D = 64, 128 tokens) of N(0, 1) with channel means. Every
+// round
+//         runs each side once over a working set far larger than the caches, the sides taking turns; medians of the
+//         rounds. Pages are touched before the first round. One JSON object a line.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/codec.h"
+
+namespace kvist {
+namespace {
+
+constexpr BlockShape kShape = {30, 3, 128, 64, Dtype::kBf16};
+constexpr size_t kOutputBytes = size_t{512} << 20;
+constexpr int kRounds = 9;
+constexpr char kCommand[] = "bazel run //tests/bench:codec_bench";
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "codec_bench: %s\n", what.c_str());
+  std::exit(1);
+}
+
+// Memory of huge pages where the system gives them, so that neither side measures page walks.
+uint8_t* Allocate(size_t size_bytes) {
+  void* memory = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) Fail("out of memory");
+  madvise(memory, size_bytes, MADV_HUGEPAGE);
+  std::memset(memory, 1, size_bytes);
+  return static_cast<uint8_t*>(memory);
+}
+
+std::vector<uint16_t> RandomValues() {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> values(kShape.Elements());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float mean = i < values.size() / 2 ? float(int(i % kShape.head_dim) - 32) / 16 : 0.0f;
+    values[i] = uint16_t((std::bit_cast<uint32_t>(normal(random) + mean) + 0x8000) >> 16);
+  }
+  return values;
+}
+
+std::vector<uint8_t> EncodedBlock(const std::vector<uint16_t>& values, Codec codec, uint32_t first_position) {
+  BlockIdentity identity;
+  identity.first_position = first_position;
+  std::vector<uint8_t> bytes(MaxBlockBytes(kShape, codec));
+  const auto size =
+      Encode(identity, kShape, ContiguousPages(values.data(), kShape, kShape.tokens), {codec}, absl::MakeSpan(bytes));
+  if (!size.ok()) Fail(std::string(size.status().message()));
+  bytes.resize(*size);
+  return bytes;
+}
+
+template <typename Work>
+double SecondsOf(const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double Median(std::vector<double> samples) {
+  std::nth_element(samples.begin(), samples.begin() + samples.size() / 2, samples.end());
+  return samples[samples.size() / 2];
+}
+
+enum class Reach { kAtLeast, kAtMost, kNone };
+
+void Print(const std::string& name, double ours, double other, const char* unit, Reach kind, double reach) {
+  const double ratio = other > 0 ? ours / other : 0;
+  const bool ok = kind == Reach::kNone || (kind == Reach::kAtLeast ? ratio >= reach : ratio <= reach);
+  const std::string reach_text = kind == Reach::kNone ? "null" : std::to_string(reach).substr(0, 5);
+  std::printf(
+      "{\"name\": \"%s\", \"ours\": %.4g, \"other\": %.4g, \"unit\": \"%s\", \"ratio\": %.4f, \"reach\": %s, "
+      "\"ok\": %s, \"command\": \"%s\"}\n",
+      name.c_str(), ours, other, unit, ratio, reach_text.c_str(), ok ? "true" : "false", kCommand);
+  std::fflush(stdout);
+}
+
+// One codec and basis: as many copies of the encoded block as fill the output, each decoded to its own pages.
+struct DecodeCase {
+  const char* name;
+  Codec codec;
+  Basis basis;
+  int precision;
+  Reach kind;
+  double reach;
+  const uint8_t* blocks = nullptr;
+  size_t block_stride = 0, block_bytes = 0;
+  std::vector<double> seconds = {};
+
+  void DecodeAll(uint8_t* out, size_t copies) {
+    for (size_t i = 0; i < copies; ++i) {
+      const auto view = BlockView::Parse({blocks + i * block_stride, block_bytes});
+      if (!view.ok()) Fail(std::string(view.status().message()));
+      uint16_t* base = reinterpret_cast<uint16_t*>(out + i * kShape.PlainBytes());
+      const absl::Status status =
+          Decode(*view, {0, kShape.layers}, precision, basis, ContiguousPages(base, kShape, kShape.tokens));
+      if (!status.ok()) Fail(std::string(status.message()));
+    }
+  }
+};
+
+void BenchDecode(const std::vector<uint16_t>& values) {
+  const size_t copies = kOutputBytes / kShape.PlainBytes(), output_bytes = copies * kShape.PlainBytes();
+  uint8_t* plain = Allocate(output_bytes);
+  uint8_t* out = Allocate(output_bytes);
+  std::vector<DecodeCase> cases = {
+      {"decode i8 against memcpy of the same bf16", Codec::kI8, Basis::kOriginal, 8, Reach::kAtLeast, 0.9},
+      {"decode ladder kept rotated against memcpy", Codec::kLadder, Basis::kKeptRotated, 4, Reach::kAtLeast, 0.9},
+      {"decode ladder against memcpy", Codec::kLadder, Basis::kOriginal, 4, Reach::kAtLeast, 0.5},
+      {"decode ladder at 2 bits against memcpy", Codec::kLadder, Basis::kOriginal, 2, Reach::kNone, 0},
+  };
+  for (DecodeCase& item : cases) {
+    const std::vector<uint8_t> block = EncodedBlock(values, item.codec, kShape.tokens);
+    item.block_bytes = block.size();
+    item.block_stride = (block.size() + 63) / 64 * 64;
+    uint8_t* blocks = Allocate(item.block_stride * copies);
+    for (size_t i = 0; i < copies; ++i) std::memcpy(blocks + i * item.block_stride, block.data(), block.size());
+    item.blocks = blocks;
+  }
+  std::vector<double> copy_seconds;
+  for (int round = 0; round < kRounds; ++round) {
+    for (DecodeCase& item : cases) {
+      copy_seconds.push_back(SecondsOf([&] { std::memcpy(out, plain, output_bytes); }));
+      item.seconds.push_back(SecondsOf([&] { item.DecodeAll(out, copies); }));
+    }
+  }
+  const double copy = output_bytes / Median(copy_seconds) / 1e9;
+  for (const DecodeCase& item : cases) {
+    Print(item.name, output_bytes / Median(item.seconds) / 1e9, copy, "GB/s of bf16 out", item.kind, item.reach);
+  }
+}
+
+void BenchEncode(const std::vector<uint16_t>& values) {
+  std::vector<uint8_t> out(MaxBlockBytes(kShape, Codec::kRaw16));
+  std::vector<uint16_t> copied(values.size());
+  for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+    std::vector<double> seconds, copy_seconds;
+    for (int round = 0; round < kRounds; ++round) {
+      copy_seconds.push_back(SecondsOf([&] { std::memcpy(copied.data(), values.data(), kShape.PlainBytes()); }));
+      seconds.push_back(SecondsOf([&] { EncodedBlock(values, codec, kShape.tokens); }));
+    }
+    Print("encode " + std::string(CodecName(codec)) + " against memcpy", kShape.PlainBytes() / Median(seconds) / 1e9,
+          kShape.PlainBytes() / Median(copy_seconds) / 1e9, "GB/s of bf16 in", Reach::kNone, 0);
+  }
+}
+
+// The first block of a prompt keeps its sinks and is the larger one: it is the row with a reach.
+void BenchBytes(const std::vector<uint16_t>& values) {
+  const double plain = double(kShape.PlainBytes());
+  for (const auto& [codec, reach] : {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52}}) {
+    const std::string name(CodecName(codec));
+    const double first = double(EncodedBlock(values, codec, 0).size());
+    const double later = double(EncodedBlock(values, codec, kShape.tokens).size());
+    Print("stored bytes of " + name + ", first block of a prompt, 128 tokens, D = 64, against bf16", first, plain,
+          "bytes", Reach::kAtMost, reach);
+    Print("stored bytes of " + name + ", later blocks", later, plain, "bytes", Reach::kAtMost, reach);
+  }
+}
+
+}  // namespace
+}  // namespace kvist
+
+int main() {
+  const std::vector<uint16_t> values = kvist::RandomValues();
+  kvist::BenchDecode(values);
+  kvist::BenchEncode(values);
+  kvist::BenchBytes(values);
+}

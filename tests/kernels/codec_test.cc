@@ -1,0 +1,344 @@
+// Goal    What Encode promises: values come back within the codec's accuracy, the floor is kept, and a hard tile costs
+// only
+//         itself.
+// Method  Blocks of known values are encoded and decoded; SQNR is compared with theory (16-level Lloyd-Max 20.2 dB,
+// int8
+//         with an absmax scale about 43 dB) and with what the header says.
+#include "kernels/codec.h"
+
+#include <cmath>
+#include <limits>
+
+#include "gtest/gtest.h"
+#include "tests/kernels/block_builder.h"
+
+namespace kvist {
+namespace {
+
+constexpr uint64_t kSeed = 20261123;
+
+struct Case {
+  uint32_t tokens, head_dim;
+  Dtype dtype;
+};
+
+class CodecShapes : public testing::TestWithParam<Case> {
+ protected:
+  BlockShape Shape() const { return {2, 2, GetParam().tokens, GetParam().head_dim, GetParam().dtype}; }
+};
+
+TEST_P(CodecShapes, Raw16ComesBackBitByBit) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, Codec::kRaw16, 0);
+  EXPECT_EQ(DecodeOrDie(ParseOrDie(block)), values);
+  EXPECT_GT(ParseOrDie(block).min_sqnr_db(), 255.9f);
+}
+
+TEST_P(CodecShapes, I8StaysNearItsTheory) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, Codec::kI8, 0);
+  const BlockView view = ParseOrDie(block);
+  EXPECT_EQ(view.raised_tiles(), 0u);
+  const double db = SqnrDb(Shape(), values, DecodeOrDie(view));
+  EXPECT_GT(db, 40.5);
+  EXPECT_LT(db, 46);
+}
+
+TEST_P(CodecShapes, LadderStaysNearItsTheoryAtEveryPrecision) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, Codec::kLadder, 4096);
+  const BlockView view = ParseOrDie(block);
+  EXPECT_EQ(view.raised_tiles(), 0u);
+  EXPECT_GT(SqnrDb(Shape(), values, DecodeOrDie(view, 4)), 19.3);
+  EXPECT_LT(SqnrDb(Shape(), values, DecodeOrDie(view, 4)), 21.5);
+  EXPECT_NEAR(SqnrDb(Shape(), values, DecodeOrDie(view, 3)), 14.4, 0.6);
+  EXPECT_NEAR(SqnrDb(Shape(), values, DecodeOrDie(view, 2)), 8.6, 0.7);
+}
+
+TEST_P(CodecShapes, LadderLevelsCarryNoBias) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, Codec::kLadder, 4096);
+  for (int precision : {2, 3, 4}) {
+    const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block), precision);
+    double product = 0, square = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double value = Widen(values[i], Shape().dtype);
+      product += value * Widen(decoded[i], Shape().dtype);
+      square += value * value;
+    }
+    EXPECT_NEAR(product / square, 1.0, 0.015) << "precision " << precision;
+  }
+}
+
+TEST_P(CodecShapes, EncodeWritesTheNominalBytesWhenNoTileIsRaised) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+    for (uint32_t first : {0u, 128u}) {
+      const size_t size = EncodeOrDie(Shape(), values, codec, first).size();
+      EXPECT_EQ(size, NominalBlockBytes(IdentityAt(first), Shape(), codec)) << CodecName(codec);
+      EXPECT_LE(size, MaxBlockBytes(Shape(), codec));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CodecShapes,
+                         testing::Values(Case{128, 64, Dtype::kBf16}, Case{128, 64, Dtype::kF16},
+                                         Case{64, 80, Dtype::kBf16}, Case{64, 96, Dtype::kF16},
+                                         Case{256, 128, Dtype::kBf16}, Case{48, 256, Dtype::kBf16},
+                                         Case{128, 256, Dtype::kF16}));
+
+constexpr BlockShape kShape = {1, 2, 64, 128, Dtype::kBf16};
+const size_t kTile = kShape.TileElements();
+
+// Tile 0 is head 0 of K; the others hold N(0, 1).
+std::vector<uint16_t> WithTileZero(const std::function<uint16_t(size_t token, size_t d)>& bits_of) {
+  std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  for (size_t i = 0; i < kTile; ++i) values[i] = bits_of(i / kShape.head_dim, i % kShape.head_dim);
+  return values;
+}
+
+void ExpectOthersUntouched(const std::vector<uint16_t>& values, const std::vector<uint16_t>& decoded, double least_db) {
+  for (size_t tile = 1; tile < 4; ++tile) {
+    EXPECT_GT(SqnrDb(kShape, values, decoded, tile * kTile, kTile), least_db) << "tile " << tile;
+  }
+}
+
+TEST(Codec, ATileWithNanOrInfIsKeptRawAndTouchesNoOther) {
+  for (float odd : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+      std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+      values[77] = Bf16FromFloat(odd);
+      values[99] = 0x7fc1;  // a NaN with a payload
+      const std::vector<uint8_t> block = EncodeOrDie(kShape, values, codec, 0);
+      const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block));
+      EXPECT_EQ(ParseOrDie(block).raised_tiles(), 1u);
+      EXPECT_TRUE(std::equal(values.begin(), values.begin() + kTile, decoded.begin()));
+      ExpectOthersUntouched(values, decoded, 19);
+    }
+  }
+}
+
+TEST(Codec, ATileOfZerosIsExactAtTheCodecsOwnPrecision) {
+  for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+    const std::vector<uint16_t> values = WithTileZero([](size_t, size_t) { return 0; });
+    const std::vector<uint8_t> block = EncodeOrDie(kShape, values, codec, 0);
+    const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block));
+    EXPECT_EQ(ParseOrDie(block).raised_tiles(), 0u);
+    for (size_t i = 0; i < kTile; ++i) ASSERT_EQ(Widen(decoded[i], kShape.dtype), 0.0f) << i;
+    ExpectOthersUntouched(values, decoded, 19);
+  }
+}
+
+TEST(Codec, ABlockOfZerosIsExact) {
+  const std::vector<uint16_t> zeros(kShape.Elements(), 0);
+  for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+    const std::vector<uint8_t> block = EncodeOrDie(kShape, zeros, codec, 16);
+    EXPECT_GT(ParseOrDie(block).min_sqnr_db(), 255.9f);
+    for (uint16_t bits : DecodeOrDie(ParseOrDie(block))) ASSERT_EQ(Widen(bits, kShape.dtype), 0.0f);
+  }
+}
+
+TEST(Codec, TilesThatNoScaleReachesAreKeptExactly) {
+  const auto denormal = [](size_t t, size_t d) { return uint16_t(1 + (t + d) % 100); };
+  const auto huge = [](size_t t, size_t d) { return uint16_t(0x7f00 + (t * 7 + d) % 0x70); };
+  for (const auto& bits_of : {std::function<uint16_t(size_t, size_t)>(denormal), {huge}}) {
+    for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+      const std::vector<uint16_t> values = WithTileZero(bits_of);
+      const std::vector<uint8_t> block = EncodeOrDie(kShape, values, codec, 0);
+      const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block));
+      EXPECT_EQ(ParseOrDie(block).raised_tiles(), 1u);
+      EXPECT_TRUE(std::equal(values.begin(), values.begin() + kTile, decoded.begin()));
+      ExpectOthersUntouched(values, decoded, 19);
+    }
+  }
+}
+
+TEST(Codec, ConstantRowsAndOutlierChannelsKeepTheFloor) {
+  const auto constant = [](size_t, size_t d) { return Bf16FromFloat(float(d) - 60); };
+  const auto outlier = [](size_t t, size_t d) {
+    return Bf16FromFloat(d == 5 ? 300.0f : d == 17 ? -90.0f : std::sin(float(t * 131 + d * 7)));
+  };
+  const auto one_value = [](size_t t, size_t d) { return Bf16FromFloat(t == 9 && d == 9 ? 1000.0f : 0.0f); };
+  for (const auto& bits_of : {std::function<uint16_t(size_t, size_t)>(constant), {outlier}, {one_value}}) {
+    for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+      const std::vector<uint16_t> values = WithTileZero(bits_of);
+      const std::vector<uint8_t> block = EncodeOrDie(kShape, values, codec, 16);
+      const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block));
+      EXPECT_GE(SqnrDb(kShape, values, decoded, 0, kTile), codec == Codec::kI8 ? 30 : 15);
+      ExpectOthersUntouched(values, decoded, 19);
+    }
+  }
+}
+
+TEST(Codec, TheFloorIsAPromiseAtAnyHeight) {
+  const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+    for (float floor_db : {1.0f, 19.0f, 25.0f, 40.0f, 44.5f, 60.0f, 200.0f}) {
+      const std::vector<uint8_t> block = EncodeOrDie(kShape, values, codec, 16, floor_db);
+      const BlockView view = ParseOrDie(block);
+      const std::vector<uint16_t> decoded = DecodeOrDie(view);
+      double worst = INFINITY;
+      for (size_t tile = 0; tile < 4; ++tile)
+        worst = std::min(worst, SqnrDb(kShape, values, decoded, tile * kTile, kTile));
+      EXPECT_EQ(view.floor_db(), floor_db);
+      EXPECT_GE(view.min_sqnr_db(), floor_db);
+      EXPECT_GE(worst, floor_db);
+      if (std::isfinite(worst)) {
+        EXPECT_NEAR(view.min_sqnr_db(), worst, 0.01);
+      }
+      EXPECT_EQ(view.raised_tiles(), worst > (codec == Codec::kI8 ? 50 : 25) ? 4u : 0u) << floor_db;
+    }
+  }
+}
+
+TEST(Codec, RaisedLadderTilesAreRotatedI8BeforeTheyAreRaw) {
+  const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(kShape, values, Codec::kLadder, 16, 30.0f);
+  EXPECT_EQ(ParseOrDie(block).raised_tiles(), 4u);
+  EXPECT_LT(block.size(), kShape.PlainBytes() * 0.53);
+  EXPECT_GT(SqnrDb(kShape, values, DecodeOrDie(ParseOrDie(block))), 40);
+}
+
+TEST(Codec, SinksOfAPromptKeepEightBits) {
+  // The first tokens of a real prompt are unlike all others: here fifty times as large.
+  std::mt19937_64 random(kSeed);
+  std::normal_distribution<float> normal;
+  const std::vector<uint16_t> values =
+      Values(kShape, [&](size_t, size_t, size_t, size_t t, size_t) { return normal(random) * (t < 4 ? 50.0f : 1.0f); });
+  const std::vector<uint8_t> block = EncodeOrDie(kShape, values, Codec::kLadder, 0);
+  for (int precision : {2, 4}) {
+    const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block), precision);
+    for (size_t tile = 0; tile < 4; ++tile) {
+      const size_t sinks = kSinkTokens * kShape.head_dim;
+      EXPECT_GT(SqnrDb(kShape, values, decoded, tile * kTile, sinks), 38);
+      EXPECT_GT(SqnrDb(kShape, values, decoded, tile * kTile + sinks, kTile - sinks), precision == 4 ? 19 : 8);
+    }
+  }
+}
+
+TEST(Codec, KeptRotatedIsTheOriginalTimesAnOrthonormalMatrix) {
+  const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(kShape, values, Codec::kLadder, 0);
+  const std::vector<uint16_t> original = DecodeOrDie(ParseOrDie(block));
+  const std::vector<uint16_t> rotated = DecodeOrDie(ParseOrDie(block), 0, Basis::kKeptRotated);
+  // Products between tokens of one tile, in either basis.
+  for (size_t a = 0; a < kShape.tokens; a += 7) {
+    double before = 0, after = 0, size = 0;
+    for (size_t d = 0; d < kShape.head_dim; ++d) {
+      before += Widen(original[d], kShape.dtype) * Widen(original[a * kShape.head_dim + d], kShape.dtype);
+      after += Widen(rotated[d], kShape.dtype) * Widen(rotated[a * kShape.head_dim + d], kShape.dtype);
+      size += std::abs(before);
+    }
+    EXPECT_NEAR(before, after, 0.5) << a;
+  }
+  EXPECT_NE(original, rotated);
+}
+
+TEST(Codec, StridesAreTheCallersOwn) {
+  // Pages [layer][token][kv][head][d + 3], tokens of other blocks around them.
+  const BlockShape shape = {3, 2, 32, 80, Dtype::kF16};
+  const std::vector<uint16_t> values = NormalValues(shape, kSeed);
+  const size_t row = shape.head_dim + 3, token = 4 * row, layer = (shape.tokens + 5) * token;
+  std::vector<uint16_t> paged(shape.layers * layer, 0x1234);
+  const Pages pages = {paged.data() + 2 * token, 2 * row, layer, row, token};
+  const Pages plain = ContiguousPages(const_cast<uint16_t*>(values.data()), shape, shape.tokens);
+  const auto for_each_row = [&](auto visit) {
+    for (size_t i = 0; i < 2 * shape.layers * shape.heads * shape.tokens; ++i) {
+      const size_t t = i % shape.tokens, head = i / shape.tokens % shape.heads;
+      const size_t l = i / shape.tokens / shape.heads % shape.layers,
+                   kv = i / shape.tokens / shape.heads / shape.layers;
+      visit(pages.Row(kv, l, head, t), plain.Row(kv, l, head, t));
+    }
+  };
+  for_each_row([&](uint16_t* to, const uint16_t* from) { std::copy_n(from, shape.head_dim, to); });
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+    std::vector<uint8_t> block(MaxBlockBytes(shape, codec));
+    const ConstPages from = {pages.base, pages.kv_stride, pages.layer_stride, pages.head_stride, pages.token_stride};
+    const auto size = Encode(IdentityAt(0), shape, from, {codec}, absl::MakeSpan(block));
+    ASSERT_TRUE(size.ok());
+    block.resize(*size);
+    EXPECT_EQ(block, EncodeOrDie(shape, values, codec, 0));
+    const std::vector<uint16_t> expected = DecodeOrDie(ParseOrDie(block));
+    std::vector<uint16_t> before = paged;
+    ASSERT_TRUE(Decode(ParseOrDie(block), {0, shape.layers}, 0, Basis::kOriginal, pages).ok());
+    size_t differences = 0, rows_right = 0;
+    for_each_row([&](uint16_t* got, const uint16_t* plain_row) {
+      rows_right += std::equal(got, got + shape.head_dim, expected.data() + (plain_row - values.data()));
+      std::copy_n(before.data() + (got - paged.data()), shape.head_dim, got);
+    });
+    for (size_t i = 0; i < paged.size(); ++i) differences += paged[i] != before[i];
+    EXPECT_EQ(differences, 0u) << "bytes between the rows were written";
+    EXPECT_EQ(rows_right, 2 * shape.layers * shape.heads * shape.tokens);
+  }
+}
+
+TEST(Codec, ALayerRangeTouchesOnlyItsLayers) {
+  const BlockShape shape = {4, 1, 16, 64, Dtype::kBf16};
+  const std::vector<uint16_t> values = NormalValues(shape, kSeed);
+  const std::vector<uint8_t> block = EncodeOrDie(shape, values, Codec::kLadder, 0);
+  const std::vector<uint16_t> all = DecodeOrDie(ParseOrDie(block));
+  std::vector<uint16_t> some(shape.Elements(), 7);
+  ASSERT_TRUE(Decode(ParseOrDie(block), {1, 3}, 4, Basis::kOriginal, ContiguousPages(some.data(), shape, 16)).ok());
+  for (size_t i = 0; i < some.size(); ++i) {
+    const size_t layer = i / shape.TileElements() % shape.layers;
+    ASSERT_EQ(some[i], layer == 1 || layer == 2 ? all[i] : 7) << i;
+  }
+}
+
+TEST(Codec, EncodeNamesWhatIsWrong) {
+  const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  const ConstPages pages = ContiguousPages(values.data(), kShape, kShape.tokens);
+  std::vector<uint8_t> out(MaxBlockBytes(kShape, Codec::kRaw16));
+  const auto message = [&](BlockShape shape, EncodeOptions options, size_t room) {
+    const auto size = Encode(IdentityAt(0), shape, pages, options, absl::MakeSpan(out).subspan(0, room));
+    return size.ok() ? "accepted" : size.status().ToString();
+  };
+  BlockShape shape = kShape;
+  shape.tokens = 24;
+  EXPECT_EQ(message(shape, {}, out.size()),
+            "INVALID_ARGUMENT: shape: 24 tokens; allowed are multiples of 16 from 16 to 256");
+  shape = kShape;
+  shape.head_dim = 72;
+  EXPECT_EQ(message(shape, {}, out.size()),
+            "INVALID_ARGUMENT: shape: head_dim 72; allowed are 64, 80, 96, 128 and 256");
+  shape = kShape;
+  shape.layers = 0;
+  EXPECT_EQ(message(shape, {}, out.size()), "INVALID_ARGUMENT: shape: 0 layers; allowed are 1 to 1024");
+  shape = {1024, 256, 256, 256, Dtype::kBf16};
+  EXPECT_EQ(message(shape, {}, out.size()),
+            "INVALID_ARGUMENT: shape: 68719476736 plain bytes; allowed are at most 1073741824");
+  EXPECT_EQ(message(kShape, {Codec(9)}, out.size()),
+            "INVALID_ARGUMENT: codec 9; known are 1 (raw16), 2 (i8), 3 (ladder)");
+  EXPECT_EQ(message(kShape, {Codec::kI8, -1.0f}, out.size()),
+            "INVALID_ARGUMENT: floor_db -1; allowed are 0 (the codec's own) to 200");
+  EXPECT_EQ(message(kShape, {Codec::kI8, NAN}, out.size()),
+            "INVALID_ARGUMENT: floor_db nan; allowed are 0 (the codec's own) to 200");
+  EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000), "RESOURCE_EXHAUSTED: block of 65728 bytes; the output holds 1000");
+}
+
+TEST(Codec, DecodeNamesWhatIsWrong) {
+  const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  std::vector<uint16_t> out(kShape.Elements());
+  const Pages pages = ContiguousPages(out.data(), kShape, kShape.tokens);
+  const std::vector<uint8_t> ladder = EncodeOrDie(kShape, values, Codec::kLadder, 0);
+  const std::vector<uint8_t> i8 = EncodeOrDie(kShape, values, Codec::kI8, 0);
+  const std::vector<uint8_t> raised = EncodeOrDie(kShape, values, Codec::kLadder, 0, 100);
+  const auto message = [&](const std::vector<uint8_t>& block, LayerRange layers, int precision, Basis basis) {
+    return Decode(ParseOrDie(block), layers, precision, basis, pages).ToString();
+  };
+  EXPECT_EQ(message(ladder, {0, 2}, 4, Basis::kOriginal), "INVALID_ARGUMENT: layers [0, 2) of a block of 1");
+  EXPECT_EQ(message(ladder, {0, 0}, 4, Basis::kOriginal), "INVALID_ARGUMENT: layers [0, 0) of a block of 1");
+  EXPECT_EQ(message(ladder, {0, 1}, 8, Basis::kOriginal), "INVALID_ARGUMENT: precision 8; ladder has 2, 3 and 4");
+  EXPECT_EQ(message(i8, {0, 1}, 4, Basis::kOriginal), "INVALID_ARGUMENT: precision 4; i8 has 8");
+  EXPECT_EQ(message(i8, {0, 1}, 8, Basis::kKeptRotated), "FAILED_PRECONDITION: i8 does not rotate: no kept basis");
+  EXPECT_EQ(message(raised, {0, 1}, 4, Basis::kKeptRotated),
+            "FAILED_PRECONDITION: layer 0: tile 0 is kept raw16, not rotated; a page must not mix two bases");
+  const PlaneEntry p1 = ParseOrDie(ladder).Plane(2, 0);
+  const std::vector<uint8_t> two_bits(ladder.begin(), ladder.begin() + p1.offset);
+  EXPECT_EQ(message(two_bits, {0, 1}, 4, Basis::kOriginal),
+            "FAILED_PRECONDITION: precision 4 needs 4 planes; the view holds 2");
+  EXPECT_EQ(DecodeOrDie(ParseOrDie(two_bits)), DecodeOrDie(ParseOrDie(ladder), 2));
+}
+
+}  // namespace
+}  // namespace kvist
