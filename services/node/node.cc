@@ -19,6 +19,7 @@
 #include "services/node/log.h"
 #include "services/node/metrics.h"
 #include "services/transport/clock.h"
+#include "services/transport/grpc_library.h"
 #include "services/version.h"
 
 namespace kvist {
@@ -105,6 +106,7 @@ class RunningNode : public NodeServer {
   }
 
   absl::Status StartGrpc() {
+    KeepGrpcAlive();
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort(config_.listen.ToString(), grpc::InsecureServerCredentials(), &port);

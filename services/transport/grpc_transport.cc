@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "kvist/v1/cache.grpc.pb.h"
+#include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
 #include "services/transport/part_stream.h"
 #include "services/transport/transport.h"
@@ -214,6 +215,8 @@ class GrpcChannel : public Channel {
 
 class GrpcTransport : public Transport {
  public:
+  GrpcTransport() { KeepGrpcAlive(); }
+
   std::unique_ptr<Channel> Connect(const std::string& address) override {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
