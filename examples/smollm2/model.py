@@ -13,7 +13,7 @@ import numpy as np
 from . import bf16, weights
 from .tokenizer import ChatTokenizer
 
-PREFILL_CHUNK = 256
+PREFILL_CHUNK = 128  # a block of the store: a prefill resumed at a block repeats the same products, bit for bit
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,7 @@ class SmolLM2:
         return _rms_norm(hidden, self._norm, self._epsilon) @ self._embedding.T
 
     def prefill(self, tokens: list[int], cache: np.ndarray, first: int = 0, progress=None) -> np.ndarray:
-        """Runs the prompt from position `first` on in chunks; logits of the next token after its last.
-
-        Chunks begin at fixed positions, so that a prefill resumed at a chunk's border repeats the same arithmetic.
-        """
+        """Runs the prompt from position `first` on in chunks that begin at fixed positions; logits of the next token."""
         hidden = None
         position = first
         while position < len(tokens):
@@ -132,12 +129,14 @@ class SmolLM2:
                 progress(position, len(tokens))
         return self.logits(hidden[-1:])[0]
 
-    def generate(self, next_logits: np.ndarray, cache: np.ndarray, position: int, count: int) -> list[int]:
-        """Greedy continuation of at most `count` tokens; ends at the end of the turn."""
+    def generate(
+        self, next_logits: np.ndarray, cache: np.ndarray, position: int, count: int, stop: bool = True
+    ) -> list[int]:
+        """Greedy continuation of at most `count` tokens; ends at the end of the turn, unless `stop` is False."""
         tokens: list[int] = []
         for _ in range(count):
             token = int(next_logits.argmax())
-            if token == self.tokenizer.end_of_turn:
+            if stop and token == self.tokenizer.end_of_turn:
                 break
             tokens.append(token)
             next_logits = self.logits(self.forward([token], cache, position + len(tokens) - 1)[-1:])[0]

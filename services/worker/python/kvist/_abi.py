@@ -1,0 +1,135 @@
+"""The C ABI of libkvist.so (services/worker/kvist.h) for ctypes: structs, prototypes, and where the library is."""
+
+import ctypes
+import os
+import pathlib
+
+ABI_VERSION = 1
+ERROR_BYTES = 512
+
+
+class Namespace(ctypes.Structure):
+    _fields_ = [
+        ("model", ctypes.c_char_p),
+        ("weights_digest", ctypes.c_char_p),
+        ("dtype", ctypes.c_char_p),
+        ("rope", ctypes.c_char_p),
+        ("tenant_salt", ctypes.c_char_p),
+        *((name, ctypes.c_uint32) for name in (
+            "layers", "heads", "head_dim", "tp_rank", "tp_size", "pp_rank", "pp_size", "tokens_per_block")),
+    ]
+
+
+class Options(ctypes.Structure):
+    _fields_ = [
+        ("cluster_file", ctypes.c_char_p),
+        ("codec", ctypes.c_char_p),
+        ("floor_db", ctypes.c_float),
+        *((name, ctypes.c_uint32) for name in ("min_precision", "deadline_ms", "lease_ms", "threads")),
+    ]
+
+
+class MatchResult(ctypes.Structure):
+    _fields_ = [
+        ("blocks", ctypes.c_uint32),
+        ("tokens", ctypes.c_uint32),
+        ("match_id", ctypes.c_uint64),
+        ("miss_reason", ctypes.c_char * 32),
+        ("miss_node", ctypes.c_char * 64),
+    ]
+
+
+class GetResult(ctypes.Structure):
+    _fields_ = [
+        ("blocks", ctypes.c_uint32),
+        ("tokens", ctypes.c_uint32),
+        ("fetched_bytes", ctypes.c_uint64),
+        ("plain_bytes", ctypes.c_uint64),
+        ("fetch_seconds", ctypes.c_double),
+        ("decode_seconds", ctypes.c_double),
+        ("miss_reason", ctypes.c_char * 32),
+    ]
+
+
+class PutResult(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_uint32) for name in ("blocks", "stored", "present", "failed")),
+        ("plain_bytes", ctypes.c_uint64),
+        ("stored_bytes", ctypes.c_uint64),
+        ("raised_tiles", ctypes.c_uint32),
+        ("min_sqnr_db", ctypes.c_float),
+        ("encode_seconds", ctypes.c_double),
+        ("seconds", ctypes.c_double),
+        ("failure", ctypes.c_char * 256),
+    ]
+
+
+class Error(ctypes.Structure):
+    _fields_ = [("message", ctypes.c_char * ERROR_BYTES)]
+
+
+_Tokens = ctypes.POINTER(ctypes.c_uint32)
+_Pages = ctypes.POINTER(ctypes.c_uint16)
+_Error = ctypes.POINTER(Error)
+
+# name: (result, arguments), in the header's order.
+PROTOTYPES = {
+    "kvist_abi_version": (ctypes.c_uint32, []),
+    "kvist_version": (ctypes.c_char_p, []),
+    "kvist_client_create": (
+        ctypes.c_int,
+        [ctypes.POINTER(Namespace), ctypes.POINTER(Options), ctypes.POINTER(ctypes.c_void_p), _Error],
+    ),
+    "kvist_client_destroy": (None, [ctypes.c_void_p]),
+    "kvist_keys": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _Tokens, ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t,
+         ctypes.POINTER(ctypes.c_size_t), _Error],
+    ),
+    "kvist_match": (ctypes.c_int, [ctypes.c_void_p, _Tokens, ctypes.c_size_t, ctypes.POINTER(MatchResult), _Error]),
+    "kvist_release": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_uint64, _Error]),
+    "kvist_get": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _Tokens, ctypes.c_size_t, ctypes.c_uint32, ctypes.c_uint32, _Pages, ctypes.c_size_t,
+         ctypes.POINTER(GetResult), _Error],
+    ),
+    "kvist_put": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _Tokens, ctypes.c_size_t, _Pages, ctypes.c_size_t, ctypes.POINTER(PutResult), _Error],
+    ),
+    "kvist_erase": (
+        ctypes.c_int, [ctypes.c_void_p, _Tokens, ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint32), _Error],
+    ),
+    "kvist_stats_json": (
+        ctypes.c_int,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), _Error],
+    ),
+}  # fmt: skip
+
+
+def _candidates(named: str | os.PathLike[str] | None) -> list[pathlib.Path]:
+    if named is not None:
+        return [pathlib.Path(named)]
+    if "KVIST_LIBRARY" in os.environ:
+        return [pathlib.Path(os.environ["KVIST_LIBRARY"])]
+    here = pathlib.Path(__file__).resolve().parent
+    # Beside the package when it was installed; below bazel-bin when it is used from a source tree.
+    return [here / "libkvist.so", *(p / "bazel-bin/services/worker/libkvist.so" for p in here.parents)]
+
+
+def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
+    """Opens libkvist.so. Raises OSError if it cannot be found or speaks another version of the ABI."""
+    candidates = _candidates(named)
+    path = next((p for p in candidates if p.exists()), None)
+    if path is None:
+        raise OSError(
+            f"libkvist.so is not at {candidates[0]}: build //services/worker:libkvist.so, "
+            "or name it with library= or KVIST_LIBRARY"
+        )
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in PROTOTYPES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    if library.kvist_abi_version() != ABI_VERSION:
+        raise OSError(f"{path} has ABI version {library.kvist_abi_version()}, this package speaks {ABI_VERSION}: install both alike")
+    return library

@@ -1,0 +1,263 @@
+"""A worker's client: finds, fetches and stores the KV of prompts, from and into numpy arrays.
+
+Shapes  KV arrays are uint16 [2, layers, heads, tokens, head_dim]: bf16 or f16 bits, K then V, K after RoPE, C-contiguous.
+Threads a Client may be used from any number of threads; the GIL is free while the library works.
+Errors  ValueError: an argument, named before the library is called. KvistError: a fault. A miss is a result, not an error.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _abi
+
+Tokens = Sequence[int] | np.ndarray
+
+
+class KvistError(Exception):
+    """A fault, in the library's own words. `code` is that of gRPC and absl::StatusCode."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Namespace:
+    """Everything that makes KV differ (kernels/FORMAT.md, "Namespaces"). layers, heads, head_dim: of this rank's slice."""
+
+    model: str
+    layers: int
+    heads: int
+    head_dim: int
+    weights_digest: str = ""
+    dtype: str = "bf16"
+    rope: str = ""
+    tenant_salt: str = ""
+    tp_rank: int = 0
+    tp_size: int = 1
+    pp_rank: int = 0
+    pp_size: int = 1
+    tokens_per_block: int = 128
+
+
+@dataclasses.dataclass
+class Match:
+    """The leading blocks of a prompt that the cluster holds, leased until release(), the end of `with`, or the lease's."""
+
+    blocks: int
+    tokens: int
+    miss_reason: str  # of the first block that is missing; "" if none is
+    miss_node: str  # its owner
+    match_id: int
+    _client: "Client" = dataclasses.field(repr=False)
+
+    def release(self) -> None:
+        if self.match_id:
+            self._client._release(self.match_id)
+            self.match_id = 0
+
+    def __enter__(self) -> "Match":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@dataclasses.dataclass(frozen=True)
+class GetResult:
+    blocks: int  # leading blocks of the range that were delivered
+    tokens: int  # that they hold
+    fetched_bytes: int
+    plain_bytes: int
+    fetch_seconds: float  # wall time
+    decode_seconds: float  # CPU time over all threads
+    miss_reason: str  # of the next block; "" if all came
+
+
+@dataclasses.dataclass(frozen=True)
+class PutResult:
+    blocks: int
+    stored: int  # now
+    present: int  # already
+    failed: int
+    plain_bytes: int
+    stored_bytes: int
+    raised_tiles: int
+    min_sqnr_db: float
+    encode_seconds: float  # CPU time over all threads
+    seconds: float  # wall time
+    failure: str  # the first, "" if none
+
+
+def _plain(struct: ctypes.Structure) -> dict[str, Any]:
+    values = {name: getattr(struct, name) for name, *_ in struct._fields_}
+    return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
+
+
+class Client:
+    """Talks to the cluster that the static file `cluster` names, in one namespace.
+
+    codec: for put: "raw16", "i8" or "ladder". floor_db, min_precision: for get, what a block must promise or have at least;
+    floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode.
+    """
+
+    def __init__(
+        self,
+        cluster: str | os.PathLike[str],
+        namespace: Namespace,
+        *,
+        codec: str = "ladder",
+        floor_db: float = 0.0,
+        min_precision: int = 0,
+        deadline_s: float = 5.0,
+        lease_s: float = 5.0,
+        threads: int = 2,
+        library: str | os.PathLike[str] | None = None,
+    ):
+        self._handle: ctypes.c_void_p | None = None
+        self._library = _abi.load(library)
+        self.namespace = namespace
+        fields = {
+            name: value.encode() if isinstance(value, str) else value for name, value in dataclasses.asdict(namespace).items()
+        }
+        options = _abi.Options(
+            cluster_file=os.fsencode(cluster),
+            codec=codec.encode(),
+            floor_db=floor_db,
+            min_precision=min_precision,
+            deadline_ms=_milliseconds("deadline_s", deadline_s),
+            lease_ms=_milliseconds("lease_s", lease_s),
+            threads=threads,
+        )
+        handle = ctypes.c_void_p()
+        self._call("kvist_client_create", ctypes.byref(_abi.Namespace(**fields)), ctypes.byref(options), ctypes.byref(handle))
+        self._handle = handle
+
+    def close(self) -> None:
+        """Ends the client; the second time does nothing."""
+        if self._handle is not None:
+            self._library.kvist_client_destroy(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def keys(self, tokens: Tokens) -> list[bytes]:
+        """The chained keys of the prompt's full blocks, 32 bytes each."""
+        data, n = _tokens(tokens)
+        capacity = n // self.namespace.tokens_per_block
+        buffer = (ctypes.c_uint8 * max(1, 32 * capacity))()
+        count = ctypes.c_size_t()
+        self._call("kvist_keys", self._open(), data, n, buffer, capacity, ctypes.byref(count))
+        whole = bytes(buffer)
+        return [whole[32 * i : 32 * i + 32] for i in range(count.value)]
+
+    def match(self, tokens: Tokens) -> Match:
+        """Counts the leading blocks that the cluster holds, and leases them."""
+        data, n = _tokens(tokens)
+        result = _abi.MatchResult()
+        self._call("kvist_match", self._open(), data, n, ctypes.byref(result))
+        return Match(**_plain(result), _client=self)
+
+    def get(self, tokens: Tokens, out: np.ndarray, first_block: int = 0, last_block: int | None = None) -> GetResult:
+        """Fetches blocks [first_block, last_block) of the prompt and decodes each into `out` at its own tokens.
+
+        The first block that is missing or in doubt ends the run; what lies behind it in `out` may have been written.
+        """
+        data, n = _tokens(tokens)
+        pages, capacity = self._pages("out", out, n, writable=True)
+        blocks = n // self.namespace.tokens_per_block
+        last = blocks if last_block is None else last_block
+        if not 0 <= first_block <= last <= blocks:
+            raise ValueError(f"blocks [{first_block}, {last}) are not within the prompt's {blocks} full blocks")
+        result = _abi.GetResult()
+        self._call("kvist_get", self._open(), data, n, first_block, last, pages, capacity, ctypes.byref(result))
+        return GetResult(**_plain(result))
+
+    def put(self, tokens: Tokens, kv: np.ndarray) -> PutResult:
+        """Encodes and stores the full blocks of the prompt that the cluster lacks."""
+        data, n = _tokens(tokens)
+        pages, capacity = self._pages("kv", kv, n, writable=False)
+        result = _abi.PutResult()
+        self._call("kvist_put", self._open(), data, n, pages, capacity, ctypes.byref(result))
+        return PutResult(**_plain(result))
+
+    def erase(self, tokens: Tokens) -> int:
+        """Forgets the prompt's blocks; how many there were."""
+        data, n = _tokens(tokens)
+        erased = ctypes.c_uint32()
+        self._call("kvist_erase", self._open(), data, n, ctypes.byref(erased))
+        return erased.value
+
+    def stats(self) -> list[dict[str, Any]]:
+        """One dict a node: id, address, whether it answers, and its figures."""
+        needed = ctypes.c_size_t()
+        capacity = 1 << 16
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            self._call("kvist_stats_json", self._open(), buffer, capacity, ctypes.byref(needed))
+            if needed.value <= capacity:
+                return json.loads(buffer.value)
+            capacity = needed.value
+
+    def _release(self, match_id: int) -> None:
+        if self._handle is not None:
+            self._call("kvist_release", self._handle, match_id)
+
+    def _open(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise ValueError("this Client is closed")
+        return self._handle
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        error = _abi.Error()
+        code = getattr(self._library, name)(*arguments, ctypes.byref(error))
+        if code != 0:
+            raise KvistError(code, error.message.decode(errors="replace"))
+
+    def _pages(self, name: str, kv: np.ndarray, tokens: int, *, writable: bool) -> tuple[Any, int]:
+        ns = self.namespace
+        if not isinstance(kv, np.ndarray) or kv.dtype != np.uint16:
+            raise ValueError(f"{name} must be a numpy array of uint16 (bf16 or f16 bits), not {getattr(kv, 'dtype', type(kv))}")
+        whole = tokens // ns.tokens_per_block * ns.tokens_per_block
+        expected = (2, ns.layers, ns.heads, "tokens", ns.head_dim)
+        if kv.ndim != 5 or (*kv.shape[:3], kv.shape[4]) != (2, ns.layers, ns.heads, ns.head_dim):
+            raise ValueError(f"{name} has shape {kv.shape}; the namespace says {expected}".replace("'", ""))
+        if kv.shape[3] < whole:
+            raise ValueError(f"{name} has room for {kv.shape[3]} tokens; the prompt's full blocks hold {whole}")
+        if not kv.flags.c_contiguous:
+            raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray of it")
+        if writable and not kv.flags.writeable:
+            raise ValueError(f"{name} is read-only")
+        return kv.ctypes.data_as(ctypes.POINTER(ctypes.c_uint16)), kv.shape[3]
+
+
+def _milliseconds(name: str, seconds: float) -> int:
+    if not 0 < seconds <= 600:
+        raise ValueError(f"{name} is {seconds}; allowed are more than 0 and at most 600 seconds")
+    return max(1, round(seconds * 1000))
+
+
+def _tokens(tokens: Tokens) -> tuple[Any, int]:
+    array = np.asarray(tokens)
+    if array.size == 0:
+        array = array.astype(np.uint32)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"tokens must be one row of integers, not {array.dtype} of shape {array.shape}")
+    if array.size and (array.min() < 0 or array.max() > 0xFFFFFFFF):
+        raise ValueError(f"a token id is outside 0 to 4294967295: {array.min()} to {array.max()}")
+    array = np.ascontiguousarray(array, np.uint32)
+    pointer = array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
+    return pointer, array.size
