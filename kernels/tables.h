@@ -22,10 +22,17 @@ constexpr float LogScale(uint8_t u) {
   return std::bit_cast<float>(kLogScaleMantissas[u % 8] + (uint32_t(exponent) << 23));
 }
 
+// The same as a table.
+inline constexpr std::array<float, 256> kLogScales = [] {
+  std::array<float, 256> scales{};
+  for (int u = 0; u < 256; ++u) scales[u] = LogScale(uint8_t(u));
+  return scales;
+}();
+
 // A WHT block: its length and 1/sqrt(length).
 struct RotationBlock {
   uint32_t first = 0, length = 0;
-  float Norm() const {
+  constexpr float Norm() const {
     if (length == 16) return 0.25f;
     if (length == 32) return std::bit_cast<float>(0x3e3504f3u);
     if (length == 64) return 0.125f;

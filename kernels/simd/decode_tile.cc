@@ -49,119 +49,181 @@ struct BlockVectors {
   using V16 = hn::Vec<D16>;
 };
 
-// What a tile multiplies and adds, by channel. Floats are stored as the conversion meets them: of each vector of 16-bit
-// values first the even channels, then the odd ones.
-struct TileConstants {
-  HWY_ALIGN int16_t multipliers[kMaxHeadDim];
-  HWY_ALIGN float norms[kMaxHeadDim];
-  HWY_ALIGN float means[kMaxHeadDim];
-  HWY_ALIGN float zeros[kMaxHeadDim];
-};
-
-// Where channel `i` of a block stands in such an array.
+// Channels in the order in which the conversion to float meets them: of each vector of 16-bit values first the even
+// channels, then the odd ones. Where channel `i` of a block stands:
 template <size_t kBlock>
 constexpr size_t SplitIndex(size_t i) {
   constexpr size_t kLanes = BlockVectors<kBlock>::kLanes;
   return i / kLanes * kLanes + i % 2 * (kLanes / 2) + i % kLanes / 2;
 }
 
+// What is the same for all tiles: N[d] in split order, and no mean.
 template <size_t kBlock>
-void TransformInt32(int32_t* HWY_RESTRICT row) {
-  for (size_t half = 1; half < kBlock; half *= 2) {
-    for (size_t i = 0; i < kBlock; i += 2 * half) {
-      for (size_t j = i; j < i + half; ++j) {
-        const int32_t a = row[j], b = row[j + half];
-        row[j] = a + b;
-        row[j + half] = a - b;
+struct BlockConstants {
+  static constexpr size_t kFirst = kBlock < kStrip ? kStrip : 0;  // the blocks of 16 and 32 follow one of 64
+  HWY_ALIGN float norms[kBlock] = {};
+  HWY_ALIGN float zeros[kBlock] = {};
+  constexpr BlockConstants() {
+    const float norm = RotationBlock{kFirst, kBlock}.Norm();
+    for (size_t i = 0; i < kBlock; ++i) norms[SplitIndex<kBlock>(i)] = SignOf(kFirst + i) * norm;
+  }
+};
+template <size_t kBlock>
+inline constexpr BlockConstants<kBlock> kBlockConstants{};
+
+// A by scale byte.
+template <size_t kBlock>
+struct Multipliers {
+  int16_t of[kMaxChannelScale + 1] = {};
+  constexpr Multipliers() {
+    for (size_t u = 0; u <= kMaxChannelScale; ++u) of[u] = ChannelMultiplier(uint8_t(u), kBlock);
+  }
+};
+template <size_t kBlock>
+inline constexpr Multipliers<kBlock> kMultipliers{};
+
+// What one tile multiplies and adds: A[d] in memory order, M[d] in split order.
+struct TileConstants {
+  HWY_ALIGN int16_t multipliers[kMaxHeadDim];
+  HWY_ALIGN float means[kMaxHeadDim];
+};
+
+// Rows that are worked on together: as many as keep the units busy while one row's chain of butterflies waits.
+template <size_t kBlock>
+inline constexpr size_t kRowsAtOnce = BlockVectors<kBlock>::kCount < 8 ? 8 / BlockVectors<kBlock>::kCount : 1;
+
+template <class V>
+HWY_INLINE void Butterfly(V& a, V& b) {
+  const V sum = hn::Add(a, b);
+  b = hn::Sub(a, b);
+  a = sum;
+}
+
+// In-register WHT of kRows rows, channels in memory order before and after. Pairs of vectors rotate their index bits
+// through the "which vector of the pair" bit, where a butterfly is one add and one subtract.
+template <size_t kBlock, size_t kRows, typename V16 = typename BlockVectors<kBlock>::V16>
+HWY_INLINE void Transform(V16* HWY_RESTRICT v) {
+  using Block = BlockVectors<kBlock>;
+  constexpr size_t kVectors = kRows * Block::kCount;
+  const typename Block::D16 d;
+#pragma GCC unroll 8
+  for (size_t half = 1; half < Block::kCount; half *= 2) {
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kVectors; ++i) {
+      if ((i & half) == 0) Butterfly(v[i], v[i + half]);
+    }
+  }
+  // A rotation of the index bits by one: 32 lanes have five bits and their pair's; 8 lanes (or 128-bit halves) three.
+  constexpr int kRotations = Block::kLanes == 32 ? 6 : 4;
+#pragma GCC unroll 6
+  for (int bit = 0; bit < kRotations; ++bit) {
+#pragma GCC unroll 8
+    for (size_t i = 0; i < kVectors; i += 2) {
+      const V16 a = v[i], b = v[i + 1];
+      if constexpr (Block::kLanes == 32) {
+        v[i] = hn::ConcatEven(d, b, a);
+        v[i + 1] = hn::ConcatOdd(d, b, a);
+      } else {
+        v[i] = hn::InterleaveLower(d, a, b);
+        v[i + 1] = hn::InterleaveUpper(d, a, b);
+      }
+      if (bit + 1 < kRotations) Butterfly(v[i], v[i + 1]);
+    }
+  }
+  if constexpr (Block::kLanes == 16) {
+#pragma GCC unroll 2
+    for (int swap = 0; swap < 2; ++swap) {
+#pragma GCC unroll 8
+      for (size_t i = 0; i < kVectors; i += 2) {
+        const V16 a = v[i], b = v[i + 1];
+        v[i] = hn::ConcatLowerLower(d, b, a);
+        v[i + 1] = hn::ConcatUpperUpper(d, b, a);
+        if (swap == 0) Butterfly(v[i], v[i + 1]);
       }
     }
+  }
+}
+
+// The same for one row of 32-bit sums in memory: the mean of a K tile.
+template <size_t kBlock>
+void TransformSums(int32_t* HWY_RESTRICT sums) {
+  const typename BlockVectors<kBlock>::D32 d;
+  constexpr size_t kLanes = kLanesOf<decltype(d)>, kCount = kBlock / kLanes;
+  hn::Vec<decltype(d)> v[kCount];
+  for (size_t i = 0; i < kCount; ++i) v[i] = hn::Load(d, sums + i * kLanes);
+  for (size_t half = 1; half < kCount; half *= 2) {
+    for (size_t i = 0; i < kCount; ++i) {
+      if ((i & half) == 0) Butterfly(v[i], v[i + half]);
+    }
+  }
+  for (size_t done = 1; done <= kLanes; done *= 2) {
+    for (size_t i = 0; i < kCount; i += 2) {
+      const auto a = v[i], b = v[i + 1];
+      v[i] = hn::ConcatEven(d, b, a);
+      v[i + 1] = hn::ConcatOdd(d, b, a);
+      if (done < kLanes) Butterfly(v[i], v[i + 1]);
+    }
+  }
+  for (size_t i = 0; i < kCount; ++i) hn::Store(v[i], d, sums + i * kLanes);
+}
+
+// M[d] in split order from the codes of the mean.
+template <size_t kBlock, bool kRotate>
+void PrepareMeans(const TileBytes& tile, TileConstants& constants) {
+  using Block = BlockVectors<kBlock>;
+  const typename Block::D32 d32;
+  const typename Block::DF df;
+  const uint8_t* codes = tile.mean_codes + BlockConstants<kBlock>::kFirst;
+  HWY_ALIGN int32_t sums[kBlock];
+  for (size_t i = 0; i < kBlock; ++i) sums[i] = int8_t(codes[i]) * constants.multipliers[i];
+  if constexpr (kRotate) TransformSums<kBlock>(sums);
+  const auto scale = hn::Set(df, LogScale(tile.mean_scale) * MultiplierScale(kBlock));
+  const auto mean_of = [&](auto sum, size_t at) HWY_ATTR {
+    auto mean = hn::ConvertTo(df, sum);
+    if constexpr (kRotate) mean = hn::Mul(mean, hn::Load(df, kBlockConstants<kBlock>.norms + at));
+    hn::Store(hn::Mul(mean, scale), df, constants.means + at);
+  };
+  for (size_t at = 0; at < kBlock; at += Block::kLanes) {
+    const size_t odd_at = at + Block::kLanes / 2;
+    const auto low = hn::Load(d32, sums + at), high = hn::Load(d32, sums + odd_at);
+    mean_of(hn::ConcatEven(d32, high, low), at);
+    mean_of(hn::ConcatOdd(d32, high, low), odd_at);
   }
 }
 
 template <size_t kBlock, bool kRotate>
-void Prepare(const DecodeParameters& parameters, const TileBytes& tile, size_t first, TileConstants& constants) {
-  const float norm = RotationBlock{uint32_t(first), kBlock}.Norm();
-  int16_t multipliers_of[kMaxChannelScale + 1];
-  for (size_t i = 0; i < kBlock; ++i) {
-    constants.norms[SplitIndex<kBlock>(i)] = SignOf(first + i) * norm;
-    constants.means[i] = constants.zeros[i] = 0;
-  }
-  if (tile.mode != TileMode::kOwn) return;
-  for (size_t u = 0; u <= kMaxChannelScale; ++u) multipliers_of[u] = ChannelMultiplier(uint8_t(u), parameters.head_dim);
-  for (size_t i = 0; i < kBlock; ++i) constants.multipliers[i] = multipliers_of[tile.channel_scales[first + i]];
-  if (tile.mean_codes == nullptr) return;
-  HWY_ALIGN int32_t sums[kBlock];
-  for (size_t i = 0; i < kBlock; ++i) sums[i] = int8_t(tile.mean_codes[first + i]) * constants.multipliers[i];
-  if (kRotate) TransformInt32<kBlock>(sums);
-  const float scale = LogScale(tile.mean_scale) * MultiplierScale(parameters.head_dim);
-  for (size_t i = 0; i < kBlock; ++i) {
-    const size_t at = SplitIndex<kBlock>(i);
-    constants.means[at] = kRotate ? (float(sums[i]) * constants.norms[at]) * scale : float(sums[i]) * scale;
-  }
+void Prepare(const TileBytes& tile, TileConstants& constants) {
+  const uint8_t* scales = tile.channel_scales + BlockConstants<kBlock>::kFirst;
+  for (size_t i = 0; i < kBlock; ++i) constants.multipliers[i] = kMultipliers<kBlock>.of[scales[i]];
+  if (tile.mean_codes != nullptr) PrepareMeans<kBlock, kRotate>(tile, constants);
 }
 
-// In-register WHT of kCount vectors, channels in memory order before and after. Pairs rotate their index bits through
-// the "which vector of the pair" bit, where a butterfly is one add and one subtract.
-template <size_t kBlock, typename V16 = typename BlockVectors<kBlock>::V16>
-HWY_INLINE void Transform(V16* HWY_RESTRICT v) {
-  using Block = BlockVectors<kBlock>;
-  const typename Block::D16 d;
-  const auto butterfly = [](V16& a, V16& b) HWY_ATTR {
-    const V16 sum = hn::Add(a, b);
-    b = hn::Sub(a, b);
-    a = sum;
-  };
-#pragma GCC unroll 8
-  for (size_t half = 1; half < Block::kCount; half *= 2) {
-#pragma GCC unroll 16
-    for (size_t i = 0; i < Block::kCount; ++i) {
-      if ((i & half) == 0) butterfly(v[i], v[i + half]);
-    }
-  }
-#pragma GCC unroll 8
-  for (size_t i = 0; i < Block::kCount; i += 2) {
-    V16 a = v[i], b = v[i + 1];
-    if constexpr (Block::kLanes == 32) {
-#pragma GCC unroll 6
-      for (int bit = 0; bit < 6; ++bit) {
-        const V16 even = hn::ConcatEven(d, b, a);
-        b = hn::ConcatOdd(d, b, a);
-        a = even;
-        if (bit < 5) butterfly(a, b);
-      }
-    } else {
-#pragma GCC unroll 4
-      for (int bit = 0; bit < 4; ++bit) {
-        const V16 lower = hn::InterleaveLower(d, a, b);
-        b = hn::InterleaveUpper(d, a, b);
-        a = lower;
-        if (bit < 3) butterfly(a, b);
-      }
-      if constexpr (Block::kLanes == 16) {
-        const V16 lower = hn::ConcatLowerLower(d, b, a);
-        b = hn::ConcatUpperUpper(d, b, a);
-        a = lower;
-        butterfly(a, b);
-        const V16 restored = hn::ConcatLowerLower(d, b, a);
-        b = hn::ConcatUpperUpper(d, b, a);
-        a = restored;
-      }
-    }
-    v[i] = a;
-    v[i + 1] = b;
-  }
+// Keeps a constant in its register: the compiler would rather rebuild it in the loop, at a shuffle each time.
+template <class V>
+HWY_INLINE V Kept(V v) {
+#if HWY_ARCH_X86
+  asm("" : "+x"(v.raw));
+#endif
+  return v;
 }
 
-// f32 bits to bf16 bits, nearest even, in the upper half of each lane. REQUIRES: no NaN.
-template <class DU32, class V = hn::Vec<DU32> >
-HWY_INLINE V RoundToUpper(DU32 d, V bits) {
-  const V odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
-  return hn::Add(hn::Add(bits, hn::Set(d, 0x7fff)), odd);
-}
+// What the conversion to 16 bits needs in registers.
+template <class D16>
+struct Rounding {
+  using DU16 = hn::Repartition<uint16_t, D16>;
+  using DU32 = hn::Repartition<uint32_t, D16>;
+  HWY_INLINE Rounding() {}  // spelled out: an implicit one is compiled for the baseline target
+  hn::Vec<DU32> upper_half = Kept(hn::Set(DU32(), 0xffff0000u));
+  hn::Vec<DU32> lower_half = Kept(hn::Set(DU32(), 0x0000ffffu));
+  hn::Vec<DU16> one = Kept(hn::Set(DU16(), uint16_t{1}));
+  hn::Vec<DU16> almost_half = Kept(hn::Set(DU16(), uint16_t{0x7ffe}));
+};
 
 // Even and odd channels as f32 to one vector of 16-bit values in memory order.
 template <bool kF16, class DF, class V>
-HWY_INLINE hn::Vec<hn::Repartition<uint16_t, DF> > Narrow(DF df, V even, V odd) {
+HWY_INLINE hn::Vec<hn::Repartition<uint16_t, DF> > Narrow(DF df,
+                                                          const Rounding<hn::Repartition<int16_t, DF> >& rounding,
+                                                          V even, V odd) {
   const hn::Repartition<uint32_t, DF> d32;
   const hn::Repartition<uint16_t, DF> d16;
   if constexpr (kF16) {
@@ -171,9 +233,13 @@ HWY_INLINE hn::Vec<hn::Repartition<uint16_t, DF> > Narrow(DF df, V even, V odd) 
     const auto high = hn::PromoteTo(d32, hn::BitCast(dhu, hn::DemoteTo(dh, odd)));
     return hn::BitCast(d16, hn::Or(low, hn::ShiftLeft<16>(high)));
   } else {
-    const auto low = hn::ShiftRight<16>(RoundToUpper(d32, hn::BitCast(d32, even)));
-    const auto high = RoundToUpper(d32, hn::BitCast(d32, odd));
-    return hn::OddEven(hn::BitCast(d16, high), hn::BitCast(d16, low));
+    // Nearest even on all lanes at once: the carry out of (lower half + 0x7fff + lowest bit of the upper half) is the
+    // top bit of a rounding average, and is added to the upper half. No NaN comes here.
+    const auto even_bits = hn::BitCast(d32, even), odd_bits = hn::BitCast(d32, odd);
+    const auto upper = hn::BitCast(d16, hn::OrAnd(hn::ShiftRight<16>(even_bits), odd_bits, rounding.upper_half));
+    const auto lower = hn::BitCast(d16, hn::OrAnd(hn::ShiftLeft<16>(odd_bits), even_bits, rounding.lower_half));
+    const auto half = hn::OrAnd(rounding.almost_half, upper, rounding.one);
+    return hn::Add(upper, hn::ShiftRight<15>(hn::AverageRound(lower, half)));
   }
 }
 
@@ -189,39 +255,44 @@ HWY_INLINE void Write(D d, V value, uint16_t* HWY_RESTRICT out, bool stream) {
 // Integers to float without a shuffle: the even channels shifted to the top of their 32-bit lanes, the odd ones masked.
 // Both are 2^16 times their value, which `scale` takes back exactly.
 template <class D16, class V>
-HWY_INLINE void SplitToFloat(D16 d16, V v, hn::Vec<hn::Repartition<float, D16> >& even,
+HWY_INLINE void SplitToFloat(D16 d16, const Rounding<D16>& rounding, V v, hn::Vec<hn::Repartition<float, D16> >& even,
                              hn::Vec<hn::Repartition<float, D16> >& odd) {
   const hn::Repartition<int32_t, D16> d32;
   const hn::Repartition<float, D16> df;
   const auto lanes = hn::BitCast(d32, v);
   even = hn::ConvertTo(df, hn::ShiftLeft<16>(lanes));
-  odd = hn::ConvertTo(df, hn::And(lanes, hn::Set(d32, int32_t(0xffff0000))));
+  odd = hn::ConvertTo(df, hn::And(lanes, hn::BitCast(d32, rounding.upper_half)));
 }
 
 constexpr float kSplitScale = 0x1p-16f;
 
-// y to x: (float(y) * N) * S + M, each operation rounded, then to 16 bits.
-template <size_t kBlock, bool kRotate, bool kF16>
-HWY_INLINE void FinishRow(typename BlockVectors<kBlock>::V16* HWY_RESTRICT v, const float* HWY_RESTRICT norms,
-                          const float* HWY_RESTRICT means, float scale, uint16_t* HWY_RESTRICT out, bool stream) {
+// y to x for kRows rows, `stride` apart in `out`: (float(y) * N) * S + M, each operation rounded, then to 16 bits.
+template <size_t kBlock, bool kRotate, bool kF16, size_t kRows>
+HWY_INLINE void FinishRows(const Rounding<typename BlockVectors<kBlock>::D16>& rounding,
+                           typename BlockVectors<kBlock>::V16* HWY_RESTRICT v, const float* HWY_RESTRICT means,
+                           const float* HWY_RESTRICT scales, uint16_t* HWY_RESTRICT out, size_t stride, bool stream) {
   using Block = BlockVectors<kBlock>;
   const typename Block::D16 d16;
   const typename Block::DF df;
   const hn::Repartition<uint16_t, typename Block::D16> du16;
-  if constexpr (kRotate) Transform<kBlock>(v);
-  const auto factor = hn::Set(df, scale * kSplitScale);
+  const float* HWY_RESTRICT norms = kBlockConstants<kBlock>.norms;
+  if constexpr (kRotate) Transform<kBlock, kRows>(v);
 #pragma GCC unroll 16
   for (size_t i = 0; i < Block::kCount; ++i) {
     const size_t at = i * Block::kLanes, odd_at = at + Block::kLanes / 2;
-    hn::Vec<typename Block::DF> even, odd;
-    SplitToFloat(d16, v[i], even, odd);
-    if constexpr (kRotate) {
-      even = hn::Mul(even, hn::Load(df, norms + at));
-      odd = hn::Mul(odd, hn::Load(df, norms + odd_at));
+#pragma GCC unroll 4
+    for (size_t row = 0; row < kRows; ++row) {
+      const auto factor = hn::Set(df, scales[row] * kSplitScale);
+      hn::Vec<typename Block::DF> even, odd;
+      SplitToFloat(d16, rounding, v[row * Block::kCount + i], even, odd);
+      if constexpr (kRotate) {
+        even = hn::Mul(even, hn::Load(df, norms + at));
+        odd = hn::Mul(odd, hn::Load(df, norms + odd_at));
+      }
+      even = hn::Add(hn::Mul(even, factor), hn::Load(df, means + at));
+      odd = hn::Add(hn::Mul(odd, factor), hn::Load(df, means + odd_at));
+      Write(du16, Narrow<kF16>(df, rounding, even, odd), out + row * stride + at, stream);
     }
-    even = hn::Add(hn::Mul(even, factor), hn::Load(df, means + at));
-    odd = hn::Add(hn::Mul(odd, factor), hn::Load(df, means + odd_at));
-    Write(du16, Narrow<kF16>(df, even, odd), out + at, stream);
   }
 }
 
@@ -240,114 +311,146 @@ HWY_INLINE hn::Vec<D8> Repeat(D8 d8, const uint8_t* HWY_RESTRICT bytes) {
 
 // For each byte position of a strip: how far its two bits must move (by 32-bit word), and which bit is its own.
 template <size_t kLength>
-struct Unpacking {
+struct StripPositions {
   HWY_ALIGN uint32_t shifts[kLength / 4] = {};
   HWY_ALIGN uint8_t bits[kLength] = {};
-  constexpr Unpacking() {
+  constexpr StripPositions() {
     for (size_t i = 0; i < kLength / 4; ++i) shifts[i] = uint32_t(2 * (4 * i / (kLength / 4)));
     for (size_t i = 0; i < kLength; ++i) bits[i] = uint8_t(1u << (i / (kLength / 8)));
   }
 };
+template <size_t kLength>
+inline constexpr StripPositions<kLength> kStripPositions{};
 
-// 4-bit codes of one part of a strip at byte positions, from up to three planes.
+// What unpacking needs in registers.
+template <class D8>
+struct Unpacking {
+  HWY_INLINE explicit Unpacking(const int8_t* levels) : table(hn::LoadDup128(D8(), reinterpret_cast<const uint8_t*>(levels))) {}
+  hn::Vec<D8> table;
+  hn::Vec<D8> three = Kept(hn::Set(D8(), uint8_t{3}));
+  hn::Vec<D8> one = Kept(hn::Set(D8(), uint8_t{1}));
+  hn::Vec<hn::Repartition<int16_t, D8> > upper_byte = Kept(hn::Set(hn::Repartition<int16_t, D8>(), int16_t(0xff00)));
+};
+
+// Where the codes of a row are. A plane that the precision leaves out is a row of zeros that is never left.
+struct CodeRows {
+  CodeRows(const DecodeParameters& parameters, const TileBytes& tile, size_t first)
+      : p0(tile.planes[0] + first / 4), step0(parameters.head_dim / 4) {
+    if (parameters.precision >= 3) p1 = tile.planes[1] + first / 8, step1 = parameters.head_dim / 8;
+    if (parameters.precision >= 4) p2 = tile.planes[2] + first / 8, step2 = parameters.head_dim / 8;
+  }
+  HWY_INLINE void Next() {
+    p0 += step0;
+    p1 += step1;
+    p2 += step2;
+  }
+  static constexpr uint8_t kZeros[kMaxHeadDim / 8] = {};
+  const uint8_t* p0;
+  const uint8_t* p1 = kZeros;
+  const uint8_t* p2 = kZeros;
+  size_t step0, step1 = 0, step2 = 0;
+};
+
+// 4-bit codes of one part of a strip at byte positions.
 template <size_t kLength, class D8>
-HWY_INLINE hn::Vec<D8> UnpackCodes(D8 d8, const Unpacking<kLength>& unpacking, size_t part, const uint8_t* p0,
+HWY_INLINE hn::Vec<D8> UnpackCodes(D8 d8, const Unpacking<D8>& unpacking, size_t part, const uint8_t* p0,
                                    const uint8_t* p1, const uint8_t* p2) {
   const hn::Repartition<uint32_t, D8> d32;
-  const auto one = hn::Set(d8, 1);
-  const auto shifts = hn::Load(d32, unpacking.shifts + part * kLanesOf<decltype(d32)>);
-  const auto bits = hn::Load(d8, unpacking.bits + part * kLanesOf<D8>);
-  const auto pairs = hn::Shr(hn::BitCast(d32, Repeat<kLength / 4>(d8, p0)), shifts);
-  auto code = hn::And(hn::BitCast(d8, pairs), hn::Set(d8, 3));
-  code = hn::Add(code, code);
-  if (p1 != nullptr) code = hn::Add(code, hn::Min(hn::And(Repeat<kLength / 8>(d8, p1), bits), one));
-  code = hn::Add(code, code);
-  if (p2 != nullptr) code = hn::Add(code, hn::Min(hn::And(Repeat<kLength / 8>(d8, p2), bits), one));
-  return code;
+  const auto shifts = hn::Load(d32, kStripPositions<kLength>.shifts + part * kLanesOf<decltype(d32)>);
+  const auto bits = hn::Load(d8, kStripPositions<kLength>.bits + part * kLanesOf<D8>);
+  const auto pairs = hn::BitCast(d8, hn::Shr(hn::BitCast(d32, Repeat<kLength / 4>(d8, p0)), shifts));
+  const auto bit1 = hn::Min(hn::And(Repeat<kLength / 8>(d8, p1), bits), unpacking.one);
+  const auto bit0 = hn::Min(hn::And(Repeat<kLength / 8>(d8, p2), bits), unpacking.one);
+  const auto code2 = hn::And(pairs, unpacking.three);
+  const auto code3 = hn::Add(hn::Add(code2, code2), bit1);
+  return hn::Add(hn::Add(code3, code3), bit0);
 }
 
 // A row of codes to v = (level * A + 64) >> 7: one rounding multiply of the level in the upper byte.
 template <size_t kBlock>
-HWY_INLINE void LoadCodes(const Unpacking<BlockVectors<kBlock>::kStripLength>& unpacking,
-                          const int8_t* HWY_RESTRICT levels, const int16_t* HWY_RESTRICT multipliers, const uint8_t* p0,
-                          const uint8_t* p1, const uint8_t* p2, typename BlockVectors<kBlock>::V16* HWY_RESTRICT v) {
+HWY_INLINE void LoadCodes(const Unpacking<typename BlockVectors<kBlock>::D8>& unpacking,
+                          const int16_t* HWY_RESTRICT multipliers, const CodeRows& rows,
+                          typename BlockVectors<kBlock>::V16* HWY_RESTRICT v) {
   using Block = BlockVectors<kBlock>;
   const typename Block::D8 d8;
   const typename Block::D16 d16;
-  const auto table = hn::LoadDup128(d8, reinterpret_cast<const uint8_t*>(levels));
 #pragma GCC unroll 4
   for (size_t strip = 0; strip < kBlock / Block::kStripLength; ++strip) {
     const size_t first = strip * Block::kStripLength;
 #pragma GCC unroll 2
     for (size_t part = 0; part < Block::kParts; ++part) {
-      const auto codes = UnpackCodes<Block::kStripLength>(d8, unpacking, part, p0 + first / 4,
-                                                          p1 == nullptr ? nullptr : p1 + first / 8,
-                                                          p2 == nullptr ? nullptr : p2 + first / 8);
-      const auto level = hn::BitCast(d16, hn::TableLookupBytes(table, codes));
+      const auto codes = UnpackCodes<Block::kStripLength>(d8, unpacking, part, rows.p0 + first / 4, rows.p1 + first / 8,
+                                                          rows.p2 + first / 8);
+      const auto level = hn::BitCast(d16, hn::TableLookupBytes(unpacking.table, codes));
       const size_t low = first + part * Block::kLanes, high = low + Block::kStripLength / 2;
       v[low / Block::kLanes] = hn::MulFixedPoint15(hn::ShiftLeft<8>(level), hn::Load(d16, multipliers + low));
       v[high / Block::kLanes] =
-          hn::MulFixedPoint15(hn::And(level, hn::Set(d16, int16_t(0xff00))), hn::Load(d16, multipliers + high));
+          hn::MulFixedPoint15(hn::And(level, unpacking.upper_byte), hn::Load(d16, multipliers + high));
     }
   }
 }
 
 template <size_t kBlock, bool kRotate, bool kF16>
-void DecodeWideRows(const DecodeParameters& parameters, const TileBytes& tile, size_t first, size_t count,
-                    const TileConstants& constants, const TileTarget& target) {
+void DecodeWideRows(const DecodeParameters& parameters, const TileBytes& tile, size_t count, const TileTarget& target) {
   using Block = BlockVectors<kBlock>;
+  constexpr size_t kFirst = BlockConstants<kBlock>::kFirst;
   const typename Block::D16 d16;
   const hn::Rebind<int8_t, typename Block::D16> d8;
+  const Rounding<typename Block::D16> rounding;
   for (size_t t = 0; t < count; ++t) {
     const uint8_t* row = tile.wide_rows + t * (1 + parameters.head_dim);
-    const int8_t* codes = reinterpret_cast<const int8_t*>(row + 1 + first);
+    const int8_t* codes = reinterpret_cast<const int8_t*>(row + 1 + kFirst);
+    const float scale = kLogScales[row[0]];
     typename Block::V16 v[Block::kCount];
     for (size_t i = 0; i < Block::kCount; ++i) v[i] = hn::PromoteTo(d16, hn::LoadU(d8, codes + i * Block::kLanes));
-    FinishRow<kBlock, kRotate, kF16>(v, constants.norms, constants.zeros, LogScale(row[0]),
-                                     target.base + t * target.token_stride + first, parameters.stream);
+    FinishRows<kBlock, kRotate, kF16, 1>(rounding, v, kBlockConstants<kBlock>.zeros, &scale,
+                                         target.base + t * target.token_stride + kFirst, 0, parameters.stream);
   }
 }
 
 template <size_t kBlock, bool kRotate, bool kF16>
-void DecodeOwnRows(const DecodeParameters& parameters, const TileBytes& tile, size_t first,
-                   const TileConstants& constants, const TileTarget& target) {
+void DecodeOwnRows(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
   using Block = BlockVectors<kBlock>;
-  static constexpr Unpacking<Block::kStripLength> unpacking;
-  const size_t head_dim = parameters.head_dim, rows = parameters.tokens - parameters.sinks;
-  const int8_t* levels = LevelsOf(parameters.precision);
-  const uint8_t* p0 = tile.planes[0] + first / 4;
-  const uint8_t* p1 = parameters.precision >= 3 ? tile.planes[1] + first / 8 : nullptr;
-  const uint8_t* p2 = parameters.precision >= 4 ? tile.planes[2] + first / 8 : nullptr;
-  const float unit = kLevelUnit * HeadroomScale(parameters.head_dim);
-  uint16_t* out = target.base + parameters.sinks * target.token_stride + first;
-  for (size_t row = 0; row < rows; ++row) {
-    typename Block::V16 v[Block::kCount];
-    LoadCodes<kBlock>(unpacking, levels, constants.multipliers, p0, p1, p2, v);
-    FinishRow<kBlock, kRotate, kF16>(v, constants.norms, constants.means, LogScale(tile.token_scales[row]) * unit, out,
-                                     parameters.stream);
-    p0 += head_dim / 4;
-    if (p1 != nullptr) p1 += head_dim / 8;
-    if (p2 != nullptr) p2 += head_dim / 8;
-    out += target.token_stride;
+  constexpr size_t kFirst = BlockConstants<kBlock>::kFirst, kRows = kRowsAtOnce<kBlock>;
+  TileConstants constants;
+  Prepare<kBlock, kRotate>(tile, constants);
+  const float* means = tile.mean_codes != nullptr ? constants.means : kBlockConstants<kBlock>.zeros;
+  const Unpacking<typename Block::D8> unpacking(LevelsOf(parameters.precision));
+  const Rounding<typename Block::D16> rounding;
+  const size_t rows = parameters.tokens - parameters.sinks, stride = target.token_stride;
+  const float unit = kLevelUnit * HeadroomScale(kBlock);
+  const bool stream = parameters.stream;
+  const uint8_t* token_scales = tile.token_scales;
+  CodeRows codes(parameters, tile, kFirst);
+  uint16_t* out = target.base + parameters.sinks * stride + kFirst;
+  // Rows are a multiple of four: tokens of sixteen, sinks of four.
+  for (size_t row = 0; row < rows; row += kRows) {
+    typename Block::V16 v[kRows * Block::kCount];
+    float scales[kRows];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      LoadCodes<kBlock>(unpacking, constants.multipliers, codes, v + r * Block::kCount);
+      scales[r] = kLogScales[token_scales[row + r]] * unit;
+      codes.Next();
+    }
+    FinishRows<kBlock, kRotate, kF16, kRows>(rounding, v, means, scales, out, stride, stream);
+    out += kRows * stride;
   }
 }
 
 template <size_t kBlock, bool kRotate, bool kF16>
-void DecodeBlock(const DecodeParameters& parameters, const TileBytes& tile, size_t first, const TileTarget& target) {
-  TileConstants constants;
-  Prepare<kBlock, kRotate>(parameters, tile, first, constants);
+void DecodeBlock(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
   const bool own = tile.mode == TileMode::kOwn;
-  DecodeWideRows<kBlock, kRotate, kF16>(parameters, tile, first, own ? parameters.sinks : parameters.tokens, constants,
-                                        target);
-  if (own) DecodeOwnRows<kBlock, kRotate, kF16>(parameters, tile, first, constants, target);
+  DecodeWideRows<kBlock, kRotate, kF16>(parameters, tile, own ? parameters.sinks : parameters.tokens, target);
+  if (own) DecodeOwnRows<kBlock, kRotate, kF16>(parameters, tile, target);
 }
 
 template <size_t kBlock>
-void DecodeBlockAs(const DecodeParameters& parameters, const TileBytes& tile, size_t first, const TileTarget& target) {
+void DecodeBlockAs(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
   const bool rotate = parameters.basis == Basis::kOriginal, f16 = parameters.dtype == Dtype::kF16;
   const auto decode = rotate ? (f16 ? DecodeBlock<kBlock, true, true> : DecodeBlock<kBlock, true, false>)
                              : (f16 ? DecodeBlock<kBlock, false, true> : DecodeBlock<kBlock, false, false>);
-  decode(parameters, tile, first, target);
+  decode(parameters, tile, target);
 }
 
 void DecodeLadder(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
@@ -359,19 +462,20 @@ void DecodeLadder(const DecodeParameters& parameters, const TileBytes& tile, con
                         : block.length == 64  ? DecodeBlockAs<64>
                         : block.length == 128 ? DecodeBlockAs<128>
                                               : DecodeBlockAs<256>;
-    decode(parameters, tile, block.first, target);
+    decode(parameters, tile, target);
   }
 }
 
 template <bool kF16, class D16>
-HWY_INLINE void DecodeI8Vector(D16 d16, const uint8_t* codes, float scale, uint16_t* out, bool stream) {
+HWY_INLINE void DecodeI8Vector(D16 d16, const Rounding<D16>& rounding, const uint8_t* codes, float scale, uint16_t* out,
+                               bool stream) {
   const hn::Rebind<int8_t, D16> d8;
   const hn::Repartition<float, D16> df;
   const hn::Repartition<uint16_t, D16> du16;
   const auto factor = hn::Set(df, scale * kSplitScale);
   hn::Vec<decltype(df)> even, odd;
-  SplitToFloat(d16, hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const int8_t*>(codes))), even, odd);
-  Write(du16, Narrow<kF16>(df, hn::Mul(even, factor), hn::Mul(odd, factor)), out, stream);
+  SplitToFloat(d16, rounding, hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const int8_t*>(codes))), even, odd);
+  Write(du16, Narrow<kF16>(df, rounding, hn::Mul(even, factor), hn::Mul(odd, factor)), out, stream);
 }
 
 template <bool kF16>
@@ -379,15 +483,18 @@ void DecodeI8(const DecodeParameters& parameters, const TileBytes& tile, const T
   const hn::ScalableTag<int16_t> d16;
   const hn::CappedTag<int16_t, 16> d16_tail;
   constexpr size_t kLanes = kLanesOf<decltype(d16)>;
+  const Rounding<hn::ScalableTag<int16_t>> rounding;
+  const Rounding<hn::CappedTag<int16_t, 16>> tail_rounding;
   for (size_t t = 0; t < parameters.tokens; ++t) {
-    const float scale = LogScale(tile.token_scales[t]);
+    const float scale = kLogScales[tile.token_scales[t]];
     const uint8_t* codes = tile.planes[0] + t * parameters.head_dim;
     uint16_t* out = target.base + t * target.token_stride;
     size_t d = 0;
     for (; d + kLanes <= parameters.head_dim; d += kLanes) {
-      DecodeI8Vector<kF16>(d16, codes + d, scale, out + d, parameters.stream);
+      DecodeI8Vector<kF16>(d16, rounding, codes + d, scale, out + d, parameters.stream);
     }
-    if (d < parameters.head_dim) DecodeI8Vector<kF16>(d16_tail, codes + d, scale, out + d, parameters.stream);
+    if (d < parameters.head_dim)
+      DecodeI8Vector<kF16>(d16_tail, tail_rounding, codes + d, scale, out + d, parameters.stream);
   }
 }
 
