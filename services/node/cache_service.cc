@@ -52,7 +52,8 @@ absl::Status CacheService::DoMatch(const v1::MatchRequest& request, v1::MatchRes
     match->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(result->lease_ttl)));
     const v1::MissReason miss = ToWire(result->miss);
     if (request.explain()) match->set_first_miss(miss);
-    metrics_->CountLookup(Method::kMatch, result->hits, miss, chain.size() - result->hits);
+    // Without a lease it is a probe (a writer asking what is there), and no lookup of a reader.
+    if (request.lease_ms() > 0) metrics_->CountLookup(Method::kMatch, result->hits, miss, chain.size() - result->hits);
   }
   response->set_view(identity_.view);
   return absl::OkStatus();

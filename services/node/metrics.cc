@@ -100,7 +100,7 @@ Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::strin
   auto& hits = BuildCounter().Name("kvist_hits_total").Help("Blocks that were asked for and found.").Register(*registry_);
   auto& misses = BuildCounter()
                      .Name("kvist_misses_total")
-                     .Help("Blocks that were asked for and not delivered. Match counts all blocks behind the first miss under its reason.")
+                     .Help("Blocks asked for and not delivered. Match counts all behind the first miss under its reason, and none without a lease.")
                      .Register(*registry_);
   for (const Method method : {Method::kMatch, Method::kGet}) {
     const std::string op(MethodName(method));

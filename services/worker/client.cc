@@ -88,7 +88,11 @@ absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPa
   const auto job = std::make_shared<PutJob>(core_.get(), chain, pages, deadline);
   const absl::StatusOr<PrefixMatch> stored = MatchJob::Run(core_.get(), chain, absl::ZeroDuration(), deadline);
   if (!stored.ok()) return stored.status();
-  return job->Run(stored->blocks());
+  absl::StatusOr<PutResult> result = job->Run(stored->blocks());
+  // Blocks were committed from the root on, which leaves the root the least recently used; a Match touches them deepest
+  // first, so that a chain nobody reads is evicted from its leaves. Best effort: nothing but the order depends on it.
+  if (result.ok() && result->stored > 0) (void)MatchJob::Run(core_.get(), chain, absl::ZeroDuration(), deadline);
+  return result;
 }
 
 absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
