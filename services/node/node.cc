@@ -113,9 +113,9 @@ class RunningNode : public NodeServer {
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // else two nodes could share a port unseen
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    builder.AddChannelArgument("grpc.http2.max_frame_size", 1 << 20);
-    builder.AddChannelArgument("grpc.http2.lookahead_bytes", 8 << 20);
-    builder.AddChannelArgument("grpc.http2.write_buffer_size", 4 << 20);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // a fixed window, as in transport/grpc_transport.cc
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8 << 20);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
     builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
     grpc::ResourceQuota quota("kvistd");
     quota.Resize(kGrpcMemoryBytes);

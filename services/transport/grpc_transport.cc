@@ -25,6 +25,7 @@ namespace {
 constexpr char kGetMethod[] = "/kvist.v1.Cache/Get";
 constexpr char kPutMethod[] = "/kvist.v1.Cache/Put";
 constexpr int kMaxMessageBytes = 4 << 20;   // a part and its header; a Match of 4,096 keys is 128 KiB
+constexpr int kWindowBytes = 32 << 20;    // in flight on one stream
 constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
 
 void SetDeadline(absl::Time deadline, grpc::ClientContext* context) { context->set_deadline(absl::ToChronoTime(deadline)); }
@@ -227,10 +228,11 @@ class GrpcTransport : public Transport {
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
-    arguments.SetInt("grpc.http2.max_frame_size", 1 << 20);
-    arguments.SetInt("grpc.http2.lookahead_bytes", 8 << 20);
-    arguments.SetInt("grpc.experimental.tcp_read_chunk_size", 1 << 20);
-    arguments.SetInt("grpc.experimental.tcp_max_read_chunk_size", 4 << 20);
+    // A fixed window in place of bandwidth probes, whose pings cost a third of the throughput on loopback; reads of 256 KiB.
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+    arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 256 << 10);
     return std::make_unique<GrpcChannel>(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
   }
 };
