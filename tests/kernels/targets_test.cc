@@ -4,32 +4,18 @@
 //         value that a hostile block could hold, not only what the encoder writes), over all codecs, head sizes,
 //         dtypes, token counts, precisions, bases, tile modes, strides and alignments. Encoding must not depend on the
 //         target either.
-#include <hwy/targets.h>
-
-#include <memory>
 #include <tuple>
 
 #include "gtest/gtest.h"
 #include "kernels/reference/decode.h"
 #include "kernels/tile.h"
 #include "tests/kernels/block_builder.h"
+#include "tests/kernels/targets.h"
 
 namespace kvist {
 namespace {
 
 constexpr uint64_t kSeed = 42;
-
-// Runs `body` once for each target that Decode can be dispatched to.
-template <typename Body>
-void ForEachTarget(const Body& body) {
-  for (int64_t target : {int64_t(HWY_AVX3), int64_t(HWY_AVX2), int64_t{0}}) {
-    if (target != 0 && (hwy::SupportedTargets() & target) == 0) continue;
-    hwy::GetChosenTarget().Update(target);
-    SCOPED_TRACE(target == 0 ? "scalar" : hwy::TargetName(target));
-    body();
-  }
-  hwy::GetChosenTarget().DeInit();
-}
 
 // A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range).
 std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, uint32_t first_position,

@@ -1,0 +1,251 @@
+"""Reads version-1 blocks: FORMAT.md in plain Python, standard library only, no code shared with the C++ readers.
+
+Goal    To be wrong where FORMAT.md is wrong: it follows the page, not the implementation.
+Units   as in FORMAT.md. Values are lists of 16-bit patterns, [kv][layer][head][token][channel] flattened.
+"""
+import hashlib
+import struct
+
+from xxh3 import xxh3_64
+
+CODECS = {1: "raw16", 2: "i8", 3: "ladder"}
+PLANES = {"raw16": 1, "i8": 2, "ladder": 4}
+CODE_BITS = {"raw16": 16, "i8": 8, "ladder": 4}
+DTYPES = {1: "bf16", 2: "f16"}
+MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
+ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
+SIGNS = hashlib.sha256(b"kvist.rotation.v1").digest()
+LEVELS = {
+    4: [-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127],
+    3: [-107, -107, -67, -67, -38, -38, -12, -12, 12, 12, 38, 38, 67, 67, 107, 107],
+    2: [-84] * 4 + [-26] * 4 + [26] * 4 + [84] * 4,
+}
+HEADER = struct.Struct("<8sHBBBBBBIHHII32s16s16sQHHIQQ")
+
+
+class FormatError(Exception):
+    pass
+
+
+def need(condition, message):
+    if not condition:
+        raise FormatError(message)
+
+
+def f32(x):
+    """One binary32 rounding. A binary64 product or sum of two binary32 values, rounded again, is rounded right."""
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def from_bits(bits):
+    return struct.unpack("<f", struct.pack("<I", bits))[0]
+
+
+UNIT = from_bits(0x3CB1F41A)
+
+
+def log_scale(u):
+    return from_bits(MANTISSAS[u % 8]) * 2.0 ** (u // 8 - 16)
+
+
+def narrow(x, dtype):
+    if dtype == "bf16":
+        bits = struct.unpack("<I", struct.pack("<f", x))[0]
+        return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 & 0xFFFF
+    if abs(x) >= 65520:
+        return 0xFC00 if x < 0 else 0x7C00
+    return struct.unpack("<H", struct.pack("<e", x))[0]
+
+
+def int16(x):
+    return (x + 0x8000 & 0xFFFF) - 0x8000
+
+
+def int8(x):
+    return x - 256 if x > 127 else x
+
+
+def rotation_blocks(dim):
+    return {80: [64, 16], 96: [64, 32]}.get(dim, [dim])
+
+
+def transform(row, dim):
+    """The +-1 Walsh-Hadamard matrix of each block, by its definition's fast form, in exact integers."""
+    out, first = [], 0
+    for length in rotation_blocks(dim):
+        block = row[first:first + length]
+        half = 1
+        while half < length:
+            for i in range(length):
+                if i & half == 0:
+                    block[i], block[i + half] = block[i] + block[i + half], block[i] - block[i + half]
+            half *= 2
+        out += block
+        first += length
+    return out
+
+
+def norms(dim):
+    roots = [from_bits(ROOTS[length]) for length in rotation_blocks(dim) for _ in range(length)]
+    return [-root if SIGNS[d // 8] >> d % 8 & 1 else root for d, root in enumerate(roots)]
+
+
+def plane_value(row, dim, bits, channel):
+    first = channel // 64 * 64
+    n = min(64, dim - first)
+    i = channel - first
+    position = 2 * i if i < n // 2 else 2 * (i - n // 2) + 1
+    run = n * bits // 8
+    byte = row[first * bits // 8 + position % run]
+    return byte >> position // run * bits & (1 << bits) - 1
+
+
+class Block:
+    def __init__(self, data):
+        need(len(data) >= 128, "header")
+        need(data[:8] == b"KVISTBLK", "magic")
+        fields = HEADER.unpack(data[:128])
+        need(fields[1] == 1, "version")
+        need(xxh3_64(data[:120]) == fields[21], "header checksum")
+        (_, _, codec, codec_version, dtype, planes, code_bits, flags, self.layers, self.heads, self.dim, self.tokens,
+         self.first_position, self.key, self.namespace, self.profile, block_bytes, self.floor, self.sqnr, self.raised,
+         table_sum, _) = fields
+        need(codec in CODECS and codec_version == 1, "codec")
+        need(dtype in DTYPES, "dtype")
+        self.codec, self.dtype = CODECS[codec], DTYPES[dtype]
+        need(planes == PLANES[self.codec] and code_bits == CODE_BITS[self.codec], "planes")
+        need(1 <= self.layers <= 1024 and 1 <= self.heads <= 256, "shape")
+        need(self.tokens in range(16, 257, 16) and self.dim in (64, 80, 96, 128, 256), "shape")
+        self.sinks = 4 if self.codec == "ladder" and self.first_position == 0 else 0
+        need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0), "flags")
+        need(self.raised <= 2 * self.layers * self.heads and self.sqnr >= self.floor, "quality")
+        end = 128 + 16 * planes * self.layers
+        need(len(data) >= end and xxh3_64(data[128:end]) == table_sum, "table checksum")
+        self.pieces = []
+        for i in range(planes * self.layers):
+            offset, size, checksum = struct.unpack_from("<IIQ", data, 128 + 16 * i)
+            need(offset == (end + 63) // 64 * 64, "table")
+            end = offset + size
+            self.pieces.append((offset, size, checksum))
+        need(end == block_bytes and len(data) <= end, "block bytes")
+        self.data = data
+
+    def piece(self, plane, layer):
+        offset, size, checksum = self.pieces[plane * self.layers + layer]
+        need(offset + size <= len(self.data), "absent plane")
+        piece = self.data[offset:offset + size]
+        need(xxh3_64(piece) == checksum, "plane checksum")
+        return piece
+
+    def decode(self, precision, rotated=False):
+        tiles = [[None] * self.layers for _ in range(2 * self.heads)]
+        for layer in range(self.layers):
+            for i, values in enumerate(self._decode_layer(layer, precision, rotated)):
+                tiles[i][layer] = values
+        order = [(kv, layer, head) for kv in (0, 1) for layer in range(self.layers) for head in range(self.heads)]
+        return [v for kv, layer, head in order for v in tiles[kv * self.heads + head][layer]]
+
+    def _decode_layer(self, layer, precision, rotated):
+        count, elements = 2 * self.heads, self.tokens * self.dim
+        side = self.piece(0, layer)
+        if self.codec == "raw16":
+            need(not rotated and len(side) == 2 * count * elements, "values")
+            return [list(struct.unpack_from("<%dH" % elements, side, 2 * i * elements)) for i in range(count)]
+        need(len(side) >= 2 * count, "side")
+        modes, at = side[:count], 2 * count
+        own = modes.count(0)
+        rows = self.tokens - self.sinks
+        widths = [self.dim] if self.codec == "i8" else [self.dim // 4, self.dim // 8, self.dim // 8][:precision - 1]
+        planes = [self.piece(1 + p, layer) for p in range(len(widths))]
+        need(all(len(plane) == own * rows * width for plane, width in zip(planes, widths)), "plane size")
+        tiles, seen = [], 0
+        for i, mode in enumerate(modes):
+            need(mode in ((0, 2) if self.codec == "i8" else (0, 1, 2)), "mode")
+            codes = [p[seen * rows * w:(seen + 1) * rows * w] for p, w in zip(planes, widths)] if mode == 0 else None
+            seen += mode == 0
+            size = self._record_bytes(mode, i < self.heads)
+            record, at = side[at:at + size], at + size
+            need(len(record) == size, "side size")
+            tiles.append(self._decode_tile(mode, i < self.heads, record, codes, precision, rotated))
+        need(at == len(side), "side size")
+        return tiles
+
+    def _record_bytes(self, mode, is_key):
+        if mode == 2:
+            return 2 * self.tokens * self.dim
+        if mode == 1:
+            return self.tokens * (1 + self.dim)
+        if self.codec == "i8":
+            return self.tokens
+        return self.tokens - self.sinks + self.dim + (self.dim + 1 if is_key else 0) + self.sinks * (1 + self.dim)
+
+    def _decode_tile(self, mode, is_key, record, codes, precision, rotated):
+        dim = self.dim
+        if mode == 2:
+            need(not rotated, "raw16 tile read rotated")
+            return list(struct.unpack("<%dH" % (self.tokens * dim), record))
+        if self.codec == "i8":
+            scales = [log_scale(u) for u in record]
+            return [narrow(f32(int8(c) * scales[i // dim]), self.dtype) for i, c in enumerate(codes[0])]
+        zeros = [0.0] * dim
+        if mode == 1:
+            return self._wide_rows(record, self.tokens, rotated)
+        k = {256: 0, 128: 1}.get(dim, 2)
+        rows = self.tokens - self.sinks
+        channel = record[rows:rows + dim]
+        need(max(channel) <= 128, "channel scale")
+        a = [int(log_scale(u) * 2 ** (7 + k) + 0.5) for u in channel]
+        means, at = zeros, rows + dim
+        if is_key:
+            w = [int8(c) * a[d] for d, c in enumerate(record[at:at + dim])]
+            unit = log_scale(record[at + dim]) * 2.0 ** -(7 + k)
+            if rotated:
+                means = [f32(x * unit) for x in w]
+            else:
+                means = [f32(f32(x * n) * unit) for x, n in zip(transform(w, dim), norms(dim))]
+            at += dim + 1
+        out = self._wide_rows(record[at:], self.sinks, rotated)
+        for row in range(rows):
+            code = [plane_value(codes[0][row * dim // 4:], dim, 2, d) << 2 for d in range(dim)]
+            for p in range(1, precision - 1):
+                bits = codes[p][row * dim // 8:(row + 1) * dim // 8]
+                code = [c | plane_value(bits, dim, 1, d) << 2 - p for d, c in enumerate(code)]
+            v = [LEVELS[precision][c] * a[d] + 64 >> 7 for d, c in enumerate(code)]
+            out += self._finish(v, f32(log_scale(record[row]) * (UNIT * 2.0 ** -k)), means, rotated)
+        return out
+
+    def _wide_rows(self, record, count, rotated):
+        out, size = [], 1 + self.dim
+        for row in (record[t * size:(t + 1) * size] for t in range(count)):
+            out += self._finish([int8(c) for c in row[1:]], log_scale(row[0]), [0.0] * self.dim, rotated)
+        return out
+
+    def _finish(self, v, scale, means, rotated):
+        if rotated:
+            values = [f32(x * scale) for x in v]
+        else:
+            values = [f32(f32(int16(x) * n) * scale) for x, n in zip(transform(v, self.dim), norms(self.dim))]
+        return [narrow(f32(x + m), self.dtype) for x, m in zip(values, means)]
+
+
+def string(text):
+    raw = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<I", len(raw)) + raw
+
+
+def namespace_digest(n):
+    shape = struct.pack("<III", n["layers"], n["heads"], n["head_dim"])
+    ranks = struct.pack("<IIIII", n["tp_rank"], n["tp_size"], n["pp_rank"], n["pp_size"], n["tokens_per_block"])
+    encoding = (b"kvist.namespace.v1" + string(n["model"]) + string(n["weights_digest"]) + string(n["dtype"]) + shape +
+                string(n["rope"]) + ranks + bytes.fromhex(n["profile_digest"]) + string(n["tenant_salt"]))
+    return hashlib.sha256(encoding).digest()
+
+
+def block_key(namespace, parent, tokens, extra_keys):
+    return hashlib.sha256(b"kvist.key.v1" + namespace + parent + struct.pack("<I", len(tokens)) +
+                          struct.pack("<%dI" % len(tokens), *tokens) + struct.pack("<I", len(extra_keys)) +
+                          b"".join(string(extra) for extra in extra_keys)).digest()
+
+
+def engine_key(namespace, engine_hash):
+    return hashlib.sha256(b"kvist.key.engine.v1" + namespace + string(engine_hash)).digest()
