@@ -86,6 +86,7 @@ class RemoteReservation final : public Reservation {
       : stream_(std::move(stream)), bytes_(std::move(bytes)) {}
 
   absl::Status Write(size_t offset, absl::Span<const uint8_t> bytes) override {
+    if (stream_ == nullptr) return Spent();
     const absl::Span<uint8_t> reserved = bytes_->span();
     if (offset > reserved.size() || bytes.size() > reserved.size() - offset) {
       return absl::OutOfRangeError(
@@ -98,7 +99,7 @@ class RemoteReservation final : public Reservation {
   absl::Span<const absl::Span<const uint8_t>> pieces() const override { return bytes_->pieces(); }
 
   absl::Status Commit(size_t size_bytes) override {
-    if (stream_ == nullptr) return absl::FailedPreconditionError("the reservation is spent");
+    if (stream_ == nullptr) return Spent();
     if (size_bytes == 0 || size_bytes > bytes_->span().size()) {
       return absl::InvalidArgumentError(
           absl::StrCat("commit of ", size_bytes, " bytes of the ", bytes_->span().size(), " reserved"));
@@ -112,6 +113,8 @@ class RemoteReservation final : public Reservation {
   }
 
  private:
+  static absl::Status Spent() { return absl::FailedPreconditionError("the reservation is spent"); }
+
   std::unique_ptr<PutStream> stream_;
   const std::unique_ptr<BlockBytes> bytes_;
 };

@@ -90,7 +90,7 @@ TEST_F(KvistdTest, AStoppedNodeCostsTheCallItsDeadlineAndNoMore) {
   const auto node = StartNode();
   const auto channel = Connect();
   ASSERT_TRUE(channel->ServerInfo(In(10)).ok());
-  node->Signal(SIGSTOP);
+  node->Stop();
   const absl::Time start = absl::Now();
   EXPECT_EQ(channel->ServerInfo(In(1)).status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_LT(absl::Now() - start, absl::Seconds(5));

@@ -64,6 +64,11 @@ Process::~Process() {
 
 void Process::Signal(int signal) { kill(pid_, signal); }
 
+void Process::Stop() {
+  kill(pid_, SIGSTOP);
+  waitpid(pid_, nullptr, WUNTRACED);
+}
+
 std::optional<int> Process::Wait(double seconds) {
   const absl::Time deadline = absl::Now() + absl::Seconds(seconds);
   while (!exit_) {

@@ -21,6 +21,7 @@ class Process {
   Process(const Process&) = delete;
 
   void Signal(int signal);
+  void Stop();  // SIGSTOP, and waits until every thread has stopped
   // Exit status (128 + signal if killed by one), or nothing if it still runs after `seconds`.
   std::optional<int> Wait(double seconds);
   std::string Output() const;  // standard output so far
