@@ -64,7 +64,7 @@ struct LeaseId {
 };
 
 struct MatchResult {
-  size_t hits = 0;           // leading keys of the chain that are stored
+  size_t hits = 0;                      // leading keys of the chain that are stored
   MissReason miss = MissReason::kNone;  // of chain[hits]; kNone when all hit
   uint64_t hit_bytes = 0;
   LeaseId lease;             // pins exactly the `hits` blocks; none if no time was asked or the pin limit is reached

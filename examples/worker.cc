@@ -8,17 +8,25 @@
 
 int main(int argc, char** argv) {
   if (argc != 2) return std::fprintf(stderr, "usage: worker CLUSTER_FILE\n"), 2;
-  const auto fail = [](const absl::Status& status) { return std::fprintf(stderr, "%s\n", status.ToString().c_str()), 1; };
+  const auto fail = [](const absl::Status& status) {
+    return std::fprintf(stderr, "%s\n", status.ToString().c_str()), 1;
+  };
 
   const std::unique_ptr<kvist::Transport> transport = kvist::NewGrpcTransport();
   kvist::ClientOptions options;
-  options.ns = {.model = "example", .dtype = kvist::Dtype::kBf16, .layers = 4, .heads = 2, .head_dim = 64, .tokens_per_block = 16};
+  options.ns = {.model = "example",
+                .dtype = kvist::Dtype::kBf16,
+                .layers = 4,
+                .heads = 2,
+                .head_dim = 64,
+                .tokens_per_block = 16};
   options.codec = kvist::Codec::kRaw16;
   options.transport = transport.get();
   absl::StatusOr<kvist::View> view = kvist::ReadClusterFile(argv[1]);
   if (!view.ok()) return fail(view.status());
   options.view = *view;
-  const absl::Status resolved = kvist::ResolveAddresses(argv[1], absl::Now() + absl::Seconds(10), kvist::RealClock(), &options.view);
+  const absl::Status resolved =
+      kvist::ResolveAddresses(argv[1], absl::Now() + absl::Seconds(10), kvist::RealClock(), &options.view);
   if (!resolved.ok()) return fail(resolved);
   absl::StatusOr<std::unique_ptr<kvist::Client>> client = kvist::Client::Create(options);
   if (!client.ok()) return fail(client.status());
@@ -38,6 +46,7 @@ int main(int argc, char** argv) {
   const auto got =
       (*client)->Get(chain, {0, match->blocks()}, kvist::ContiguousPages<uint16_t>(back.data(), shape, tokens.size()));
   if (!got.ok()) return fail(got.status());
-  std::printf("stored %zu blocks, matched %zu tokens, read %zu blocks back\n", put->stored + put->present, match->tokens(), got->blocks);
+  std::printf("stored %zu blocks, matched %zu tokens, read %zu blocks back\n", put->stored + put->present,
+              match->tokens(), got->blocks);
   return put->failed == 0 && got->blocks == chain.size() ? 0 : 1;
 }

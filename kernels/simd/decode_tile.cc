@@ -325,7 +325,8 @@ inline constexpr StripPositions<kLength> kStripPositions{};
 // What unpacking needs in registers.
 template <class D8>
 struct Unpacking {
-  HWY_INLINE explicit Unpacking(const int8_t* levels) : table(hn::LoadDup128(D8(), reinterpret_cast<const uint8_t*>(levels))) {}
+  HWY_INLINE explicit Unpacking(const int8_t* levels)
+      : table(hn::LoadDup128(D8(), reinterpret_cast<const uint8_t*>(levels))) {}
   hn::Vec<D8> table;
   hn::Vec<D8> three = Kept(hn::Set(D8(), uint8_t{3}));
   hn::Vec<D8> one = Kept(hn::Set(D8(), uint8_t{1}));
@@ -483,8 +484,8 @@ void DecodeI8(const DecodeParameters& parameters, const TileBytes& tile, const T
   const hn::ScalableTag<int16_t> d16;
   const hn::CappedTag<int16_t, 16> d16_tail;
   constexpr size_t kLanes = kLanesOf<decltype(d16)>;
-  const Rounding<hn::ScalableTag<int16_t>> rounding;
-  const Rounding<hn::CappedTag<int16_t, 16>> tail_rounding;
+  const Rounding<hn::ScalableTag<int16_t> > rounding;
+  const Rounding<hn::CappedTag<int16_t, 16> > tail_rounding;
   for (size_t t = 0; t < parameters.tokens; ++t) {
     const float scale = kLogScales[tile.token_scales[t]];
     const uint8_t* codes = tile.planes[0] + t * parameters.head_dim;

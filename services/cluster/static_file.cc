@@ -245,7 +245,8 @@ absl::StatusOr<View> LoadView(const std::string& cluster_file, absl::Time deadli
   absl::StatusOr<View> view = ReadClusterFile(cluster_file);
   if (!view.ok()) return view;
   const absl::Status resolved = ResolveAddresses(cluster_file, deadline, clock, &*view);
-  const bool any = std::any_of(view->nodes.begin(), view->nodes.end(), [](const Node& node) { return node.address.port != 0; });
+  const bool any =
+      std::any_of(view->nodes.begin(), view->nodes.end(), [](const Node& node) { return node.address.port != 0; });
   if (!any) return resolved;
   return view;
 }

@@ -44,14 +44,16 @@ absl::Status CheckBeforeCommit(Pieces pieces, size_t size_bytes, const Key& key,
         absl::StrCat("the block is cut off: its header says ", view->block_bytes(), " bytes, ", size_bytes, " came"));
   }
   *cause = "identity";
-  const std::string_view block_key = AsText(view->identity().key), block_namespace = AsText(view->identity().namespace_digest);
+  const std::string_view block_key = AsText(view->identity().key),
+                         block_namespace = AsText(view->identity().namespace_digest);
   if (block_key != AsText(key.bytes)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the block was made for key ", HexText(block_key), ", not for ", key.Hex(), " under which it was put"));
+    return absl::FailedPreconditionError(absl::StrCat("the block was made for key ", HexText(block_key), ", not for ",
+                                                      key.Hex(), " under which it was put"));
   }
   if (block_namespace != namespace_digest) {
-    return absl::FailedPreconditionError(absl::StrCat("the block was made for namespace ", HexText(block_namespace), ", not for ",
-                                                      HexText(namespace_digest), " under which it was put"));
+    return absl::FailedPreconditionError(absl::StrCat("the block was made for namespace ", HexText(block_namespace),
+                                                      ", not for ", HexText(namespace_digest),
+                                                      " under which it was put"));
   }
   *cause = "checksum";
   return view->Verify(0, view->shape().layers, 0);

@@ -69,7 +69,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* CacheService::Get(grpc::CallbackServ
   return NewGetStream(context, *request, store_, metrics_, limits_);
 }
 
-grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::Put(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::Put(grpc::CallbackServerContext* context,
+                                                             grpc::ByteBuffer* response) {
   return NewPutStream(context, response, store_, metrics_, limits_, identity_.view);
 }
 
@@ -91,8 +92,8 @@ grpc::ServerUnaryReactor* CacheService::Release(grpc::CallbackServerContext* con
                                                 v1::ReleaseResponse* response) {
   return Answer(context, metrics_, Method::kRelease, [&]() -> absl::Status {
     if (request->leases_size() > static_cast<int>(limits_.max_keys)) {
-      return absl::InvalidArgumentError(absl::StrCat(request->leases_size(), " leases in one request; at most ", limits_.max_keys,
-                                                     " are allowed: send several"));
+      return absl::InvalidArgumentError(absl::StrCat(request->leases_size(), " leases in one request; at most ",
+                                                     limits_.max_keys, " are allowed: send several"));
     }
     for (uint64_t lease : request->leases()) {
       if (absl::Status status = store_->Release({lease}); !status.ok()) return status;
@@ -101,7 +102,8 @@ grpc::ServerUnaryReactor* CacheService::Release(grpc::CallbackServerContext* con
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::ServerInfo(grpc::CallbackServerContext* context, const v1::ServerInfoRequest* request,
+grpc::ServerUnaryReactor* CacheService::ServerInfo(grpc::CallbackServerContext* context,
+                                                   const v1::ServerInfoRequest* request,
                                                    v1::ServerInfoResponse* response) {
   return Answer(context, metrics_, Method::kServerInfo, [&]() -> absl::Status {
     const absl::StatusOr<StoreStats> stats = store_->Stats();

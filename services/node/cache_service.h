@@ -32,8 +32,8 @@ struct ServiceIdentity {
 };
 
 // Match, Erase, Release and ServerInfo with protobuf's messages; Get and Put with raw bytes (transport/part_stream.h).
-using RawStreamsService = v1::Cache::WithCallbackMethod_Match<v1::Cache::WithRawCallbackMethod_Get<
-    v1::Cache::WithRawCallbackMethod_Put<v1::Cache::WithCallbackMethod_Erase<
+using RawStreamsService = v1::Cache::WithCallbackMethod_Match<
+    v1::Cache::WithRawCallbackMethod_Get<v1::Cache::WithRawCallbackMethod_Put<v1::Cache::WithCallbackMethod_Erase<
         v1::Cache::WithCallbackMethod_Release<v1::Cache::WithCallbackMethod_ServerInfo<v1::Cache::Service>>>>>>;
 
 class CacheService final : public RawStreamsService {
@@ -44,8 +44,10 @@ class CacheService final : public RawStreamsService {
 
   grpc::ServerUnaryReactor* Match(grpc::CallbackServerContext* context, const v1::MatchRequest* request,
                                   v1::MatchResponse* response) override;
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Get(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override;
-  grpc::ServerReadReactor<grpc::ByteBuffer>* Put(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Get(grpc::CallbackServerContext* context,
+                                                  const grpc::ByteBuffer* request) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Put(grpc::CallbackServerContext* context,
+                                                 grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Erase(grpc::CallbackServerContext* context, const v1::EraseRequest* request,
                                   v1::EraseResponse* response) override;
   grpc::ServerUnaryReactor* Release(grpc::CallbackServerContext* context, const v1::ReleaseRequest* request,

@@ -14,9 +14,11 @@
 namespace kvist {
 namespace {
 
-// Flags as the user wrote them. CLI11 would stop at the first value that it cannot convert; all of them are to be named.
+// Flags as the user wrote them. CLI11 would stop at the first value that it cannot convert; all of them are to be
+// named.
 struct RawFlags {
-  std::string cluster, node, listen, capacity, http = "127.0.0.1:0", max_lease = "30s", drain = "10s", log_level = "info";
+  std::string cluster, node, listen, capacity, http = "127.0.0.1:0", max_lease = "30s", drain = "10s",
+                                               log_level = "info";
   bool no_prefault = false, version = false;
 };
 
@@ -42,8 +44,8 @@ class Problems {
 absl::StatusOr<absl::Duration> ParseDurationWithin(const std::string& text, absl::Duration most) {
   absl::Duration duration;
   if (!absl::ParseDuration(text, &duration) || duration < absl::ZeroDuration() || duration > most) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", text, "' is no duration of 0s to ", absl::FormatDuration(most), " (write 500ms, 10s, 1m30s)"));
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is no duration of 0s to ", absl::FormatDuration(most),
+                                                   " (write 500ms, 10s, 1m30s)"));
   }
   return duration;
 }
@@ -56,7 +58,8 @@ void FillFromClusterFile(const RawFlags& raw, NodeConfig* config, Problems* prob
   if (node == nullptr) {
     std::vector<std::string> ids;
     for (const Node& other : view->nodes) ids.push_back(other.id.value);
-    return problems->Add("--node", absl::StrCat("'", raw.node, "' is not in ", raw.cluster, ", which names ", absl::StrJoin(ids, ", ")));
+    return problems->Add(
+        "--node", absl::StrCat("'", raw.node, "' is not in ", raw.cluster, ", which names ", absl::StrJoin(ids, ", ")));
   }
   config->view = view->number;
   config->listen = node->address;
@@ -71,8 +74,10 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   config.prefault = !raw.no_prefault;
   config.log_level = raw.log_level;
   if (raw.cluster.empty()) {
-    if (raw.listen.empty()) problems.Add("--listen", "needed without --cluster: the address of the data port, host:port");
-    if (raw.capacity.empty()) problems.Add("--capacity", "needed without --cluster: the host tier's bytes, for example 8GiB");
+    if (raw.listen.empty())
+      problems.Add("--listen", "needed without --cluster: the address of the data port, host:port");
+    if (raw.capacity.empty())
+      problems.Add("--capacity", "needed without --cluster: the host tier's bytes, for example 8GiB");
     if (raw.node.empty()) config.id.value = "local";
   } else if (raw.node.empty()) {
     problems.Add("--node", "needed with --cluster: which of its nodes this is");
@@ -84,7 +89,8 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   problems.Take("--http", ParseAddress(raw.http), &config.http);
   problems.Take("--max-lease", ParseDurationWithin(raw.max_lease, absl::Minutes(10)), &config.max_lease);
   problems.Take("--drain", ParseDurationWithin(raw.drain, absl::Minutes(30)), &config.drain);
-  if (absl::Status status = SetLogLevel(raw.log_level); !status.ok()) problems.Add("--log-level", std::string(status.message()));
+  if (absl::Status status = SetLogLevel(raw.log_level); !status.ok())
+    problems.Add("--log-level", std::string(status.message()));
   if (!problems.status().ok()) return problems.status();
   return config;
 }
@@ -97,7 +103,8 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
   app.allow_extras();
   app.add_option("--cluster", raw.cluster, "Static cluster file (JSON) that names the members");
   app.add_option("--node", raw.node, "Which node of the cluster file this is");
-  app.add_option("--listen", raw.listen, "Data port, host:port; port 0 = chosen by the system (default: from the cluster file)");
+  app.add_option("--listen", raw.listen,
+                 "Data port, host:port; port 0 = chosen by the system (default: from the cluster file)");
   app.add_option("--capacity", raw.capacity, "Host tier, for example 8GiB (default: from the cluster file)");
   app.add_option("--http", raw.http, "Port of /metrics, /healthz and /readyz")->capture_default_str();
   app.add_option("--max-lease", raw.max_lease, "Longest lease that a worker is granted")->capture_default_str();
@@ -115,7 +122,8 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
   if (raw.version) return ParsedFlags{{}, absl::StrCat("kvistd ", kVersion, "\n")};
   absl::StatusOr<NodeConfig> config = Validate(raw);
   std::vector<std::string> problems;
-  for (const std::string& extra : app.remaining()) problems.push_back(absl::StrCat(extra, ": unknown flag; see --help"));
+  for (const std::string& extra : app.remaining())
+    problems.push_back(absl::StrCat(extra, ": unknown flag; see --help"));
   if (!config.ok()) problems.push_back(std::string(config.status().message()));
   if (!problems.empty()) return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
   return ParsedFlags{*std::move(config), ""};

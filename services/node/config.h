@@ -1,4 +1,5 @@
-// kvistd's configuration: one struct, filled from flags and the cluster file in one place, validated once, passed const.
+// kvistd's configuration: one struct, filled from flags and the cluster file in one place, validated once, passed
+// const.
 #ifndef KVIST_SERVICES_NODE_CONFIG_H_
 #define KVIST_SERVICES_NODE_CONFIG_H_
 

@@ -42,25 +42,25 @@ std::vector<grpc::Slice> PinnedSlices(const SharedPin& block, ByteRange range) {
 class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   GetReactor(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request, BlockStore* store, Metrics* metrics,
-            const Limits& limits)
+             const Limits& limits)
       : store_(store), metrics_(metrics), timer_(metrics, Method::kGet) {
     const absl::Status status = Accept(*context, request, limits);
     status.ok() ? WriteNext() : End(status);
   }
 
-  void OnWriteDone(bool ok) override {
-    ok ? WriteNext() : End(absl::CancelledError("the reader went away"));
-  }
+  void OnWriteDone(bool ok) override { ok ? WriteNext() : End(absl::CancelledError("the reader went away")); }
   void OnDone() override { delete this; }
 
  private:
-  absl::Status Accept(const grpc::CallbackServerContext& context, const grpc::ByteBuffer& request, const Limits& limits) {
+  absl::Status Accept(const grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
+                      const Limits& limits) {
     if (absl::Status status = CheckStreamDeadline(context, limits.max_stream); !status.ok()) return status;
     if (!DecodeMessage(request, &request_)) return absl::InvalidArgumentError("the request is no GetRequest");
     absl::StatusOr<std::vector<Key>> keys = ParseKeys(request_.keys(), limits.max_keys);
     if (!keys.ok()) return keys.status();
     if (const size_t size = request_.namespace_digest().size(); size != 0 && size != 16) {
-      return absl::InvalidArgumentError(absl::StrCat("namespace_digest has ", size, " bytes; it is 16 bytes, or absent"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("namespace_digest has ", size, " bytes; it is 16 bytes, or absent"));
     }
     keys_ = *std::move(keys);
     return absl::OkStatus();
@@ -173,8 +173,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* NewGetStream(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
-                                                         BlockStore* store, Metrics* metrics, const Limits& limits) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* NewGetStream(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer& request, BlockStore* store,
+                                                         Metrics* metrics, const Limits& limits) {
   return new GetReactor(context, request, store, metrics, limits);
 }
 

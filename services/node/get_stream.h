@@ -13,8 +13,9 @@ struct Limits;
 
 // The stream owns itself and ends by the call's deadline at the latest. One item is pinned at a time, besides the parts
 // that gRPC has not sent yet.
-grpc::ServerWriteReactor<grpc::ByteBuffer>* NewGetStream(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
-                                                         BlockStore* store, Metrics* metrics, const Limits& limits);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* NewGetStream(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer& request, BlockStore* store,
+                                                         Metrics* metrics, const Limits& limits);
 
 }  // namespace kvist
 

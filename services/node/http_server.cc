@@ -26,7 +26,9 @@ class HttplibServer : public HttpServer {
     server_.Get("/metrics", [metrics = std::move(metrics)](const httplib::Request&, httplib::Response& response) {
       response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
     });
-    server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) { response.set_content("ok\n", "text/plain"); });
+    server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
+      response.set_content("ok\n", "text/plain");
+    });
     server_.Get("/readyz", [ready = std::move(ready)](const httplib::Request&, httplib::Response& response) {
       const bool is_ready = ready();
       response.status = is_ready ? 200 : 503;
@@ -63,7 +65,8 @@ class HttplibServer : public HttpServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address, std::function<std::string()> metrics,
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
+                                                              std::function<std::string()> metrics,
                                                               std::function<bool()> ready) {
   const size_t colon = address.rfind(':');
   int port = -1;
@@ -72,8 +75,9 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
   }
   auto server = std::make_unique<HttplibServer>(std::move(metrics), std::move(ready));
   if (!server->Bind(address.substr(0, colon), port)) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on HTTP address ", address,
-                                               ": the port is taken or the address is not of this host; name another with --http"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on HTTP address ", address,
+                     ": the port is taken or the address is not of this host; name another with --http"));
   }
   server->Serve();
   return server;

@@ -16,7 +16,8 @@ class HttpServer {
  public:
   // Binds `address` ("host:port", port 0 = chosen by the system) and serves until destruction.
   // Errors: InvalidArgument  the address has no port; Unavailable  it cannot be bound (the message names it).
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address, std::function<std::string()> metrics,
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,
+                                                           std::function<std::string()> metrics,
                                                            std::function<bool()> ready);
   virtual ~HttpServer() = default;
   virtual std::string address() const = 0;  // bound, "host:port"

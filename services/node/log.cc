@@ -14,8 +14,8 @@ namespace kvist {
 namespace {
 
 constexpr std::array<std::string_view, 4> kLevelNames = {"debug", "info", "warning", "error"};
-constexpr std::array<spdlog::level::level_enum, 4> kSpdlogLevels = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
-                                                                    spdlog::level::err};
+constexpr std::array<spdlog::level::level_enum, 4> kSpdlogLevels = {spdlog::level::debug, spdlog::level::info,
+                                                                    spdlog::level::warn, spdlog::level::err};
 
 spdlog::logger& Logger() {
   static const std::shared_ptr<spdlog::logger> logger = [] {
@@ -36,10 +36,12 @@ absl::Status SetLogLevel(std::string_view name) {
       return absl::OkStatus();
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat("log level '", std::string(name), "' is unknown; it is debug, info, warning or error"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("log level '", std::string(name), "' is unknown; it is debug, info, warning or error"));
 }
 
-void Log(LogLevel level, std::string_view event, std::initializer_list<std::pair<std::string_view, std::string>> fields) {
+void Log(LogLevel level, std::string_view event,
+         std::initializer_list<std::pair<std::string_view, std::string>> fields) {
   const auto index = static_cast<size_t>(level);
   if (!Logger().should_log(kSpdlogLevels[index])) return;
   nlohmann::ordered_json line;

@@ -16,8 +16,10 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // InvalidArgument names the known levels: debug, info, warning, error.
 absl::Status SetLogLevel(std::string_view name);
 
-// Log(LogLevel::kInfo, "serving", {{"address", address}}) prints {"time":...,"level":"info","event":"serving","address":...}.
-void Log(LogLevel level, std::string_view event, std::initializer_list<std::pair<std::string_view, std::string>> fields = {});
+// Log(LogLevel::kInfo, "serving", {{"address", address}}) prints
+// {"time":...,"level":"info","event":"serving","address":...}.
+void Log(LogLevel level, std::string_view event,
+         std::initializer_list<std::pair<std::string_view, std::string>> fields = {});
 
 }  // namespace kvist
 

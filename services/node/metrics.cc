@@ -19,13 +19,16 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 // About x2 to x2.5, from a local call to the longest deadline.
-const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025,
-                                                                 .05,    .1,    .25,    .5,    1,    2.5,   5,    10};
+const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {
+    .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
 
-constexpr std::array<std::string_view, kMethods> kMethodNames = {"match", "get", "put", "erase", "release", "server_info"};
+constexpr std::array<std::string_view, kMethods> kMethodNames = {"match", "get",     "put",
+                                                                 "erase", "release", "server_info"};
 constexpr std::array<std::string_view, 3> kRefusalCauses = {"checksum", "identity", "format"};
 
-std::string CodeName(int code) { return absl::AsciiStrToLower(absl::StatusCodeToString(static_cast<absl::StatusCode>(code))); }
+std::string CodeName(int code) {
+  return absl::AsciiStrToLower(absl::StatusCodeToString(static_cast<absl::StatusCode>(code)));
+}
 
 size_t LookupOp(Method method) { return method == Method::kMatch ? 0 : 1; }
 
@@ -76,7 +79,8 @@ class Metrics::StoreCollector : public prometheus::Collectable {
                 {{"tier", "host"}, {"cause", "capacity"}}),
         counter("kvist_erased_blocks_total", "Blocks dropped by request.", stats->erased_blocks, host),
         counter("kvist_expired_leases_total", "Leases that ended by their deadline.", stats->expired_leases, host),
-        counter("kvist_refused_reservations_total", "Reservations refused for want of room.", stats->refused_reservations, host),
+        counter("kvist_refused_reservations_total", "Reservations refused for want of room.",
+                stats->refused_reservations, host),
     };
   }
 
@@ -97,10 +101,13 @@ Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::strin
     rpc_seconds_[method] = &rpc_seconds.Add({{"method", name}}, kSecondsBuckets);
     for (int code = 0; code < 17; ++code) rpcs_[method][code] = &rpcs.Add({{"method", name}, {"code", CodeName(code)}});
   }
-  auto& hits = BuildCounter().Name("kvist_hits_total").Help("Blocks that were asked for and found.").Register(*registry_);
+  auto& hits =
+      BuildCounter().Name("kvist_hits_total").Help("Blocks that were asked for and found.").Register(*registry_);
   auto& misses = BuildCounter()
                      .Name("kvist_misses_total")
-                     .Help("Blocks asked for and not delivered. Match counts all behind the first miss under its reason, and none without a lease.")
+                     .Help(
+                         "Blocks asked for and not delivered. Match counts all behind the first miss under its reason, "
+                         "and none without a lease.")
                      .Register(*registry_);
   for (const Method method : {Method::kMatch, Method::kGet}) {
     const std::string op(MethodName(method));
@@ -110,9 +117,13 @@ Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::strin
           &misses.Add({{"op", op}, {"reason", MissReasonName(static_cast<v1::MissReason>(reason))}});
     }
   }
-  sent_bytes_ = &BuildCounter().Name("kvist_sent_bytes_total").Help("Block bytes sent to readers.").Register(*registry_).Add({});
-  received_bytes_ =
-      &BuildCounter().Name("kvist_received_bytes_total").Help("Block bytes received from writers.").Register(*registry_).Add({});
+  sent_bytes_ =
+      &BuildCounter().Name("kvist_sent_bytes_total").Help("Block bytes sent to readers.").Register(*registry_).Add({});
+  received_bytes_ = &BuildCounter()
+                         .Name("kvist_received_bytes_total")
+                         .Help("Block bytes received from writers.")
+                         .Register(*registry_)
+                         .Add({});
   auto& refused = BuildCounter()
                       .Name("kvist_refused_blocks_total")
                       .Help("Blocks refused at commit, by cause; cause checksum counts checksum failures.")

@@ -123,9 +123,9 @@ class RunningNode : public NodeServer {
     builder.RegisterService(service_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
-      return absl::UnavailableError(
-          absl::StrCat("cannot listen on data address ", config_.listen.ToString(),
-                       ": the port is taken or the address is not of this host; change it in the cluster file or with --listen"));
+      return absl::UnavailableError(absl::StrCat(
+          "cannot listen on data address ", config_.listen.ToString(),
+          ": the port is taken or the address is not of this host; change it in the cluster file or with --listen"));
     }
     data_address_ = {config_.listen.host, static_cast<uint16_t>(port)};
     return absl::OkStatus();
@@ -135,7 +135,8 @@ class RunningNode : public NodeServer {
     Log(LogLevel::kInfo, "serving",
         {{"node", config_.id.value}, {"address", data_address_.ToString()}, {"http", http_address_.ToString()}});
     if (config_.cluster_file.empty()) return absl::OkStatus();
-    if (absl::Status status = PublishHttpAddress(config_.cluster_file, config_.id, http_address_); !status.ok()) return status;
+    if (absl::Status status = PublishHttpAddress(config_.cluster_file, config_.id, http_address_); !status.ok())
+      return status;
     return PublishAddress(config_.cluster_file, config_.id, data_address_);
   }
 

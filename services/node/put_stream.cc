@@ -22,8 +22,13 @@ namespace {
 class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
   PutReactor(grpc::CallbackServerContext* context, grpc::ByteBuffer* response, BlockStore* store, Metrics* metrics,
-            const Limits& limits, uint64_t view)
-      : context_(context), response_(response), store_(store), metrics_(metrics), limits_(limits), view_(view),
+             const Limits& limits, uint64_t view)
+      : context_(context),
+        response_(response),
+        store_(store),
+        metrics_(metrics),
+        limits_(limits),
+        view_(view),
         timer_(metrics, Method::kPut) {
     const absl::Status status = CheckStreamDeadline(*context, limits.max_stream);
     status.ok() ? StartRead(&message_) : End(status);
@@ -52,19 +57,22 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     if (!DecodeMessage(message_, &request)) return absl::InvalidArgumentError("a message of Put cannot be read");
     if (request.has_reserve() && reservation_ == nullptr) return Reserve(request.reserve());
     if (request.has_commit() && reservation_ != nullptr) return Commit(request.commit().size_bytes());
-    return absl::InvalidArgumentError("Put is: one reserve, then parts, then one commit; this message came out of order");
+    return absl::InvalidArgumentError(
+        "Put is: one reserve, then parts, then one commit; this message came out of order");
   }
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
     if (reserve.key().size() != sizeof(Key)) {
-      return absl::InvalidArgumentError(absl::StrCat("the key has ", reserve.key().size(), " bytes; a key is 32 bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the key has ", reserve.key().size(), " bytes; a key is 32 bytes"));
     }
     if (reserve.namespace_digest().size() != 16) {
       return absl::InvalidArgumentError(
           absl::StrCat("namespace_digest has ", reserve.namespace_digest().size(), " bytes; it is 16 bytes"));
     }
     if (reserve.size_bytes() > limits_.max_block_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("a block of ", reserve.size_bytes(), " bytes is larger than this node's limit of ",
+      return absl::InvalidArgumentError(absl::StrCat("a block of ", reserve.size_bytes(),
+                                                     " bytes is larger than this node's limit of ",
                                                      limits_.max_block_bytes, " bytes"));
     }
     std::memcpy(key_.bytes.data(), reserve.key().data(), sizeof(Key));
@@ -98,9 +106,11 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     uint64_t reserved_bytes = 0;
     for (absl::Span<const uint8_t> piece : reservation_->pieces()) reserved_bytes += piece.size();
     if (size_bytes > reserved_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("commit of ", size_bytes, " bytes; ", reserved_bytes, " were reserved"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("commit of ", size_bytes, " bytes; ", reserved_bytes, " were reserved"));
     }
-    if (absl::Status status = CheckBeforeCommit(reservation_->pieces(), size_bytes, key_, namespace_digest_, &cause); !status.ok()) {
+    if (absl::Status status = CheckBeforeCommit(reservation_->pieces(), size_bytes, key_, namespace_digest_, &cause);
+        !status.ok()) {
       metrics_->CountRefusedBlock(cause);
       return status;
     }
@@ -137,8 +147,9 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-grpc::ServerReadReactor<grpc::ByteBuffer>* NewPutStream(grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
-                                                        BlockStore* store, Metrics* metrics, const Limits& limits, uint64_t view) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* NewPutStream(grpc::CallbackServerContext* context,
+                                                        grpc::ByteBuffer* response, BlockStore* store, Metrics* metrics,
+                                                        const Limits& limits, uint64_t view) {
   return new PutReactor(context, response, store, metrics, limits, view);
 }
 

@@ -1,4 +1,5 @@
-// The server's end of one Put: reserves, writes parts into the reserved slab, verifies, commits. A broken stream aborts.
+// The server's end of one Put: reserves, writes parts into the reserved slab, verifies, commits. A broken stream
+// aborts.
 #ifndef KVIST_SERVICES_NODE_PUT_STREAM_H_
 #define KVIST_SERVICES_NODE_PUT_STREAM_H_
 
@@ -12,8 +13,9 @@ namespace kvist {
 struct Limits;
 
 // The stream owns itself and ends by the call's deadline at the latest.
-grpc::ServerReadReactor<grpc::ByteBuffer>* NewPutStream(grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
-                                                        BlockStore* store, Metrics* metrics, const Limits& limits, uint64_t view);
+grpc::ServerReadReactor<grpc::ByteBuffer>* NewPutStream(grpc::CallbackServerContext* context,
+                                                        grpc::ByteBuffer* response, BlockStore* store, Metrics* metrics,
+                                                        const Limits& limits, uint64_t view);
 
 }  // namespace kvist
 

@@ -15,12 +15,12 @@ namespace kvist {
 // Errors: InvalidArgument  not whole keys, or more than `max_keys` of them.
 inline absl::StatusOr<std::vector<Key>> ParseKeys(const std::string& bytes, size_t max_keys) {
   if (bytes.size() % sizeof(Key) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("keys are 32 bytes each, one after the other; ", bytes.size(), " bytes are no whole number of them"));
+    return absl::InvalidArgumentError(absl::StrCat("keys are 32 bytes each, one after the other; ", bytes.size(),
+                                                   " bytes are no whole number of them"));
   }
   if (bytes.size() / sizeof(Key) > max_keys) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(bytes.size() / sizeof(Key), " keys in one request; at most ", max_keys, " are allowed: send several"));
+    return absl::InvalidArgumentError(absl::StrCat(bytes.size() / sizeof(Key), " keys in one request; at most ",
+                                                   max_keys, " are allowed: send several"));
   }
   std::vector<Key> keys(bytes.size() / sizeof(Key));
   if (!keys.empty()) std::memcpy(keys.data(), bytes.data(), bytes.size());

@@ -15,8 +15,8 @@ namespace kvist {
 inline absl::Status CheckStreamDeadline(const grpc::CallbackServerContext& context, absl::Duration most) {
   // A second of grace: the deadline travels as a time-out and is rounded up.
   if (absl::FromChrono(context.deadline()) <= absl::Now() + most + absl::Seconds(1)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("Get and Put need a deadline of at most ", absl::FormatDuration(most),
-                                                 ": set one on the call"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("Get and Put need a deadline of at most ", absl::FormatDuration(most), ": set one on the call"));
 }
 
 }  // namespace kvist

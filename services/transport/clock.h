@@ -9,8 +9,10 @@
 
 namespace kvist {
 
-using Clock = std::function<absl::Time()>;              // any thread
-inline Clock RealClock() { return [] { return absl::Now(); }; }
+using Clock = std::function<absl::Time()>;  // any thread
+inline Clock RealClock() {
+  return [] { return absl::Now(); };
+}
 
 }  // namespace kvist
 

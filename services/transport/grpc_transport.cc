@@ -1,4 +1,5 @@
-// Transport over gRPC. Unary calls use the generated stub; streams are raw, so that parts are copied once (part_stream.h).
+// Transport over gRPC. Unary calls use the generated stub; streams are raw, so that parts are copied once
+// (part_stream.h).
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
@@ -24,11 +25,13 @@ namespace {
 
 constexpr char kGetMethod[] = "/kvist.v1.Cache/Get";
 constexpr char kPutMethod[] = "/kvist.v1.Cache/Put";
-constexpr int kMaxMessageBytes = 4 << 20;   // a part and its header; a Match of 4,096 keys is 128 KiB
-constexpr int kWindowBytes = 32 << 20;    // in flight on one stream
+constexpr int kMaxMessageBytes = 4 << 20;  // a part and its header; a Match of 4,096 keys is 128 KiB
+constexpr int kWindowBytes = 32 << 20;     // in flight on one stream
 constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
 
-void SetDeadline(absl::Time deadline, grpc::ClientContext* context) { context->set_deadline(absl::ToChronoTime(deadline)); }
+void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
+  context->set_deadline(absl::ToChronoTime(deadline));
+}
 
 // One raw stream, driven by one thread that blocks on each step. gRPC ends every step by the context's deadline.
 class RawStream {
@@ -128,7 +131,8 @@ class GrpcPutStream : public PutStream {
     const bool answered = stream_.Read(&message);
     const absl::Status status = stream_.Finish();
     if (!status.ok()) return status;
-    if (!answered || !DecodeMessage(message, &response)) return absl::InternalError("the node ended a Put without an answer");
+    if (!answered || !DecodeMessage(message, &response))
+      return absl::InternalError("the node ended a Put without an answer");
     return response;
   }
   absl::Status EarlyEnd() {
@@ -201,12 +205,14 @@ class GrpcChannel : public Channel {
 
  private:
   template <typename Response, typename Request>
-  absl::StatusOr<Response> Unary(grpc::Status (v1::Cache::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+  absl::StatusOr<Response> Unary(grpc::Status (v1::Cache::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                         Response*),
                                  const Request& request, absl::Time deadline) {
     grpc::ClientContext context;
     SetDeadline(deadline, &context);
     Response response;
-    if (grpc::Status status = (stub_.get()->*method)(&context, request, &response); !status.ok()) return FromGrpc(status);
+    if (grpc::Status status = (stub_.get()->*method)(&context, request, &response); !status.ok())
+      return FromGrpc(status);
     return response;
   }
 
@@ -228,12 +234,14 @@ class GrpcTransport : public Transport {
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
-    // A fixed window in place of bandwidth probes, whose pings cost a third of the throughput on loopback; reads of 256 KiB.
+    // A fixed window in place of bandwidth probes, whose pings cost a third of the throughput on loopback; reads of 256
+    // KiB.
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
     arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
     arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 256 << 10);
-    return std::make_unique<GrpcChannel>(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    return std::make_unique<GrpcChannel>(
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
   }
 };
 

@@ -81,8 +81,8 @@ absl::Status BrokenPart(const char* what) {
 grpc::ByteBuffer EncodePart(uint32_t item, uint64_t offset, std::vector<grpc::Slice> data) {
   size_t data_bytes = 0;
   for (const grpc::Slice& slice : data) data_bytes += slice.size();
-  const size_t fields_bytes = 1 + CodedOutputStream::VarintSize32(item) + 1 + CodedOutputStream::VarintSize64(offset) + 1 +
-                              CodedOutputStream::VarintSize64(data_bytes);
+  const size_t fields_bytes = 1 + CodedOutputStream::VarintSize32(item) + 1 + CodedOutputStream::VarintSize64(offset) +
+                              1 + CodedOutputStream::VarintSize64(data_bytes);
   uint8_t header[kMaxPartHeaderBytes];
   uint8_t* end = CodedOutputStream::WriteTagToArray(kPartTag, header);
   end = CodedOutputStream::WriteVarint64ToArray(fields_bytes + data_bytes, end);
@@ -103,7 +103,8 @@ grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message) {
 
 bool DecodeMessage(const grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message) {
   grpc::Slice slice;
-  return buffer.DumpToSingleSlice(&slice).ok() && message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
+  return buffer.DumpToSingleSlice(&slice).ok() &&
+         message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
 }
 
 absl::StatusOr<std::optional<ReceivedPart>> ReceivedPart::Parse(const grpc::ByteBuffer& buffer) {

@@ -1,9 +1,9 @@
 // One Part of a Get or Put stream as gRPC bytes, without copying its data: proto/kvist/v1/cache.proto's GetResponse and
 // PutRequest both carry it as field 2, so one encoding serves both directions and stays readable by any protobuf stub.
 //
-// Why by hand: protobuf would copy the data into a std::string on each side. Here sending costs a small slice before the
-// pinned slab's own slices, and receiving copies once, from the socket's slices to the block's place.
-// Trap: gRPC cuts messages into slices as it likes; a header may span two. Nothing here reads from slice 0 alone.
+// Why by hand: protobuf would copy the data into a std::string on each side. Here sending costs a small slice before
+// the pinned slab's own slices, and receiving copies once, from the socket's slices to the block's place. Trap: gRPC
+// cuts messages into slices as it likes; a header may span two. Nothing here reads from slice 0 alone.
 #ifndef KVIST_SERVICES_TRANSPORT_PART_STREAM_H_
 #define KVIST_SERVICES_TRANSPORT_PART_STREAM_H_
 

@@ -1,8 +1,9 @@
 // How a worker's requests reach one node. gRPC today; shared memory, NCCL and a simulated network implement the same.
 //
 // Units   bytes; deadlines are points in time of the Clock that the transport was built with.
-// Threads a Channel may be used by any number of threads at once. Every call returns by its deadline, whatever the peer does.
-// Errors  the canonical codes of proto/kvist/v1/cache.proto, plus Unavailable (no connection) and DeadlineExceeded.
+// Threads a Channel may be used by any number of threads at once. Every call returns by its deadline, whatever the peer
+// does. Errors  the canonical codes of proto/kvist/v1/cache.proto, plus Unavailable (no connection) and
+// DeadlineExceeded.
 #ifndef KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
 #define KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
 
@@ -25,8 +26,8 @@ class GetSink {
  public:
   virtual ~GetSink() = default;
   virtual absl::Status OnHeader(const v1::GetHeader& header) = 0;
-  // `size_bytes` bytes of the item are about to come for `offset`: where they should be written. The sink checks bounds;
-  // the transport fills the returned span, which must be `size_bytes` long, before the next call.
+  // `size_bytes` bytes of the item are about to come for `offset`: where they should be written. The sink checks
+  // bounds; the transport fills the returned span, which must be `size_bytes` long, before the next call.
   virtual absl::StatusOr<absl::Span<uint8_t>> OnPart(uint32_t item, uint64_t offset, size_t size_bytes) = 0;
 };
 

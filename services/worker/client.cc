@@ -146,8 +146,16 @@ std::vector<NodeState> Client::Stats() {
 }
 
 ClientCounters Client::counters() const {
-  ClientCounters counters{core_->matched_blocks, core_->fetched_blocks, core_->stored_blocks,
-                          core_->retries_taken,  core_->stale_views,    {}};
+  ClientCounters counters{core_->matched_blocks,
+                          core_->fetched_blocks,
+                          core_->stored_blocks,
+                          core_->retries_taken,
+                          core_->stale_views,
+                          core_->fetched_bytes,
+                          core_->stored_bytes,
+                          absl::Nanoseconds(core_->encode_ns.load()),
+                          absl::Nanoseconds(core_->decode_ns.load()),
+                          {}};
   for (const std::atomic<uint64_t>& count : core_->misses) counters.misses.push_back(count);
   return counters;
 }

@@ -90,8 +90,10 @@ struct NodeState {
 
 struct ClientCounters {
   uint64_t matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries = 0;
-  uint64_t stale_views = 0;      // answers of nodes that hold another view
-  std::vector<uint64_t> misses;  // by v1::MissReason: how often it ended a Match or a Get
+  uint64_t stale_views = 0;                      // answers of nodes that hold another view
+  uint64_t fetched_bytes = 0, stored_bytes = 0;  // encoded, received and sent
+  absl::Duration encode_time, decode_time;       // CPU time over all threads
+  std::vector<uint64_t> misses;                  // by v1::MissReason: how often it ended a Match or a Get
 };
 
 struct ClientCore;

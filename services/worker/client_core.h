@@ -42,6 +42,8 @@ struct ClientCore {
   Slots encoders;                     // threads that may encode at once
   std::atomic<size_t> reserve_bytes;  // for a block that is not encoded yet: the nominal size, or the largest seen
   std::atomic<uint64_t> matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries_taken = 0, stale_views = 0;
+  std::atomic<uint64_t> fetched_bytes = 0, stored_bytes = 0;
+  std::atomic<int64_t> encode_ns = 0, decode_ns = 0;  // CPU time over all threads
   std::array<std::atomic<uint64_t>, v1::MissReason_ARRAYSIZE> misses{};
 
   // Destroyed in the reverse order: callers first, then the decoders that they submit to, then the buffers of both.

@@ -125,6 +125,8 @@ absl::StatusOr<GetResult> FetchJob::Conclude() {
   result_.plain_bytes = result_.blocks * core_->shape.PlainBytes();
   result_.fetch_time = last_arrival_ - start_;
   core_->fetched_blocks += result_.blocks;
+  core_->fetched_bytes += result_.fetched_bytes;
+  core_->decode_ns += absl::ToInt64Nanoseconds(result_.decode_time);
   core_->CountMiss(result_.miss);
   return result_;
 }

@@ -1,10 +1,10 @@
 /* The C ABI of the worker library (libkvist.so), fit for FFI: plain structs, no callbacks, no ownership surprises.
  *
- * Shapes  a KV buffer is uint16_t[2][layers][heads][tokens_capacity][head_dim], K then V, bf16 or f16 bits, K after RoPE.
- * Units   tokens, blocks, bytes, milliseconds; names say which.
- * Threads a kvist_client may be used by any number of threads. No function keeps a pointer after it returns.
- * Errors  every function that can fail returns KVIST_OK or a kvist_code and fills `error` (if not NULL) with a NUL-terminated
- *         sentence: what was wrong and what to do. A miss is no error.
+ * Shapes  a KV buffer is uint16_t[2][layers][heads][tokens_capacity][head_dim], K then V, bf16 or f16 bits, K after
+ * RoPE. Units   tokens, blocks, bytes, milliseconds; names say which. Threads a kvist_client may be used by any number
+ * of threads. No function keeps a pointer after it returns. Errors  every function that can fail returns KVIST_OK or a
+ * kvist_code and fills `error` (if not NULL) with a NUL-terminated sentence: what was wrong and what to do. A miss is
+ * no error.
  */
 #ifndef KVIST_SERVICES_WORKER_KVIST_H_
 #define KVIST_SERVICES_WORKER_KVIST_H_
@@ -67,10 +67,10 @@ typedef struct kvist_match_result {
 } kvist_match_result;
 
 typedef struct kvist_get_result {
-  uint32_t blocks, tokens;                  /* leading blocks that were delivered: pages [0, tokens) are valid */
-  uint64_t fetched_bytes, plain_bytes;      /* over the wire; written into the pages */
-  double fetch_seconds, decode_seconds;     /* wall time of the fetch; CPU time summed over decoding threads */
-  char miss_reason[32];                     /* why the next block was not delivered; "" if all asked were */
+  uint32_t blocks, tokens;              /* leading blocks that were delivered: pages [0, tokens) are valid */
+  uint64_t fetched_bytes, plain_bytes;  /* over the wire; written into the pages */
+  double fetch_seconds, decode_seconds; /* wall time of the fetch; CPU time summed over decoding threads */
+  char miss_reason[32];                 /* why the next block was not delivered; "" if all asked were */
 } kvist_get_result;
 
 typedef struct kvist_put_result {
@@ -78,39 +78,49 @@ typedef struct kvist_put_result {
   uint64_t plain_bytes, stored_bytes;       /* of the blocks put now: before and after encoding */
   uint32_t raised_tiles;                    /* tiles that needed a higher precision than the codec's */
   float min_sqnr_db;
-  double encode_seconds, seconds;           /* CPU time summed over threads; wall time */
-  char failure[256];                        /* first reason of a failure, "" if none failed */
+  double encode_seconds, seconds; /* CPU time summed over threads; wall time */
+  char failure[256];              /* first reason of a failure, "" if none failed */
 } kvist_put_result;
 
 uint32_t kvist_abi_version(void);
 const char* kvist_version(void);
 
-kvist_code kvist_client_create(const kvist_namespace* ns, const kvist_options* options, kvist_client** client, kvist_error* error);
+kvist_code kvist_client_create(const kvist_namespace* ns, const kvist_options* options, kvist_client** client,
+                               kvist_error* error);
 void kvist_client_destroy(kvist_client* client);
 
 /* The chained keys of the full blocks of `tokens`: 32 bytes each into `keys`, which holds keys_capacity of them. */
-kvist_code kvist_keys(const kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint8_t* keys, size_t keys_capacity,
-                      size_t* n_keys, kvist_error* error);
+kvist_code kvist_keys(const kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint8_t* keys,
+                      size_t keys_capacity, size_t* n_keys, kvist_error* error);
 
 /* Counts the leading blocks of the prompt that the cluster holds, and leases them. */
-kvist_code kvist_match(kvist_client* client, const uint32_t* tokens, size_t n_tokens, kvist_match_result* result, kvist_error* error);
+kvist_code kvist_match(kvist_client* client, const uint32_t* tokens, size_t n_tokens, kvist_match_result* result,
+                       kvist_error* error);
 kvist_code kvist_release(kvist_client* client, uint64_t match_id, kvist_error* error);
 
-/* Fetches blocks [first_block, last_block) of the prompt, verifies, and decodes each into kv at its own tokens. Blocks that
- * cannot be had end the run: result->blocks counts from first_block. Pages past result->tokens may have been written. */
-kvist_code kvist_get(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t first_block, uint32_t last_block,
-                     uint16_t* kv, size_t tokens_capacity, kvist_get_result* result, kvist_error* error);
+/* Fetches blocks [first_block, last_block) of the prompt, verifies, and decodes each into kv at its own tokens. Blocks
+ * that cannot be had end the run: result->blocks counts from first_block. Pages past result->tokens may have been
+ * written. */
+kvist_code kvist_get(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t first_block,
+                     uint32_t last_block, uint16_t* kv, size_t tokens_capacity, kvist_get_result* result,
+                     kvist_error* error);
 
 /* Encodes and stores the full blocks of `tokens` (those that the cluster lacks) from kv. */
-kvist_code kvist_put(kvist_client* client, const uint32_t* tokens, size_t n_tokens, const uint16_t* kv, size_t tokens_capacity,
-                     kvist_put_result* result, kvist_error* error);
+kvist_code kvist_put(kvist_client* client, const uint32_t* tokens, size_t n_tokens, const uint16_t* kv,
+                     size_t tokens_capacity, kvist_put_result* result, kvist_error* error);
 
 /* Forgets the blocks of the prompt; `erased` counts those that were there. */
-kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t* erased, kvist_error* error);
+kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t* erased,
+                       kvist_error* error);
 
-/* One JSON object per node of the cluster, as a JSON array: id, address, reachable, and ServerInfo's figures. Returns the bytes
- * needed including the NUL in *needed; writes only if `capacity` is enough. */
+/* One JSON object per node of the cluster, as a JSON array: id, address, reachable, and ServerInfo's figures. Returns
+ * the bytes needed including the NUL in *needed; writes only if `capacity` is enough. */
 kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, size_t* needed, kvist_error* error);
+
+/* The worker's own metrics in Prometheus text format 0.0.4 (kvist_worker_*), for the worker to add to what it exposes:
+ * blocks and bytes fetched and stored, encode and decode seconds, misses by reason, checksum failures. As
+ * kvist_stats_json. */
+kvist_code kvist_metrics_text(kvist_client* client, char* text, size_t capacity, size_t* needed, kvist_error* error);
 
 #ifdef __cplusplus
 }

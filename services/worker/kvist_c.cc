@@ -19,6 +19,7 @@
 #include "services/version.h"
 #include "services/worker/client.h"
 #include "services/worker/kvist.h"
+#include "services/worker/metrics.h"
 #include "services/worker/node_json.h"
 
 struct kvist_client {
@@ -84,6 +85,20 @@ absl::Status Require(std::initializer_list<std::pair<const char*, bool>> argumen
   if (missing.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(absl::StrJoin(missing, ", "), missing.size() == 1 ? " is NULL" : " are NULL"));
+}
+
+// What `make` returns, into the caller's memory if it is large enough; its length, NUL included, in any case.
+template <typename Make>
+kvist_code GiveText(kvist_client* client, std::pair<const char*, bool> place, char* out, size_t capacity,
+                    size_t* needed, kvist_error* error, Make make) {
+  return Guard(error, [&]() -> absl::Status {
+    const absl::Status given = Require({{"client", client != nullptr}, place, {"needed", needed != nullptr}});
+    if (!given.ok()) return given;
+    const std::string text = make();
+    *needed = text.size() + 1;
+    if (*needed <= capacity) std::memcpy(out, text.c_str(), *needed);
+    return absl::OkStatus();
+  });
 }
 
 kvist::Namespace ReadNamespace(const kvist_namespace& ns, std::vector<std::string>* problems) {
@@ -313,19 +328,16 @@ kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_to
 }
 
 kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, size_t* needed, kvist_error* error) {
-  return Guard(error, [&]() -> absl::Status {
-    if (absl::Status given =
-            Require({{"client", client}, {"json", json != nullptr || capacity == 0}, {"needed", needed}});
-        !given.ok()) {
-      return given;
-    }
+  return GiveText(client, {"json", json != nullptr || capacity == 0}, json, capacity, needed, error, [client] {
     nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
     for (const kvist::NodeState& state : client->client->Stats()) nodes.push_back(kvist::NodeJson(state));
-    const std::string text = nodes.dump();
-    *needed = text.size() + 1;
-    if (*needed <= capacity) std::memcpy(json, text.c_str(), *needed);
-    return absl::OkStatus();
+    return nodes.dump();
   });
+}
+
+kvist_code kvist_metrics_text(kvist_client* client, char* text, size_t capacity, size_t* needed, kvist_error* error) {
+  return GiveText(client, {"text", text != nullptr || capacity == 0}, text, capacity, needed, error,
+                  [client] { return kvist::ExposeMetrics(client->client->counters()); });
 }
 
 }  // extern "C"

@@ -57,6 +57,8 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   result_.failed += unsettled_;
   result_.time = core_->options.clock() - start_;
   core_->stored_blocks += result_.stored;
+  core_->stored_bytes += result_.stored_bytes;
+  core_->encode_ns += absl::ToInt64Nanoseconds(result_.encode_time);
   return result_;
 }
 

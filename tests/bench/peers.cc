@@ -135,12 +135,13 @@ void ReceiveAll(int socket, absl::Span<uint8_t> bytes) {
   }
 }
 
-TcpSender::TcpSender(size_t max_bytes) : socket_(-1), child_([&] {
-      int port;
-      const pid_t pid = ForkSender(max_bytes, &port);
-      socket_ = ConnectLoopback(port, 5);
-      return pid;
-    }()) {}
+TcpSender::TcpSender(size_t max_bytes)
+    : socket_(-1), child_([&] {
+        int port;
+        const pid_t pid = ForkSender(max_bytes, &port);
+        socket_ = ConnectLoopback(port, 5);
+        return pid;
+      }()) {}
 
 TcpSender::~TcpSender() { close(socket_); }
 
@@ -152,7 +153,8 @@ void TcpSender::Fetch(absl::Span<uint8_t> into) {
 
 Redis::Redis()
     : port_(FreePort()),
-      child_(Child::Spawn({"redis-server", "--port", absl::StrCat(port_), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"})),
+      child_(Child::Spawn(
+          {"redis-server", "--port", absl::StrCat(port_), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"})),
       socket_(ConnectLoopback(port_, 10)) {}
 
 Redis::~Redis() { close(socket_); }

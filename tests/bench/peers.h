@@ -52,7 +52,8 @@ class Redis {
   Redis();
   ~Redis();
   void Set(const std::string& key, absl::Span<const uint8_t> value);
-  void Get(const std::string& key, absl::Span<uint8_t> into);  // ends the program if the value is absent or of another size
+  void Get(const std::string& key,
+           absl::Span<uint8_t> into);  // ends the program if the value is absent or of another size
 
  private:
   void SendCommand(const std::vector<std::string>& words, absl::Span<const uint8_t> last);

@@ -1,4 +1,5 @@
-// One row of the bench table: two sides measured in one run, in turns, and their ratio. tools/bench reads what this prints.
+// One row of the bench table: two sides measured in one run, in turns, and their ratio. tools/bench reads what this
+// prints.
 #ifndef KVIST_TESTS_BENCH_ROWS_H_
 #define KVIST_TESTS_BENCH_ROWS_H_
 
@@ -31,12 +32,15 @@ struct Target {
   Reach reach;
 };
 
-inline void PrintRow(const std::string& name, double ours, double other, const std::string& unit, std::optional<Target> target) {
+inline void PrintRow(const std::string& name, double ours, double other, const std::string& unit,
+                     std::optional<Target> target) {
   const double ratio = ours / other;
   const bool ok = target && (target->reach == Reach::kAtLeast ? ratio >= target->value : ratio <= target->value);
-  std::printf("{\"name\": \"%s\", \"ours\": %.6g, \"other\": %.6g, \"unit\": \"%s\", \"ratio\": %.6g, \"reach\": %s, \"ok\": %s}\n",
-              name.c_str(), ours, other, unit.c_str(), ratio, target ? std::to_string(target->value).c_str() : "null",
-              target ? (ok ? "true" : "false") : "null");
+  std::printf(
+      "{\"name\": \"%s\", \"ours\": %.6g, \"other\": %.6g, \"unit\": \"%s\", \"ratio\": %.6g, \"reach\": %s, \"ok\": "
+      "%s}\n",
+      name.c_str(), ours, other, unit.c_str(), ratio, target ? std::to_string(target->value).c_str() : "null",
+      target ? (ok ? "true" : "false") : "null");
   std::fflush(stdout);
 }
 

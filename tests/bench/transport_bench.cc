@@ -1,5 +1,5 @@
-// Moving blocks from a real node to a worker, against a plain socket and against a real Redis; matching over three nodes.
-// Method: real processes on loopback, both sides in turns in one run, medians. Argument: the path of kvistd.
+// Moving blocks from a real node to a worker, against a plain socket and against a real Redis; matching over three
+// nodes. Method: real processes on loopback, both sides in turns in one run, medians. Argument: the path of kvistd.
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -49,7 +49,8 @@ class Cluster {
     const std::string file = folder_ / "cluster.json";
     std::string nodes;
     for (int i = 0; i < count; ++i) {
-      absl::StrAppend(&nodes, i == 0 ? "" : ", ", "{\"id\": \"n", i, "\", \"address\": \"127.0.0.1:0\", \"capacity\": \"512MiB\"}");
+      absl::StrAppend(&nodes, i == 0 ? "" : ", ", "{\"id\": \"n", i,
+                      "\", \"address\": \"127.0.0.1:0\", \"capacity\": \"512MiB\"}");
     }
     std::ofstream(file) << "{\"view\": 1, \"nodes\": [" << nodes << "]}";
     for (int i = 0; i < count; ++i) {
@@ -75,7 +76,9 @@ class Cluster {
 class Prompt {
  public:
   Prompt(const View& view, Transport* transport, const BlockShape& shape, Codec codec, size_t blocks)
-      : shape_(shape), tokens_(blocks * shape.tokens), kv_(2 * size_t{shape.layers} * shape.heads * tokens_ * shape.head_dim) {
+      : shape_(shape),
+        tokens_(blocks * shape.tokens),
+        kv_(2 * size_t{shape.layers} * shape.heads * tokens_ * shape.head_dim) {
     ClientOptions options;
     options.ns.model = absl::StrCat("bench ", std::string(CodecName(codec)), " ", blocks);
     options.ns.dtype = shape.dtype;
@@ -102,12 +105,13 @@ class Prompt {
   }
 
   void Put() {
-    const PutResult put =
-        Must(client_->Put(chain_, ContiguousPages<const uint16_t>(kv_.data(), shape_, tokens_)));
-    Require(put.stored + put.present == chain_.size(), absl::StrCat("stored ", put.stored, " of ", chain_.size(), " blocks: ", put.failure));
+    const PutResult put = Must(client_->Put(chain_, ContiguousPages<const uint16_t>(kv_.data(), shape_, tokens_)));
+    Require(put.stored + put.present == chain_.size(),
+            absl::StrCat("stored ", put.stored, " of ", chain_.size(), " blocks: ", put.failure));
   }
   void Get() {
-    const GetResult got = Must(client_->Get(chain_, {0, chain_.size()}, ContiguousPages<uint16_t>(kv_.data(), shape_, tokens_)));
+    const GetResult got =
+        Must(client_->Get(chain_, {0, chain_.size()}, ContiguousPages<uint16_t>(kv_.data(), shape_, tokens_)));
     Require(got.blocks == chain_.size(), "a block was missed: " + got.why);
   }
   size_t PlainBytes() const { return 2 * kv_.size(); }
@@ -145,7 +149,8 @@ class FlatSink : public GetSink {
 
 size_t GetRaw(Channel* channel, const std::vector<Key>& chain, absl::Span<uint8_t> memory) {
   v1::GetRequest request;
-  for (const Key& key : chain) request.mutable_keys()->append(reinterpret_cast<const char*>(key.bytes.data()), key.bytes.size());
+  for (const Key& key : chain)
+    request.mutable_keys()->append(reinterpret_cast<const char*>(key.bytes.data()), key.bytes.size());
   FlatSink sink(memory);
   Must(channel->Get(request, absl::Now() + absl::Seconds(60), &sink));
   return sink.used();
@@ -168,14 +173,17 @@ void BenchDecodedGet(const View& view, Transport* transport) {
   Prompt ladder(view, transport, kShape, Codec::kLadder, kBlocks), i8(view, transport, kShape, Codec::kI8, kBlocks),
       raw16(view, transport, kShape, Codec::kRaw16, kBlocks);
   const size_t block_bytes = kShape.PlainBytes();
-  for (size_t b = 0; b < kBlocks; ++b) redis.Set(absl::StrCat("b", b), ladder.Bytes().subspan(b * block_bytes, block_bytes));
+  for (size_t b = 0; b < kBlocks; ++b)
+    redis.Set(absl::StrCat("b", b), ladder.Bytes().subspan(b * block_bytes, block_bytes));
   const auto redis_get = [&] {
-    for (size_t b = 0; b < kBlocks; ++b) redis.Get(absl::StrCat("b", b), ladder.Bytes().subspan(b * block_bytes, block_bytes));
+    for (size_t b = 0; b < kBlocks; ++b)
+      redis.Get(absl::StrCat("b", b), ladder.Bytes().subspan(b * block_bytes, block_bytes));
   };
   const auto row = [&](const std::string& codec, Prompt* prompt, std::optional<Target> target) {
     prompt->Put();
-    PrintThroughput(absl::StrCat("Get, decoded to bf16 (", codec, ") / Redis GET of the bf16"), kRounds, prompt->PlainBytes(),
-                    [&] { prompt->Get(); }, prompt->PlainBytes(), redis_get, target);
+    PrintThroughput(
+        absl::StrCat("Get, decoded to bf16 (", codec, ") / Redis GET of the bf16"), kRounds, prompt->PlainBytes(),
+        [&] { prompt->Get(); }, prompt->PlainBytes(), redis_get, target);
   };
   row("ladder", &ladder, Target{2.5, Reach::kAtLeast});
   row("i8", &i8, std::nullopt);

@@ -1,6 +1,6 @@
 // Goal: a node at the other end of a wire is a BlockStore like any other.
-// Method: the conformance suite over a real gRPC server on loopback, with a host tier behind it on a virtual clock, spoken to
-// through the remote store. Blocks are real ones (raw16): the node verifies them at commit.
+// Method: the conformance suite over a real gRPC server on loopback, with a host tier behind it on a virtual clock,
+// spoken to through the remote store. Blocks are real ones (raw16): the node verifies them at commit.
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -71,11 +71,12 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
   std::unique_ptr<BlockStore> store_;
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    Remote, BlockStoreConformance,
-    ::testing::Values(StoreKind{"OverLoopback",
-                                [](uint64_t capacity_bytes) { return std::make_unique<RemoteStoreUnderTest>(capacity_bytes); }}),
-    StoreKindName);
+INSTANTIATE_TEST_SUITE_P(Remote, BlockStoreConformance,
+                         ::testing::Values(StoreKind{"OverLoopback",
+                                                     [](uint64_t capacity_bytes) {
+                                                       return std::make_unique<RemoteStoreUnderTest>(capacity_bytes);
+                                                     }}),
+                         StoreKindName);
 
 }  // namespace
 }  // namespace kvist

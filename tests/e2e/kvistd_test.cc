@@ -51,7 +51,8 @@ class KvistdTest : public ::testing::Test {
 TEST_F(KvistdTest, WrongFlagsAreAllNamedAndExitIsTwo) {
   const testing::Ended ended = testing::Run({kKvistd, "--listen", "here", "--capacity", "many", "--what"});
   EXPECT_EQ(ended.exit, 2);
-  for (const char* wrong : {"--listen", "here", "--capacity", "many", "--what: unknown flag"}) EXPECT_THAT(ended.errors, HasSubstr(wrong));
+  for (const char* wrong : {"--listen", "here", "--capacity", "many", "--what: unknown flag"})
+    EXPECT_THAT(ended.errors, HasSubstr(wrong));
 }
 
 TEST_F(KvistdTest, ATakenPortIsNamedAndExitIsOne) {
@@ -118,7 +119,8 @@ TEST_F(KvistdTest, SigtermUnderLoadEndsEveryCallAndExitsZero) {
         }
         ++stored;
         const auto fetched = testing::GetBlocks(channel.get(), testing::GetRequestFor({key}));
-        const bool hit = fetched.ok() && fetched->headers.size() == 1 && fetched->headers[0].miss() == v1::MISS_REASON_UNSPECIFIED;
+        const bool hit =
+            fetched.ok() && fetched->headers.size() == 1 && fetched->headers[0].miss() == v1::MISS_REASON_UNSPECIFIED;
         if (hit && fetched->bytes[0] != block) ++wrong;
         if (!fetched.ok()) refused = true;
       }

@@ -1,5 +1,5 @@
-// Goal: the examples in C++ and in Python do what they say, on a real cluster, and say what is wrong when there is none.
-// Method: three kvistd processes from one cluster file; each example is run as a user would.
+// Goal: the examples in C++ and in Python do what they say, on a real cluster, and say what is wrong when there is
+// none. Method: three kvistd processes from one cluster file; each example is run as a user would.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>

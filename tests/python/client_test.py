@@ -96,6 +96,21 @@ class ClusterTest(unittest.TestCase):
     def test_stats_name_every_node(self) -> None:
         self.assertEqual({node["id"] for node in self.client("stats").stats()}, {"a", "b", "c"})
 
+    def test_metrics_count_what_the_worker_did(self) -> None:
+        client = self.client("metrics")
+        self.assertIn("kvist_worker_fetched_blocks_total 0", client.metrics())
+        client.put(self.tokens, self.kv)
+        client.get(self.tokens, np.zeros_like(self.kv))
+        client.erase(self.tokens)
+        client.match(self.tokens)
+        lines = dict(line.rsplit(" ", 1) for line in client.metrics().splitlines() if not line.startswith("#"))
+        self.assertEqual(lines["kvist_worker_fetched_blocks_total"], "20")
+        self.assertEqual(lines["kvist_worker_stored_blocks_total"], "20")
+        self.assertEqual(lines['kvist_worker_misses_total{reason="erased"}'], "1")
+        self.assertEqual(lines["kvist_worker_checksum_failures_total"], "0")
+        for name in ("encode_seconds", "decode_seconds", "stored_bytes", "fetched_bytes"):
+            self.assertGreater(float(lines[f"kvist_worker_{name}_total"]), 0)
+
     def test_keys_are_chained(self) -> None:
         client = self.client("keys")
         keys = client.keys(self.tokens)

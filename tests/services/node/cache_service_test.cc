@@ -13,9 +13,9 @@
 namespace kvist {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::GetBlocks;
 using testing::GetRequestFor;
+using ::testing::HasSubstr;
 using testing::In;
 using testing::kTestNamespace;
 using testing::PutBlock;
@@ -25,7 +25,9 @@ using testing::TestKey;
 
 constexpr uint64_t kCapacity = 8 << 20;
 
-absl::Span<const uint8_t> AsBytes(const std::string& text) { return {reinterpret_cast<const uint8_t*>(text.data()), text.size()}; }
+absl::Span<const uint8_t> AsBytes(const std::string& text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
 
 std::string Message(const absl::Status& status) { return std::string(status.message()); }
 
@@ -130,7 +132,9 @@ TEST_F(CacheServiceTest, AWriterThatDiesInTheMiddleGivesItsSpaceBack) {
 class GoneSink : public GetSink {
  public:
   absl::Status OnHeader(const v1::GetHeader&) override { return absl::OkStatus(); }
-  absl::StatusOr<absl::Span<uint8_t>> OnPart(uint32_t, uint64_t, size_t) override { return absl::CancelledError("I am gone"); }
+  absl::StatusOr<absl::Span<uint8_t>> OnPart(uint32_t, uint64_t, size_t) override {
+    return absl::CancelledError("I am gone");
+  }
 };
 
 TEST_F(CacheServiceTest, AReaderThatDiesInTheMiddleDropsItsPin) {
@@ -231,11 +235,13 @@ TEST_F(CacheServiceTest, WrongRequestsAreNamed) {
   EXPECT_THAT(Message(GetBlocks(channel_.get(), get).status()), HasSubstr("keys are 32 bytes each"));
   v1::MatchRequest match;
   match.add_chains()->set_keys(std::string(32 * 4097, 'k'));
-  EXPECT_THAT(Message(channel_->Match(match, In(10)).status()), HasSubstr("4097 keys in one request; at most 4096 are allowed"));
+  EXPECT_THAT(Message(channel_->Match(match, In(10)).status()),
+              HasSubstr("4097 keys in one request; at most 4096 are allowed"));
   v1::PutReserve reserve = ReserveFor(TestKey(1), 100);
   reserve.set_key("short");
   EXPECT_THAT(Message(channel_->Put(reserve, In(10)).status()), HasSubstr("a key is 32 bytes"));
-  EXPECT_THAT(Message(channel_->Put(ReserveFor(TestKey(1), 100, "short"), In(10)).status()), HasSubstr("it is 16 bytes"));
+  EXPECT_THAT(Message(channel_->Put(ReserveFor(TestKey(1), 100, "short"), In(10)).status()),
+              HasSubstr("it is 16 bytes"));
   EXPECT_THAT(Message(channel_->Put(ReserveFor(TestKey(1), kCapacity + 1), In(10)).status()),
               HasSubstr("larger than this node's limit of 8388608 bytes"));
   EXPECT_THAT(Message(GetBlocks(channel_.get(), GetRequestFor({TestKey(1)}), absl::Now() + absl::Hours(2)).status()),

@@ -35,12 +35,13 @@ TEST(ConfigTest, ANodeByItselfNeedsAnAddressAndACapacity) {
 }
 
 TEST(ConfigTest, AllWrongFlagsAreNamedAtOnce) {
-  const auto flags = Parse({"--listen", "nowhere", "--capacity", "lots", "--http", "x:99999", "--max-lease", "soon", "--drain", "2h",
-                            "--log-level", "loud", "--colour", "green"});
+  const auto flags = Parse({"--listen", "nowhere", "--capacity", "lots", "--http", "x:99999", "--max-lease", "soon",
+                            "--drain", "2h", "--log-level", "loud", "--colour", "green"});
   ASSERT_FALSE(flags.ok());
   const std::string message(flags.status().message());
-  for (const char* wrong : {"--listen: ", "nowhere", "--capacity: ", "lots", "--http: ", "--max-lease: 'soon'", "--drain: '2h'",
-                            "0s to 30m", "--log-level: ", "'loud'", "debug, info, warning or error", "--colour: unknown flag"}) {
+  for (const char* wrong :
+       {"--listen: ", "nowhere", "--capacity: ", "lots", "--http: ", "--max-lease: 'soon'", "--drain: '2h'",
+        "0s to 30m", "--log-level: ", "'loud'", "debug, info, warning or error", "--colour: unknown flag"}) {
     EXPECT_THAT(message, HasSubstr(wrong));
   }
 }
@@ -63,7 +64,8 @@ TEST(ConfigTest, TheClusterFileSaysAddressCapacityAndView) {
 }
 
 TEST(ConfigTest, ANodeThatTheFileDoesNotNameIsToldWhichThereAre) {
-  const std::string file = ClusterFile("other.json", R"({"view": 1, "nodes": [{"id": "a", "address": "127.0.0.1:0", "capacity": 4096}]})");
+  const std::string file =
+      ClusterFile("other.json", R"({"view": 1, "nodes": [{"id": "a", "address": "127.0.0.1:0", "capacity": 4096}]})");
   const auto flags = Parse({"--cluster", file.c_str(), "--node", "z"});
   ASSERT_FALSE(flags.ok());
   EXPECT_THAT(std::string(flags.status().message()), HasSubstr("'z' is not in"));

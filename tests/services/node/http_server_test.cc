@@ -15,7 +15,8 @@ using testing::HasSubstr;
 
 TEST(HttpServerTest, ServesMetricsHealthAndReadiness) {
   std::atomic<bool> ready = false;
-  auto server = HttpServer::Start("127.0.0.1:0", [] { return std::string("kvist_blocks 3\n"); }, [&] { return ready.load(); });
+  auto server = HttpServer::Start(
+      "127.0.0.1:0", [] { return std::string("kvist_blocks 3\n"); }, [&] { return ready.load(); });
   ASSERT_TRUE(server.ok()) << server.status();
   httplib::Client client("http://" + (*server)->address());
   auto metrics = client.Get("/metrics");
@@ -35,11 +36,13 @@ TEST(HttpServerTest, ATakenPortIsNamed) {
   ASSERT_TRUE(first.ok()) << first.status();
   auto second = HttpServer::Start((*first)->address(), nothing, [] { return true; });
   ASSERT_FALSE(second.ok());
-  EXPECT_THAT(std::string(second.status().message()), HasSubstr("cannot listen on HTTP address " + (*first)->address()));
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("cannot listen on HTTP address " + (*first)->address()));
 }
 
 TEST(HttpServerTest, AnAddressWithoutAPortIsRefused) {
-  auto server = HttpServer::Start("localhost", [] { return std::string(); }, [] { return true; });
+  auto server = HttpServer::Start(
+      "localhost", [] { return std::string(); }, [] { return true; });
   ASSERT_FALSE(server.ok());
   EXPECT_THAT(std::string(server.status().message()), HasSubstr("'localhost' is not host:port"));
 }

@@ -84,7 +84,8 @@ v1::PutReserve ReserveFor(const Key& key, uint64_t size_bytes, const std::string
 }
 
 absl::Status PutBlock(Channel* channel, const Key& key, const std::string& block, const std::string& namespace_digest) {
-  absl::StatusOr<std::unique_ptr<PutStream>> stream = channel->Put(ReserveFor(key, block.size(), namespace_digest), In(10));
+  absl::StatusOr<std::unique_ptr<PutStream>> stream =
+      channel->Put(ReserveFor(key, block.size(), namespace_digest), In(10));
   if (!stream.ok()) return stream.status();
   const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(block.data()), block.size());
   if (absl::Status status = (*stream)->Write(0, bytes); !status.ok()) return status;
@@ -101,7 +102,8 @@ absl::StatusOr<Fetched> GetBlocks(Channel* channel, const v1::GetRequest& reques
 
 v1::GetRequest GetRequestFor(const std::vector<Key>& keys) {
   v1::GetRequest request;
-  for (const Key& key : keys) request.mutable_keys()->append(reinterpret_cast<const char*>(key.bytes.data()), key.bytes.size());
+  for (const Key& key : keys)
+    request.mutable_keys()->append(reinterpret_cast<const char*>(key.bytes.data()), key.bytes.size());
   return request;
 }
 

@@ -27,7 +27,8 @@ Key TestKey(uint8_t fill);
 inline constexpr char kTestNamespace[] = "test namespace..";  // 16 bytes
 
 // A raw16 block of this key and namespace with seeded random values: `layers` layers, one head, 16 tokens, head_dim 64.
-std::string TestBlock(const Key& key, uint32_t layers, uint64_t seed, const std::string& namespace_digest = kTestNamespace);
+std::string TestBlock(const Key& key, uint32_t layers, uint64_t seed,
+                      const std::string& namespace_digest = kTestNamespace);
 
 v1::PutReserve ReserveFor(const Key& key, uint64_t size_bytes, const std::string& namespace_digest = kTestNamespace);
 

@@ -1,6 +1,6 @@
 // Goal: the hand-made encoding of a Part is protobuf's, however gRPC cuts it.
-// Method: each Part is compared with what protobuf itself writes and reads; received bytes are cut at every place, and at
-// random into many slices; broken ones are refused with a sentence.
+// Method: each Part is compared with what protobuf itself writes and reads; received bytes are cut at every place, and
+// at random into many slices; broken ones are refused with a sentence.
 #include "services/transport/part_stream.h"
 
 #include <gtest/gtest.h>

@@ -104,6 +104,10 @@ PROTOTYPES = {
         ctypes.c_int,
         [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), _Error],
     ),
+    "kvist_metrics_text": (
+        ctypes.c_int,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), _Error],
+    ),
 }  # fmt: skip
 
 

@@ -203,13 +203,20 @@ class Client:
 
     def stats(self) -> list[dict[str, Any]]:
         """One dict a node: id, address, whether it answers, and its figures."""
+        return json.loads(self._text("kvist_stats_json"))
+
+    def metrics(self) -> str:
+        """This worker's own metrics in Prometheus text format (kvist_worker_*), to add to what the process exposes."""
+        return self._text("kvist_metrics_text")
+
+    def _text(self, function: str) -> str:
         needed = ctypes.c_size_t()
         capacity = 1 << 16
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            self._call("kvist_stats_json", self._open(), buffer, capacity, ctypes.byref(needed))
+            self._call(function, self._open(), buffer, capacity, ctypes.byref(needed))
             if needed.value <= capacity:
-                return json.loads(buffer.value)
+                return buffer.value.decode()
             capacity = needed.value
 
     def _release(self, match_id: int) -> None:
