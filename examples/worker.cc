@@ -14,12 +14,11 @@ int main(int argc, char** argv) {
 
   const std::unique_ptr<kvist::Transport> transport = kvist::NewGrpcTransport();
   kvist::ClientOptions options;
-  options.ns = {.model = "example",
-                .dtype = kvist::Dtype::kBf16,
-                .layers = 4,
-                .heads = 2,
-                .head_dim = 64,
-                .tokens_per_block = 16};
+  options.ns.model = "example";
+  options.ns.layers = 4;
+  options.ns.heads = 2;
+  options.ns.head_dim = 64;
+  options.ns.tokens_per_block = 16;
   options.codec = kvist::Codec::kRaw16;
   options.transport = transport.get();
   absl::StatusOr<kvist::View> view = kvist::ReadClusterFile(argv[1]);
