@@ -105,8 +105,8 @@ def session_a(session: Session) -> dict:
             put = client.put(tokens, cache)
         if put.stored != put.blocks:
             raise RuntimeError(f"{codec}: {put.stored} of {put.blocks} blocks were stored: {put.failure}")
-        say(f"{codec}: {put.blocks} blocks, {put.plain_bytes / 1e6:.1f} MB of bf16 -> {put.stored_bytes / 1e6:.1f} MB stored, "
-            f"worst tile {put.min_sqnr_db:.1f} dB, {put.raised_tiles} tiles raised")
+        worst = "exact" if codec == "raw16" else f"worst tile {put.min_sqnr_db:.1f} dB, {put.raised_tiles} tiles raised"
+        say(f"{codec}: {put.blocks} blocks, {put.plain_bytes / 1e6:.1f} MB of bf16 -> {put.stored_bytes / 1e6:.1f} MB stored, {worst}")
         codecs[codec] = {
             "blocks": put.blocks,
             "plain_bytes": put.plain_bytes,
