@@ -1,5 +1,5 @@
-// The self-describing block: 128-byte header, plane table, planes. FORMAT.md is the specification; this is its C++
-// face.
+// The self-describing block: 128-byte header, plane table, planes. FORMAT.md is the specification; this is its face
+// in C++.
 //
 // Units   bytes in names that end in _bytes, tokens in first_position and tokens, dB in names that end in _db.
 // Threads BlockView is immutable after Parse and refers to bytes that the caller keeps alive.
@@ -87,9 +87,8 @@ class BlockView {
   Codec codec() const { return codec_; }
   int codec_version() const { return codec_version_; }
   float floor_db() const { return floor_db_; }  // promised
-  float min_sqnr_db() const {
-    return min_sqnr_db_;
-  }  // achieved by the worst tile at full precision; above 255.9 = exact
+  // Achieved by the worst tile at full precision; above 255.9 = exact.
+  float min_sqnr_db() const { return min_sqnr_db_; }
   uint32_t raised_tiles() const { return raised_tiles_; }  // tiles kept at a higher precision than the codec's
   uint64_t block_bytes() const { return block_bytes_; }    // of the whole block
   int planes() const { return planes_; }                   // in the format; PlanesPresent() may be fewer

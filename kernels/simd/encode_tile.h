@@ -4,9 +4,9 @@
 //         values   u16 [tokens][head_dim], contiguous.
 // Units   counts. Scales are bytes of FORMAT.md, "Log scales".
 // Threads pure functions; scratch memory is passed in.
-// Accuracy sums have a fixed order (16 partial sums), so that one input gives one block on every x86 CPU of one
-// libm-free
-//         build; FORMAT.md does not promise it: only decoding is part of the format.
+// Accuracy sums have a fixed order (16 partial sums), so that every target of a build writes the same block. FORMAT.md
+// does
+//          not promise that: only decoding is part of the format.
 #ifndef KVIST_KERNELS_SIMD_ENCODE_TILE_H_
 #define KVIST_KERNELS_SIMD_ENCODE_TILE_H_
 

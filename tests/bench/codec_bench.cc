@@ -1,9 +1,8 @@
 // Goal    Decode, DRAM to DRAM on one core, against memcpy of the same bf16; encode speed; stored bytes.
 // Method  Blocks of SmolLM2's shape (30 layers, 3 KV heads, D = 64, 128 tokens) of N(0, 1) with channel means. Every
-// round
-//         runs each side once over a working set far larger than the caches, the sides taking turns; medians of the
-//         rounds. Pages are touched before the first round. Seconds are the thread's own
-//         (stalls on memory count, neighbours on the machine do not). One JSON object a line.
+//         round runs each side once over a working set far larger than the caches, the sides taking turns; medians of
+//         the rounds. Pages are touched before the first round. Seconds are the thread's own: stalls on memory count,
+//         neighbours on the machine do not. One JSON object a line.
 #include <sys/mman.h>
 #include <time.h>
 

@@ -223,11 +223,10 @@ TEST(Codec, KeptRotatedIsTheOriginalTimesAnOrthonormalMatrix) {
   const std::vector<uint16_t> rotated = DecodeOrDie(ParseOrDie(block), 0, Basis::kKeptRotated);
   // Products between tokens of one tile, in either basis.
   for (size_t a = 0; a < kShape.tokens; a += 7) {
-    double before = 0, after = 0, size = 0;
+    double before = 0, after = 0;
     for (size_t d = 0; d < kShape.head_dim; ++d) {
       before += Widen(original[d], kShape.dtype) * Widen(original[a * kShape.head_dim + d], kShape.dtype);
       after += Widen(rotated[d], kShape.dtype) * Widen(rotated[a * kShape.head_dim + d], kShape.dtype);
-      size += std::abs(before);
     }
     EXPECT_NEAR(before, after, 0.5) << a;
   }
