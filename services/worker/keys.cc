@@ -85,18 +85,23 @@ std::string EncodeNamespace(const Namespace& ns) {
 
 Digest NamespaceDigest(const Namespace& ns) { return Sha256(EncodeNamespace(ns)); }
 
+Key BlockKey(const Digest& namespace_digest, const Key& parent, absl::Span<const uint32_t> tokens,
+             absl::Span<const std::string> extra) {
+  Encoding encoding(kKeyTag);
+  encoding.Raw(namespace_digest).Raw(parent.bytes).U32(static_cast<uint32_t>(tokens.size()));
+  for (const uint32_t token : tokens) encoding.U32(token);
+  encoding.U32(static_cast<uint32_t>(extra.size()));
+  for (const std::string& part : extra) encoding.Text(part);
+  return Key{Sha256(encoding.bytes())};
+}
+
 std::vector<Key> ChainKeys(const Digest& namespace_digest, uint32_t tokens_per_block, absl::Span<const uint32_t> tokens,
                            absl::Span<const std::string> extra) {
   std::vector<Key> keys;
   keys.reserve(tokens.size() / tokens_per_block);
   Key parent;
   for (; tokens.size() >= tokens_per_block; tokens.remove_prefix(tokens_per_block)) {
-    Encoding encoding(kKeyTag);
-    encoding.Raw(namespace_digest).Raw(parent.bytes).U32(tokens_per_block);
-    for (const uint32_t token : tokens.first(tokens_per_block)) encoding.U32(token);
-    encoding.U32(static_cast<uint32_t>(extra.size()));
-    for (const std::string& part : extra) encoding.Text(part);
-    parent.bytes = Sha256(encoding.bytes());
+    parent = BlockKey(namespace_digest, parent, tokens.first(tokens_per_block), extra);
     keys.push_back(parent);
   }
   return keys;

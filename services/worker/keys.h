@@ -45,6 +45,10 @@ absl::Status ValidateNamespace(const Namespace& ns);
 std::string EncodeNamespace(const Namespace& ns);  // the canonical bytes
 Digest NamespaceDigest(const Namespace& ns);       // their SHA-256; block headers hold the first 16 bytes
 
+// The key of the block of `tokens` that follows the block `parent` (zero for the first). `extra` is hashed with it.
+Key BlockKey(const Digest& namespace_digest, const Key& parent, absl::Span<const uint32_t> tokens,
+             absl::Span<const std::string> extra = {});
+
 // The keys of the full blocks of a prompt, chained from token 0; a rest that fills no block has no key. `extra` is
 // hashed into every block of the chain (an adapter's name, an image's digest).
 std::vector<Key> ChainKeys(const Digest& namespace_digest, uint32_t tokens_per_block, absl::Span<const uint32_t> tokens,

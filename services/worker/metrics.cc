@@ -27,8 +27,10 @@ MetricFamily Counter(std::string name, std::string help, double value) {
 }
 
 MetricFamily Misses(const std::vector<uint64_t>& misses) {
-  MetricFamily family{"kvist_worker_misses_total", "Matches and Gets that a missing block ended, by its reason.",
-                      prometheus::MetricType::Counter, {}};
+  MetricFamily family{"kvist_worker_misses_total",
+                      "Matches and Gets that a missing block ended, by its reason.",
+                      prometheus::MetricType::Counter,
+                      {}};
   for (size_t reason = 1; reason < misses.size(); ++reason) {
     AddSeries(&family, misses[reason], {{"reason", MissReasonName(static_cast<v1::MissReason>(reason))}});
   }

@@ -5,7 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "absl/strings/escaping.h"
@@ -50,6 +53,58 @@ TEST(Keys, DigestsAreThoseOfTheWrittenEncoding) {
   EXPECT_EQ(ChainKeys(digest, 16, Tokens(16), extra)[0].Hex(),
             "a8ce286f5e125987c6a3672980d6203b3eb8b0635f948d25f59e633570d2c987");
   EXPECT_EQ(EngineKey(digest, "abc").Hex(), "6cc2e4b33be94dcf4a5fdd493b1478ecf4829821731cac09f9f07763206f1ae7");
+}
+
+// The vectors that the Python reader of the format checks too.
+nlohmann::json Vectors() {
+  std::ifstream file("tests/kernels/format_vectors.json");
+  return nlohmann::json::parse(file);
+}
+
+template <size_t kSize>
+std::array<uint8_t, kSize> FromHex(const std::string& hex) {
+  const std::string bytes = absl::HexStringToBytes(hex);
+  std::array<uint8_t, kSize> out{};
+  EXPECT_EQ(bytes.size(), kSize);
+  std::copy_n(bytes.begin(), std::min(bytes.size(), kSize), out.begin());
+  return out;
+}
+
+TEST(Keys, NamespacesOfTheFormatsVectors) {
+  for (const nlohmann::json& vector : Vectors()["namespaces"]) {
+    Namespace ns;
+    ns.model = vector["model"];
+    ns.weights_digest = vector["weights_digest"];
+    ns.dtype = *ParseDtype(vector["dtype"].get<std::string>());
+    ns.layers = vector["layers"];
+    ns.heads = vector["heads"];
+    ns.head_dim = vector["head_dim"];
+    ns.rope = vector["rope"];
+    ns.tp_rank = vector["tp_rank"];
+    ns.tp_size = vector["tp_size"];
+    ns.pp_rank = vector["pp_rank"];
+    ns.pp_size = vector["pp_size"];
+    ns.tokens_per_block = vector["tokens_per_block"];
+    ns.profile_digest = FromHex<16>(vector["profile_digest"]);
+    ns.tenant_salt = vector["tenant_salt"];
+    EXPECT_EQ(Hex(NamespaceDigest(ns)), vector["digest"].get<std::string>());
+  }
+}
+
+TEST(Keys, KeysOfTheFormatsVectors) {
+  const nlohmann::json vectors = Vectors();
+  ASSERT_FALSE(vectors["keys"].empty());
+  for (const nlohmann::json& vector : vectors["keys"]) {
+    const auto tokens = vector["tokens"].get<std::vector<uint32_t>>();
+    const auto extra = vector["extra_keys"].get<std::vector<std::string>>();
+    EXPECT_EQ(BlockKey(FromHex<32>(vector["namespace"]), Key{FromHex<32>(vector["parent"])}, tokens, extra).Hex(),
+              vector["key"].get<std::string>());
+  }
+  ASSERT_FALSE(vectors["engine_keys"].empty());
+  for (const nlohmann::json& vector : vectors["engine_keys"]) {
+    EXPECT_EQ(EngineKey(FromHex<32>(vector["namespace"]), vector["engine_hash"].get<std::string>()).Hex(),
+              vector["key"].get<std::string>());
+  }
 }
 
 TEST(Keys, EveryFieldOfTheNamespaceChangesItsDigest) {
