@@ -3,6 +3,7 @@
 Method: three kvistd processes from one cluster file, random KV put by one client and read by another.
 """
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -31,6 +32,10 @@ def random_kv(tokens: int, seed: int) -> np.ndarray:
 
 def widen(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def unaligned(kv: np.ndarray) -> np.ndarray:
+    return np.zeros(kv.nbytes + 1, np.uint8)[1:].view(np.uint16).reshape(kv.shape)
 
 
 class ClusterTest(unittest.TestCase):
@@ -134,6 +139,10 @@ class ClusterTest(unittest.TestCase):
             (lambda: client.match([-1, 2]), "a token id is outside"),
             (lambda: client.match([0.5]), "tokens must be one row of integers"),
             (lambda: kvist.Client(self.cluster.file, namespace("x"), deadline_s=0), "deadline_s is 0"),
+            (lambda: kvist.Client(self.cluster.file, namespace("x"), threads=-1), "threads must be an integer from 0 to"),
+            (lambda: kvist.Client(self.cluster.file, namespace("x"), codec="raw16\0"), "codec must be a str without NUL"),
+            (lambda: client.get(self.tokens, self.kv, 0.5, 1), "first_block must be an integer"),
+            (lambda: client.put(self.tokens, unaligned(self.kv)), "kv must start at an even address"),
         ]
         for call, message in cases:
             with self.subTest(message), self.assertRaisesRegex(ValueError, message):
@@ -141,6 +150,29 @@ class ClusterTest(unittest.TestCase):
         client.close()
         with self.assertRaisesRegex(ValueError, "this Client is closed"):
             client.match(self.tokens)
+
+    def test_what_c_would_cut_or_wrap_is_refused_since_it_would_name_another_namespace(self) -> None:
+        for field, value in (
+            ("tenant_salt", "a\0b"),
+            ("model", "test\0"),
+            ("model", None),
+            ("rope", "\udcc3\udca9"),  # would be the bytes of another text
+            ("layers", LAYERS + 2**32),
+            ("tp_rank", 2**32),
+            ("heads", -1),
+            ("head_dim", 64.5),
+            ("layers", True),
+        ):
+            wrong = dataclasses.replace(namespace("a"), **{field: value})
+            with self.subTest(field=field, value=value), self.assertRaises(ValueError):
+                kvist.Client(self.cluster.file, wrong)
+        numpy_counts = dataclasses.replace(namespace("a"), layers=np.int64(LAYERS))
+        with kvist.Client(self.cluster.file, numpy_counts) as client:
+            self.assertEqual(client.keys(self.tokens), self.client("a").keys(self.tokens))
+
+    def test_a_library_that_is_not_ours_is_named(self) -> None:
+        with self.assertRaisesRegex(OSError, "libm.so.6 lacks kvist_abi_version, .*an older one"):
+            kvist.Client(self.cluster.file, namespace("x"), library="/lib/x86_64-linux-gnu/libm.so.6")
 
     def test_faults_are_the_librarys_sentences(self) -> None:
         with self.assertRaisesRegex(kvist.KvistError, "lzma") as raised:

@@ -131,9 +131,13 @@ def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
             "or name it with library= or KVIST_LIBRARY"
         )
     library = ctypes.CDLL(str(path))
+    missing = [name for name in PROTOTYPES if not hasattr(library, name)]
+    if missing:
+        raise OSError(f"{path} lacks {', '.join(missing)}: it is no libkvist.so, or an older one; install both alike")
     for name, (result, arguments) in PROTOTYPES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    if library.kvist_abi_version() != ABI_VERSION:
-        raise OSError(f"{path} has ABI version {library.kvist_abi_version()}, this package speaks {ABI_VERSION}: install both alike")
+    version = library.kvist_abi_version()
+    if version != ABI_VERSION:
+        raise OSError(f"{path} has ABI version {version}, this package speaks {ABI_VERSION}: install both alike")
     return library

@@ -123,24 +123,21 @@ class Client:
         self._handle: ctypes.c_void_p | None = None
         self._library = _abi.load(library)
         self.namespace = namespace
-        fields = {
-            name: value.encode() if isinstance(value, str) else value for name, value in dataclasses.asdict(namespace).items()
-        }
         options = _abi.Options(
-            cluster_file=os.fsencode(cluster),
-            codec=codec.encode(),
+            cluster_file=_c_text("cluster", os.fsdecode(cluster), errors="surrogateescape"),
+            codec=_c_text("codec", codec),
             floor_db=floor_db,
-            min_precision=min_precision,
+            min_precision=_c_count("min_precision", min_precision),
             deadline_ms=_milliseconds("deadline_s", deadline_s),
             lease_ms=_milliseconds("lease_s", lease_s),
-            threads=threads,
+            threads=_c_count("threads", threads),
         )
         handle = ctypes.c_void_p()
-        self._call("kvist_client_create", ctypes.byref(_abi.Namespace(**fields)), ctypes.byref(options), ctypes.byref(handle))
+        self._call("kvist_client_create", ctypes.byref(_c_namespace(namespace)), ctypes.byref(options), ctypes.byref(handle))
         self._handle = handle
 
     def close(self) -> None:
-        """Ends the client; the second time does nothing."""
+        """Ends the client; the second time does nothing. REQUIRES: no other thread is in a call of it."""
         if self._handle is not None:
             self._library.kvist_client_destroy(self._handle)
             self._handle = None
@@ -179,7 +176,8 @@ class Client:
         data, n = _tokens(tokens)
         pages, capacity = self._pages("out", out, n, writable=True)
         blocks = n // self.namespace.tokens_per_block
-        last = blocks if last_block is None else last_block
+        first_block = _c_count("first_block", first_block)
+        last = blocks if last_block is None else _c_count("last_block", last_block)
         if not 0 <= first_block <= last <= blocks:
             raise ValueError(f"blocks [{first_block}, {last}) are not within the prompt's {blocks} full blocks")
         result = _abi.GetResult()
@@ -246,9 +244,31 @@ class Client:
             raise ValueError(f"{name} has room for {kv.shape[3]} tokens; the prompt's full blocks hold {whole}")
         if not kv.flags.c_contiguous:
             raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray of it")
+        if not kv.flags.aligned:
+            raise ValueError(f"{name} must start at an even address: pass a copy of it")
         if writable and not kv.flags.writeable:
             raise ValueError(f"{name} is read-only")
         return kv.ctypes.data_as(ctypes.POINTER(ctypes.c_uint16)), kv.shape[3]
+
+
+def _c_text(name: str, value: str, errors: str = "strict") -> bytes:
+    """For a const char*: C would cut the text at a NUL, and give two tenants one namespace."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{name} must be a str without NUL, not {value!r}")
+    return value.encode(errors=errors)
+
+
+def _c_count(name: str, value: int) -> int:
+    """For a uint32_t: ctypes would wrap what does not fit, and give two namespaces one key."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 0xFFFFFFFF:
+        raise ValueError(f"{name} must be an integer from 0 to 4294967295, not {value!r}")
+    return int(value)
+
+
+def _c_namespace(namespace: Namespace) -> _abi.Namespace:
+    texts = {name for name, kind in _abi.Namespace._fields_ if kind is ctypes.c_char_p}
+    values = dataclasses.asdict(namespace).items()
+    return _abi.Namespace(**{name: (_c_text if name in texts else _c_count)(f"namespace.{name}", value) for name, value in values})
 
 
 def _milliseconds(name: str, seconds: float) -> int:
