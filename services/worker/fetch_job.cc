@@ -202,9 +202,9 @@ void FetchJob::EndRun(size_t block, v1::MissReason reason, size_t owner, const s
   if (settled_ >= end_) changed_.notify_all();
 }
 
-void FetchJob::EndWithFault(const absl::Status& fault) {
+void FetchJob::EndWithFault(absl::Status fault) {
   std::lock_guard lock(mutex_);
-  if (fault_.ok()) fault_ = fault;
+  if (fault_.ok()) fault_ = std::move(fault);  // not a copy: two threads must not share a Status' count
   changed_.notify_all();
 }
 

@@ -39,7 +39,7 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   bool Wanted(size_t block);  // whether the run may still reach it
   void Delivered(size_t block, absl::Duration decode_time);
   void EndRun(size_t block, v1::MissReason reason, size_t owner, const std::string& why);
-  void EndWithFault(const absl::Status& fault);
+  void EndWithFault(absl::Status fault);
   void Received(uint64_t size_bytes);
   absl::StatusOr<GetResult> Conclude();
 

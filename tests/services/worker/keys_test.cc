@@ -71,7 +71,9 @@ std::array<uint8_t, kSize> FromHex(const std::string& hex) {
 }
 
 TEST(Keys, NamespacesOfTheFormatsVectors) {
-  for (const nlohmann::json& vector : Vectors()["namespaces"]) {
+  const nlohmann::json vectors = Vectors();
+  ASSERT_FALSE(vectors["namespaces"].empty());
+  for (const nlohmann::json& vector : vectors["namespaces"]) {
     Namespace ns;
     ns.model = vector["model"];
     ns.weights_digest = vector["weights_digest"];
