@@ -1,13 +1,34 @@
 """Three real kvistd processes on this host, from one static cluster file; and what their /metrics say."""
 
+import ctypes
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import time
 import urllib.request
+from collections.abc import Callable
 
 READY_SECONDS = 30
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+_libc = ctypes.CDLL(None)
+
+
+def end_with_parent() -> Callable[[], None]:
+    """For Popen's preexec_fn: the kernel kills the child when this process ends, whatever ended it.
+
+    A signal that arrives within Popen makes it raise when the child runs already: nobody else would know of that child.
+    """
+    parent = os.getpid()
+
+    def in_child() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(1)
+
+    return in_child
 
 
 class Cluster:
@@ -20,15 +41,19 @@ class Cluster:
             for name, capacity in capacities.items()
         ]
         self.file.write_text(json.dumps({"view": 1, "nodes": nodes}, indent=1), encoding="utf-8")
-        self._logs = {name: (folder / f"{name}.log").open("w", encoding="utf-8") for name in capacities}
-        self._processes = {
-            name: subprocess.Popen(
-                [kvistd, "--cluster", self.file, "--node", name, "--http", "127.0.0.1:0"], stderr=self._logs[name]
-            )
-            for name in capacities
-        }
+        self._kvistd = kvistd
+        self._logs = {name: folder / f"{name}.log" for name in capacities}
+        self._processes: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> "Cluster":
+        try:
+            for name, log in self._logs.items():
+                command = [self._kvistd, "--cluster", self.file, "--node", name, "--http", "127.0.0.1:0"]
+                with log.open("w", encoding="utf-8") as errors:
+                    self._processes[name] = subprocess.Popen(command, stderr=errors, preexec_fn=end_with_parent())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,8 +66,6 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for log in self._logs.values():
-            log.close()
 
     @property
     def nodes(self) -> list[str]:
@@ -52,9 +75,10 @@ class Cluster:
         deadline = time.monotonic() + READY_SECONDS
         for name, process in self._processes.items():
             while not self._is_ready(name):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log = pathlib.Path(self._logs[name].name).read_text(encoding="utf-8")
-                    raise RuntimeError(f"node {name} is not ready after {READY_SECONDS} s; its log:\n{log}")
+                ended = process.poll()
+                if ended is not None or time.monotonic() > deadline:
+                    why = f"is not ready after {READY_SECONDS} s" if ended is None else f"ended with status {ended}"
+                    raise RuntimeError(f"node {name} {why}; its log:\n{self._logs[name].read_text(encoding='utf-8')}")
                 time.sleep(0.02)
 
     def _is_ready(self, name: str) -> bool:

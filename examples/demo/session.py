@@ -83,8 +83,10 @@ class Session:
         start = time.perf_counter()
         with client.match(tokens[:-1]) as match:  # at least one token must be run to get its logits
             got = client.get(tokens, cache, 0, match.blocks)
+        store_seconds = time.perf_counter() - start
         logits = self.model.prefill(tokens, cache, got.tokens)
-        return {"cache": cache, "logits": logits, "seconds": time.perf_counter() - start, "got": got, "match": match}
+        seconds = time.perf_counter() - start
+        return {"cache": cache, "logits": logits, "seconds": seconds, "store_seconds": store_seconds, "got": got, "match": match}
 
     @staticmethod
     def _progress(done: int, total: int) -> None:
@@ -143,6 +145,7 @@ def session_b(session: Session, codec: str) -> dict:
         "fetched_bytes": got.fetched_bytes,
         "recompute_seconds": recompute_seconds,
         "kvist_seconds": run["seconds"],
+        "store_seconds": run["store_seconds"],
         "bit_identical": same_pages,
         "kld": quality.mean_kld(reference, judged),
         "top1": quality.top1_agreement(reference, judged),
@@ -159,8 +162,16 @@ def session_c(session: Session) -> dict:
     truth = session.model.generate(logits, cache, len(tokens), ANSWER_TOKENS)
     mine = session.model.generate(run["logits"], run["cache"], len(tokens), ANSWER_TOKENS)
     why = got.miss_reason or match.miss_reason
-    say(f"{got.tokens} of {len(tokens)} tokens came back; the next block was missed: {why}")
-    return {"reused_tokens": got.tokens, "miss_reason": why, "seconds": run["seconds"], "same_text": truth == mine}
+    say(f"{got.tokens} of {len(tokens)} tokens came back in {run['store_seconds']:.2f} s; the next block was missed: {why}")
+    say(f"answered: {session.model.tokenizer.decode(mine)!r}")
+    return {
+        "prompt_tokens": len(tokens),
+        "reused_tokens": got.tokens,
+        "miss_reason": why,
+        "kvist_seconds": run["seconds"],
+        "store_seconds": run["store_seconds"],
+        "same_text": truth == mine,
+    }
 
 
 def common_blocks(session: Session) -> int:
