@@ -79,8 +79,9 @@ class RunningNode : public NodeServer {
     lease_timer_ = std::make_unique<Timer>(kLeaseSweep, [this] { store_->ExpireLeases(); });
     if (absl::Status status = StartHttp(); !status.ok()) return status;
     if (absl::Status status = StartGrpc(); !status.ok()) return status;
-    ready_ = true;
-    return Publish();
+    if (absl::Status status = Publish(); !status.ok()) return status;
+    ready_ = true;  // last: whoever sees it ready also finds its addresses
+    return absl::OkStatus();
   }
 
   Address data_address() const override { return data_address_; }
@@ -135,9 +136,8 @@ class RunningNode : public NodeServer {
     Log(LogLevel::kInfo, "serving",
         {{"node", config_.id.value}, {"address", data_address_.ToString()}, {"http", http_address_.ToString()}});
     if (config_.cluster_file.empty()) return absl::OkStatus();
-    if (absl::Status status = PublishHttpAddress(config_.cluster_file, config_.id, http_address_); !status.ok())
-      return status;
-    return PublishAddress(config_.cluster_file, config_.id, data_address_);
+    const absl::Status published = PublishAddress(config_.cluster_file, config_.id, data_address_);
+    return published.ok() ? PublishHttpAddress(config_.cluster_file, config_.id, http_address_) : published;
   }
 
   const NodeConfig config_;

@@ -73,6 +73,22 @@ TEST_F(KvistdTest, ServerInfoTellsNodeViewAndLimits) {
   EXPECT_EQ(info->max_part_bytes(), 1u << 20);
 }
 
+// A node was once ready before its data address could be found: a worker then took it as down.
+TEST_F(KvistdTest, WhoSeesTheNodeReadyFindsItsDataAddress) {
+  for (int start = 0; start < 10; ++start) {
+    const auto node = StartNode();
+    const std::string http_file = HttpAddressFile(file_, NodeId{"a"});
+    Address http;
+    ASSERT_TRUE(testing::WaitFor([&] {
+      std::string text;
+      if (!(std::ifstream(http_file) >> text)) return false;
+      http = *ParseAddress(text);
+      return testing::HttpGet(http, "/readyz") == "ready\n";
+    }));
+    EXPECT_TRUE(std::filesystem::exists(AddressFile(file_, NodeId{"a"})));
+  }
+}
+
 TEST_F(KvistdTest, ANodeThatRestartedEmptyMissesWithAReason) {
   auto node = StartNode();
   auto channel = Connect();

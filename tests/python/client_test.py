@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 import kvist
 import numpy as np
 from cluster import Cluster
+from kvist import _abi
 
 LAYERS, HEADS, DIM, BLOCK = 3, 2, 64, 16
 KVISTD = pathlib.Path(os.environ["KVIST_KVISTD"])
@@ -98,8 +100,58 @@ class ClusterTest(unittest.TestCase):
         self.assertEqual(match.miss_reason, "owner_down")
         np.testing.assert_array_equal(back[:, :, :, : got.tokens], self.kv[:, :, :, : got.tokens])
 
-    def test_stats_name_every_node(self) -> None:
-        self.assertEqual({node["id"] for node in self.client("stats").stats()}, {"a", "b", "c"})
+    def test_a_node_killed_between_match_and_get_ends_the_run_with_a_reason_in_time(self) -> None:
+        client = self.client("killed later", codec="raw16", deadline_s=3)
+        self.assertEqual(client.put(self.tokens, self.kv).stored, 20)
+        held = {node: self.cluster.metrics(node)['kvist_blocks{tier="host"}'] for node in self.cluster.nodes}
+        with client.match(self.tokens) as match:
+            self.assertEqual(match.blocks, 20)
+            self.cluster.kill(max(held, key=held.get))
+            start, back = time.monotonic(), np.zeros_like(self.kv)
+            got = client.get(self.tokens, back, 0, match.blocks)
+            self.assertLess(time.monotonic() - start, 3 + 1)  # the deadline, and a busy machine's second
+        self.assertLess(got.blocks, 20)
+        self.assertEqual(got.tokens, got.blocks * BLOCK)
+        self.assertEqual(got.miss_reason, "owner_down")
+        np.testing.assert_array_equal(back[:, :, :, : got.tokens], self.kv[:, :, :, : got.tokens])
+
+    def test_release_reports_a_dead_node_once_and_the_end_of_with_never(self) -> None:
+        client = self.client("release", deadline_s=3)
+        client.put(self.tokens, self.kv)
+        explicit, scoped = client.match(self.tokens), client.match(self.tokens)
+        for node in self.cluster.nodes:
+            self.cluster.kill(node)
+        with self.assertRaisesRegex(kvist.KvistError, "^node [abc]: ") as raised:
+            explicit.release()
+        self.assertEqual(raised.exception.code, 14)
+        explicit.release()
+        with self.assertRaisesRegex(LookupError, "the body's own"), scoped:
+            raise LookupError("the body's own")
+        self.assertEqual((explicit.match_id, scoped.match_id), (0, 0))
+
+    def test_a_range_of_blocks_is_decoded_at_its_own_tokens(self) -> None:
+        client = self.client("range", codec="raw16")
+        client.put(self.tokens, self.kv)
+        back = np.zeros_like(self.kv)
+        got = client.get(self.tokens, back, 3, 7)
+        self.assertEqual((got.blocks, got.tokens, got.miss_reason), (4, 4 * BLOCK, ""))
+        here = slice(3 * BLOCK, 7 * BLOCK)
+        np.testing.assert_array_equal(back[:, :, :, here], self.kv[:, :, :, here])
+        back[:, :, :, here] = 0
+        self.assertFalse(back.any(), "nothing outside the range is touched")
+
+    def test_a_block_below_what_the_reader_asks_is_a_miss(self) -> None:
+        self.client("floor", codec="i8").put(self.tokens, self.kv)
+        for options in ({"floor_db": 150.0}, {"min_precision": 16}):
+            with self.subTest(**options):
+                got = self.client("floor", **options).get(self.tokens, np.zeros_like(self.kv))
+                self.assertEqual((got.blocks, got.miss_reason), (0, "precision"))
+
+    def test_stats_name_every_node_and_say_which_does_not_answer(self) -> None:
+        self.cluster.kill("b")
+        nodes = {node["id"]: node for node in self.client("stats").stats()}
+        self.assertEqual({name: node["reachable"] for name, node in nodes.items()}, {"a": True, "b": False, "c": True})
+        self.assertTrue(nodes["b"]["error"])
 
     def test_metrics_count_what_the_worker_did(self) -> None:
         client = self.client("metrics")
@@ -137,7 +189,19 @@ class ClusterTest(unittest.TestCase):
             (lambda: client.get(self.tokens, read_only), "out is read-only"),
             (lambda: client.get(self.tokens, self.kv, 5, 40), r"blocks \[5, 40\) are not within the prompt's 20"),
             (lambda: client.match([-1, 2]), "a token id is outside"),
-            (lambda: client.match([0.5]), "tokens must be one row of integers"),
+            (lambda: client.match([2**32]), "a token id is outside 0 to 4294967295: 4294967296"),
+            (lambda: client.match([0.5]), "tokens must be one row of integers, not float64"),
+            (lambda: client.match([2**64]), "tokens must be one row of integers, not object"),
+            (lambda: client.match([[1, 2]]), r"tokens must be one row of integers, not int64 of shape \(1, 2\)"),
+            (lambda: client.match([[1], [2, 3]]), "tokens must be one row of integers: .*inhomogeneous"),
+            (lambda: client.put(self.tokens, self.kv.tolist()), "kv must be a numpy array of uint16 .* not <class 'list'>"),
+            (lambda: client.put(self.tokens, self.kv.astype(">u2")), "kv must be a numpy array of uint16 .* not >u2"),
+            (lambda: client.get(self.tokens, self.kv[..., :9]), r"out has shape .*, 9\); the namespace says \(2, 3, 2, tokens, 64\)"),
+            (lambda: client.get(self.tokens, self.kv, 2, 1), r"blocks \[2, 1\) are not within"),
+            (lambda: client.get(self.tokens, self.kv, -1), "first_block must be an integer from 0 to 4294967295, not -1"),
+            (lambda: kvist.Client(self.cluster.file, {"model": "x"}), "namespace must be a kvist.Namespace, not {'model'"),
+            (lambda: kvist.Client(self.cluster.file, namespace("x"), floor_db=None), "floor_db must be a number, not None"),
+            (lambda: kvist.Client(self.cluster.file, namespace("x"), lease_s="5"), "lease_s must be a number, not '5'"),
             (lambda: kvist.Client(self.cluster.file, namespace("x"), deadline_s=0), "deadline_s is 0"),
             (lambda: kvist.Client(self.cluster.file, namespace("x"), threads=-1), "threads must be an integer from 0 to"),
             (lambda: kvist.Client(self.cluster.file, namespace("x"), codec="raw16\0"), "codec must be a str without NUL"),
@@ -152,19 +216,19 @@ class ClusterTest(unittest.TestCase):
             client.match(self.tokens)
 
     def test_what_c_would_cut_or_wrap_is_refused_since_it_would_name_another_namespace(self) -> None:
-        for field, value in (
-            ("tenant_salt", "a\0b"),
-            ("model", "test\0"),
-            ("model", None),
-            ("rope", "\udcc3\udca9"),  # would be the bytes of another text
-            ("layers", LAYERS + 2**32),
-            ("tp_rank", 2**32),
-            ("heads", -1),
-            ("head_dim", 64.5),
-            ("layers", True),
+        for field, value, message in (
+            ("tenant_salt", "a\0b", r"must be a str without NUL, not 'a\\x00b'"),
+            ("model", "test\0", "must be a str without NUL"),
+            ("model", None, "must be a str without NUL, not None"),
+            ("rope", "\udcc3\udca9", "is no Unicode text: .*surrogates not allowed"),  # would be the bytes of another text
+            ("layers", LAYERS + 2**32, "must be an integer from 0 to 4294967295, not 4294967299"),
+            ("tp_rank", 2**32, "must be an integer from 0 to 4294967295"),
+            ("heads", -1, "must be an integer from 0 to 4294967295, not -1"),
+            ("head_dim", 64.5, "must be an integer from 0 to 4294967295, not 64.5"),
+            ("layers", True, "must be an integer from 0 to 4294967295, not True"),
         ):
             wrong = dataclasses.replace(namespace("a"), **{field: value})
-            with self.subTest(field=field, value=value), self.assertRaises(ValueError):
+            with self.subTest(field=field, value=value), self.assertRaisesRegex(ValueError, f"namespace.{field} {message}"):
                 kvist.Client(self.cluster.file, wrong)
         numpy_counts = dataclasses.replace(namespace("a"), layers=np.int64(LAYERS))
         with kvist.Client(self.cluster.file, numpy_counts) as client:
@@ -174,14 +238,42 @@ class ClusterTest(unittest.TestCase):
         with self.assertRaisesRegex(OSError, "libm.so.6 lacks kvist_abi_version, .*an older one"):
             kvist.Client(self.cluster.file, namespace("x"), library="/lib/x86_64-linux-gnu/libm.so.6")
 
+    def test_a_library_of_another_abi_version_is_refused(self) -> None:
+        path = self.cluster.file.with_name("libother.so")
+        functions = "".join(f"unsigned {name}(void) {{ return 2; }}\n" for name in _abi.PROTOTYPES)
+        subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", path], input=functions, text=True, check=True)
+        with self.assertRaisesRegex(OSError, "libother.so has ABI version 2, this package speaks 1: install both alike"):
+            kvist.Client(self.cluster.file, namespace("x"), library=path)
+
+    def test_the_library_is_looked_for_in_the_order_of_the_readme(self) -> None:
+        with unittest.mock.patch.dict(os.environ, {"KVIST_LIBRARY": "/elsewhere.so"}):
+            with self.assertRaisesRegex(OSError, "libkvist.so is not at /elsewhere.so: build .* or name it with library="):
+                kvist.Client(self.cluster.file, namespace("x"))
+            with self.assertRaisesRegex(OSError, "libkvist.so is not at /nowhere.so"):
+                kvist.Client(self.cluster.file, namespace("x"), library="/nowhere.so")
+        package = pathlib.Path(kvist.__file__).resolve().parent
+        for unset in ({}, {"KVIST_LIBRARY": ""}):
+            with unittest.mock.patch.dict(os.environ, unset, clear=True):
+                places = _abi._candidates(None)
+            self.assertEqual(places[0], package / "libkvist.so")
+            self.assertIn(package.parents[3] / "bazel-bin/services/worker/libkvist.so", places)
+
+    def test_a_client_that_never_began_ends_in_silence(self) -> None:
+        code = "import kvist\ntry: kvist.Client()\nexcept TypeError as error: print(error)"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        self.assertIn("missing 2 required positional arguments: 'cluster' and 'namespace'", run.stdout)
+        self.assertEqual(run.stderr, "")
+
     def test_faults_are_the_librarys_sentences(self) -> None:
         with self.assertRaisesRegex(kvist.KvistError, "lzma") as raised:
             kvist.Client(self.cluster.file, namespace("x"), codec="lzma")
         self.assertEqual(raised.exception.code, 3)
         with self.assertRaisesRegex(kvist.KvistError, "nowhere.json"):
             kvist.Client("/nowhere.json", namespace("x"))
-        with self.assertRaisesRegex(OSError, "libkvist.so is not at /nowhere.so"):
-            kvist.Client(self.cluster.file, namespace("x"), library="/nowhere.so")
+        with self.assertRaisesRegex(kvist.KvistError, "floor_db -1 is not 0 to 200"):
+            kvist.Client(self.cluster.file, namespace("x"), floor_db=-1)
+        with self.assertRaisesRegex(kvist.KvistError, "0 tokens; allowed are multiples of 16"):
+            kvist.Client(self.cluster.file, dataclasses.replace(namespace("x"), tokens_per_block=0))
 
     def test_the_example_worker_runs(self) -> None:
         run = subprocess.run([sys.executable, WORKER, self.cluster.file], capture_output=True, text=True, timeout=60)

@@ -114,7 +114,7 @@ PROTOTYPES = {
 def _candidates(named: str | os.PathLike[str] | None) -> list[pathlib.Path]:
     if named is not None:
         return [pathlib.Path(named)]
-    if "KVIST_LIBRARY" in os.environ:
+    if os.environ.get("KVIST_LIBRARY"):
         return [pathlib.Path(os.environ["KVIST_LIBRARY"])]
     here = pathlib.Path(__file__).resolve().parent
     # Beside the package when it was installed; below bazel-bin when it is used from a source tree.

@@ -5,6 +5,7 @@ Threads a Client may be used from any number of threads; the GIL is free while t
 Errors  ValueError: an argument, named before the library is called. KvistError: a fault. A miss is a result, not an error.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -58,15 +59,17 @@ class Match:
     _client: "Client" = dataclasses.field(repr=False)
 
     def release(self) -> None:
-        if self.match_id:
-            self._client._release(self.match_id)
-            self.match_id = 0
+        """Ends the leases, once. KvistError: a node did not hear of it; its leases there end by themselves."""
+        match_id, self.match_id = self.match_id, 0
+        if match_id:
+            self._client._release(match_id)
 
     def __enter__(self) -> "Match":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.release()
+        with contextlib.suppress(KvistError):  # a node that died since is a miss of get, no fault of this block
+            self.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Client:
     floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode.
     """
 
+    _handle: ctypes.c_void_p | None = None  # here too: __del__ runs even if __init__ never began
+
     def __init__(
         self,
         cluster: str | os.PathLike[str],
@@ -120,13 +125,12 @@ class Client:
         threads: int = 2,
         library: str | os.PathLike[str] | None = None,
     ):
-        self._handle: ctypes.c_void_p | None = None
         self._library = _abi.load(library)
         self.namespace = namespace
         options = _abi.Options(
             cluster_file=_c_text("cluster", os.fsdecode(cluster), errors="surrogateescape"),
             codec=_c_text("codec", codec),
-            floor_db=floor_db,
+            floor_db=_c_number("floor_db", floor_db),
             min_precision=_c_count("min_precision", min_precision),
             deadline_ms=_milliseconds("deadline_s", deadline_s),
             lease_ms=_milliseconds("lease_s", lease_s),
@@ -255,7 +259,10 @@ def _c_text(name: str, value: str, errors: str = "strict") -> bytes:
     """For a const char*: C would cut the text at a NUL, and give two tenants one namespace."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"{name} must be a str without NUL, not {value!r}")
-    return value.encode(errors=errors)
+    try:
+        return value.encode(errors=errors)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is no Unicode text: {error}") from error
 
 
 def _c_count(name: str, value: int) -> int:
@@ -265,20 +272,31 @@ def _c_count(name: str, value: int) -> int:
     return int(value)
 
 
+def _c_number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
 def _c_namespace(namespace: Namespace) -> _abi.Namespace:
-    texts = {name for name, kind in _abi.Namespace._fields_ if kind is ctypes.c_char_p}
-    values = dataclasses.asdict(namespace).items()
-    return _abi.Namespace(**{name: (_c_text if name in texts else _c_count)(f"namespace.{name}", value) for name, value in values})
+    if not isinstance(namespace, Namespace):
+        raise ValueError(f"namespace must be a kvist.Namespace, not {namespace!r}")
+    values = dataclasses.asdict(namespace)
+    checks = {name: _c_text if kind is ctypes.c_char_p else _c_count for name, kind in _abi.Namespace._fields_}
+    return _abi.Namespace(**{name: check(f"namespace.{name}", values[name]) for name, check in checks.items()})
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    if not 0 < seconds <= 600:
+    if not 0 < _c_number(name, seconds) <= 600:
         raise ValueError(f"{name} is {seconds}; allowed are more than 0 and at most 600 seconds")
     return max(1, round(seconds * 1000))
 
 
 def _tokens(tokens: Tokens) -> tuple[Any, int]:
-    array = np.asarray(tokens)
+    try:
+        array = np.asarray(tokens)
+    except ValueError as error:
+        raise ValueError(f"tokens must be one row of integers: {error}") from error
     if array.size == 0:
         array = array.astype(np.uint32)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
