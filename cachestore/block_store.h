@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,7 +20,7 @@
 
 namespace kvist {
 
-enum class MissReason : uint8_t { kNone = 0, kNeverStored, kEvicted, kErased, kExpired, kBeingWritten };
+enum class MissReason : uint8_t { kNone = 0, kNeverStored, kEvicted, kErased, kExpired, kBeingWritten, kDamaged };
 enum class Tier : uint8_t { kNone = 0, kDevice, kHost, kDisk };
 
 // A committed block under a pin: its bytes stay where they are, unchanged, until `Unpin`.
@@ -37,10 +38,30 @@ struct UnpinDeleter {
 };
 using BlockRef = std::unique_ptr<PinnedBlock, UnpinDeleter>;  // empty = a miss
 
+// What a store keeps beside a block's bytes without understanding it.
+struct BlockTraits {
+  Key group;                                     // blocks of one group are placed together (a segment's head key)
+  absl::Time expires = absl::InfiniteFuture();   // from then on the block is a miss (kExpired) and its space is free
+  friend bool operator==(const BlockTraits&, const BlockTraits&) = default;
+};
+
 struct Lookup {
   BlockRef block;
+  BlockTraits traits;  // of a hit
   MissReason miss = MissReason::kNone;
   Tier tier = Tier::kNone;
+  // Of a miss, if the store remembers: when the block went, and for kEvicted which block's Reserve took its room.
+  absl::Time gone = absl::InfinitePast();
+  Key made_room_for;
+};
+
+// One block as Scan sees it.
+struct ScannedBlock {
+  Key key;
+  BlockTraits traits;
+  uint64_t size_bytes = 0;
+  uint64_t gets = 0;        // successful Gets since it was stored
+  absl::Time last_used;     // by Match or Get
 };
 
 // Space that was reserved for one block, and nobody else's until Commit or destruction (which aborts it).
@@ -86,17 +107,27 @@ class BlockStore {
   // leaf is always evicted before its parents. A positive `lease_ttl` also pins the hits until Release or the deadline.
   virtual absl::StatusOr<MatchResult> Match(absl::Span<const Key> chain, absl::Duration lease_ttl) = 0;
 
-  // Finds one block, touches and pins it.
-  virtual absl::StatusOr<Lookup> Get(const Key& key) = 0;
+  // Finds one block and pins it; `touch` makes it the most recently used and counts it.
+  virtual absl::StatusOr<Lookup> Get(const Key& key, bool touch = true) = 0;
 
   // Takes space for a block of at most `size_bytes`, evicting unpinned blocks if there is need.
   // Errors: AlreadyExists      committed, or being written by another reservation.
   //         InvalidArgument    zero bytes, or more than the store's whole capacity.
   //         ResourceExhausted  what is left is pinned or reserved; try later.
-  virtual absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes,
+                                                               const BlockTraits& traits = {}) = 0;
 
   // Forgets a block; true if there was one. Readers that hold it keep it, and its space returns with their last pin.
-  virtual absl::StatusOr<bool> Erase(const Key& key) = 0;
+  // `why` is what later lookups are told: kErased (by request) or kDamaged (its bytes are not those that were written).
+  virtual absl::StatusOr<bool> Erase(const Key& key, MissReason why = MissReason::kErased) = 0;
+
+  // Lists committed blocks in an order of the store's own, at most `limit` a call; touches nothing. Start with cursor 0
+  // and go on with the one returned, until it is 0 again. A block that is there all the while is listed exactly once.
+  struct ScanResult {
+    std::vector<ScannedBlock> blocks;
+    uint64_t next = 0;
+  };
+  virtual absl::StatusOr<ScanResult> Scan(uint64_t cursor, size_t limit) = 0;
 
   // Ends a lease before its deadline. Unknown or ended leases are no error: the deadline may have been first.
   virtual absl::Status Release(LeaseId lease) = 0;

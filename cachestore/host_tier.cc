@@ -200,13 +200,13 @@ void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration leas
   result.lease_ttl = ttl;
 }
 
-absl::StatusOr<Lookup> HostTier::Get(const Key& key) {
+absl::StatusOr<Lookup> HostTier::Get(const Key& key, bool touch) {
   const Index::Found found = core_->index.Pin(key);
-  if (found.block == nullptr) return Lookup{.block = nullptr, .miss = found.miss};
-  return Lookup{.block = BlockRef(found.block), .tier = Tier::kHost};
+  if (found.block == nullptr) return Lookup{.block = nullptr, .traits = {}, .miss = found.miss};
+  return Lookup{.block = BlockRef(found.block), .traits = {}, .tier = Tier::kHost};
 }
 
-absl::StatusOr<std::unique_ptr<Reservation>> HostTier::Reserve(const Key& key, size_t size_bytes) {
+absl::StatusOr<std::unique_ptr<Reservation>> HostTier::Reserve(const Key& key, size_t size_bytes, const BlockTraits& traits) {
   if (size_bytes == 0 || size_bytes > core_->capacity_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("reserve of ", size_bytes, " bytes: a block has 1 to ",
                                                    core_->capacity_bytes, " bytes, the capacity"));
@@ -247,10 +247,14 @@ absl::Status HostTier::Core::Refuse(size_t size_bytes) {
                    " blocks; nothing that is left can be evicted"));
 }
 
-absl::StatusOr<bool> HostTier::Erase(const Key& key) {
+absl::StatusOr<bool> HostTier::Erase(const Key& key, MissReason why) {
   const bool erased = core_->index.Erase(key);
   if (erased) core_->erased_blocks.fetch_add(1, std::memory_order_relaxed);
   return erased;
+}
+
+absl::StatusOr<BlockStore::ScanResult> HostTier::Scan(uint64_t cursor, size_t limit) {
+  return absl::UnimplementedError("to come");
 }
 
 absl::Status HostTier::Release(LeaseId lease) {

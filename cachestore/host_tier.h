@@ -61,9 +61,11 @@ class HostTier final : public BlockStore {
   ~HostTier() override;
 
   absl::StatusOr<MatchResult> Match(absl::Span<const Key> chain, absl::Duration lease_ttl) override;
-  absl::StatusOr<Lookup> Get(const Key& key) override;
-  absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes) override;
-  absl::StatusOr<bool> Erase(const Key& key) override;
+  absl::StatusOr<Lookup> Get(const Key& key, bool touch) override;
+  absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes,
+                                                       const BlockTraits& traits) override;
+  absl::StatusOr<bool> Erase(const Key& key, MissReason why) override;
+  absl::StatusOr<ScanResult> Scan(uint64_t cursor, size_t limit) override;
   absl::Status Release(LeaseId lease) override;
   absl::StatusOr<StoreStats> Stats() override;
 

@@ -23,7 +23,11 @@ double PlacementScore(const Key& segment_head, const NodeId& node, double weight
   return -weight / std::log(u);
 }
 
-std::vector<size_t> Owners(const Key& segment_head, const View& view, size_t n) {
+namespace {
+
+// The `n` best nodes among those with a positive weight, best first.
+template <typename Weight>
+std::vector<size_t> Best(const Key& segment_head, const View& view, size_t n, Weight weight) {
   struct Candidate {
     double score;
     size_t node;
@@ -31,14 +35,50 @@ std::vector<size_t> Owners(const Key& segment_head, const View& view, size_t n) 
   std::vector<Candidate> candidates;
   candidates.reserve(view.nodes.size());
   for (size_t i = 0; i < view.nodes.size(); ++i) {
-    candidates.push_back({PlacementScore(segment_head, view.nodes[i].id, view.nodes[i].weight), i});
+    const double w = weight(view.nodes[i]);
+    if (w > 0) candidates.push_back({PlacementScore(segment_head, view.nodes[i].id, w), i});
   }
-  std::sort(candidates.begin(), candidates.end(), [&](const Candidate& a, const Candidate& b) {
+  n = std::min(n, candidates.size());
+  const auto better = [&](const Candidate& a, const Candidate& b) {
     return a.score != b.score ? a.score > b.score : view.nodes[a.node].id < view.nodes[b.node].id;
+  };
+  std::partial_sort(candidates.begin(), candidates.begin() + n, candidates.end(), better);
+  std::vector<size_t> best;
+  for (size_t i = 0; i < n; ++i) best.push_back(candidates[i].node);
+  return best;
+}
+
+}  // namespace
+
+double PlacementWeight(const Node& node) {
+  switch (node.state) {
+    case NodeState::kServing:
+      return node.weight;
+    case NodeState::kJoining:
+      return node.weight * node.ramp;
+    case NodeState::kDraining:
+      return 0;
+  }
+  return 0;
+}
+
+std::vector<size_t> Owners(const Key& segment_head, const View& view, size_t n) {
+  std::vector<size_t> owners = Best(segment_head, view, n, PlacementWeight);
+  if (!owners.empty()) return owners;
+  return Best(segment_head, view, n, [](const Node& node) { return node.weight; });
+}
+
+SegmentNodes Place(const Key& segment_head, const View& view, size_t replicas) {
+  SegmentNodes nodes{Owners(segment_head, view, replicas), std::nullopt};
+  const auto settled = [](const Node& node) { return node.state == NodeState::kServing; };
+  if (std::all_of(view.nodes.begin(), view.nodes.end(), settled)) return nodes;
+  const std::vector<size_t> before = Best(segment_head, view, 1, [](const Node& node) {
+    return node.state == NodeState::kJoining ? 0 : node.weight;
   });
-  std::vector<size_t> owners;
-  for (size_t i = 0; i < std::min(n, candidates.size()); ++i) owners.push_back(candidates[i].node);
-  return owners;
+  if (!before.empty() && std::find(nodes.owners.begin(), nodes.owners.end(), before[0]) == nodes.owners.end()) {
+    nodes.previous = before[0];
+  }
+  return nodes;
 }
 
 size_t Owner(const Key& segment_head, const View& view) { return Owners(segment_head, view, 1).front(); }

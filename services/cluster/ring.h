@@ -15,6 +15,7 @@
 #define KVIST_SERVICES_CLUSTER_RING_H_
 
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -30,11 +31,27 @@ size_t SegmentHead(size_t block_index);
 
 double PlacementScore(const Key& segment_head, const NodeId& node, double weight);
 
+// What counts of a node's weight for new blocks: all of it when serving, weight * ramp when joining, 0 when draining.
+double PlacementWeight(const Node& node);
+
+// Where the blocks of one segment go and where they may be found, as positions in view.nodes.
+struct SegmentNodes {
+  // Owner first, then the replicas: the best by PlacementWeight. Only if every node drains or joins at ramp 0 do all
+  // nodes count, with their whole weights.
+  std::vector<size_t> owners;
+  // Who owned the segment before the change that is under way: the best of the nodes that are not joining (draining
+  // ones included, whole weights), if it is none of `owners`. Readers ask it second, until the joining node serves or
+  // the draining one has left; that is how the time is bounded.
+  std::optional<size_t> previous;
+};
+// REQUIRES: the view has a node; replicas >= 1.
+SegmentNodes Place(const Key& segment_head, const View& view, size_t replicas);
+
 // Position in view.nodes of the node that keeps the segment with this head key. Equal scores go to the lesser node id.
 // REQUIRES: the view has a node.
 size_t Owner(const Key& segment_head, const View& view);
 
-// The `n` best nodes, the owner first: where replicas belong. Fewer if the view has fewer.
+// The `n` best nodes by PlacementWeight, the owner first: where replicas belong. Fewer if fewer have a weight.
 std::vector<size_t> Owners(const Key& segment_head, const View& view, size_t n);
 
 // The owner of every block of a chain. `chain` starts at block 0 of the prompt.

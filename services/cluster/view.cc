@@ -30,9 +30,24 @@ void FindNodeProblems(const Node& node, const std::string& name, std::vector<std
   if (!(node.weight > 0) || !std::isfinite(node.weight)) {
     problems->push_back(absl::StrCat(name, ": weight ", node.weight, " is not positive"));
   }
+  if (!(node.ramp >= 0 && node.ramp <= 1)) {
+    problems->push_back(absl::StrCat(name, ": ramp ", node.ramp, " is not 0 to 1"));
+  }
 }
 
 }  // namespace
+
+absl::string_view NodeStateName(NodeState state) {
+  switch (state) {
+    case NodeState::kServing:
+      return "serving";
+    case NodeState::kJoining:
+      return "joining";
+    case NodeState::kDraining:
+      return "draining";
+  }
+  return "unknown";
+}
 
 std::string Address::ToString() const { return absl::StrCat(host, ":", port); }
 

@@ -131,7 +131,7 @@ absl::Status Erase(const Command& command, Prompt& prompt, std::ostream& out) {
   return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not erased: ", result->failure));
 }
 
-std::vector<std::string> StatsRow(const NodeState& state) {
+std::vector<std::string> StatsRow(const NodeAnswer& state) {
   std::vector<std::string> row = {state.node.id.value, state.node.address.ToString()};
   if (!state.reachable.ok()) {
     row.push_back(absl::StrCat("down: ", std::string(state.reachable.message())));
@@ -158,7 +158,7 @@ absl::Status Stats(const Command& command, Transport* transport, std::ostream& o
   std::vector<std::vector<std::string>> rows = {
       {"node", "address", "capacity", "used", "pinned", "reserved", "blocks", "leases", "evicted", "view"}};
   bool any_reachable = false;
-  for (const NodeState& state : (*client)->Stats()) {
+  for (const NodeAnswer& state : (*client)->Stats()) {
     nodes.push_back(NodeJson(state));
     rows.push_back(StatsRow(state));
     any_reachable = any_reachable || state.reachable.ok();

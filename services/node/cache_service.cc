@@ -26,7 +26,7 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, Metrics* 
     status = body();
     timer.SetCode(status.code());
   }
-  reactor->Finish(ToGrpc(status));
+  reactor->Finish(ToGrpc(status, context));
   return reactor;
 }
 

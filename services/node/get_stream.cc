@@ -43,7 +43,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   GetReactor(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request, BlockStore* store, Metrics* metrics,
              const Limits& limits)
-      : store_(store), metrics_(metrics), timer_(metrics, Method::kGet) {
+      : context_(context), store_(store), metrics_(metrics), timer_(metrics, Method::kGet) {
     const absl::Status status = Accept(*context, request, limits);
     status.ok() ? WriteNext() : End(status);
   }
@@ -153,9 +153,10 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void End(const absl::Status& status) {
     Account(status.code());
     block_ = nullptr;
-    Finish(ToGrpc(status));
+    Finish(ToGrpc(status, context_));
   }
 
+  grpc::CallbackServerContext* const context_;
   BlockStore* const store_;
   Metrics* const metrics_;
   RpcTimer timer_;

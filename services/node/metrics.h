@@ -56,7 +56,7 @@ class Metrics {
   std::array<prometheus::Histogram*, kMethods> rpc_seconds_;
   std::array<std::array<prometheus::Counter*, 17>, kMethods> rpcs_;
   std::array<prometheus::Counter*, 2> hits_;
-  std::array<std::array<prometheus::Counter*, 11>, 2> misses_;
+  std::array<std::array<prometheus::Counter*, v1::MissReason_ARRAYSIZE>, 2> misses_;
   prometheus::Counter *sent_bytes_, *received_bytes_;
   std::map<std::string, prometheus::Counter*, std::less<>> refused_blocks_;
 };

@@ -129,7 +129,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   void End(const absl::Status& status) {
     reservation_ = nullptr;
     timer_.SetCode(status.code());
-    Finish(ToGrpc(status));
+    Finish(ToGrpc(status, context_));
   }
 
   grpc::CallbackServerContext* const context_;

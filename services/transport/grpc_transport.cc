@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "kvist/v1/cache.grpc.pb.h"
+#include "kvist/v1/cluster.grpc.pb.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
 #include "services/transport/part_stream.h"
@@ -75,7 +77,7 @@ class RawStream {
     grpc::Status status;
     call_->Finish(&status, Tag());
     Wait();
-    return FromGrpc(status);
+    return FromGrpc(status, context_);
   }
   void Cancel() { context_.TryCancel(); }
 
@@ -167,7 +169,10 @@ absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1:
 class GrpcChannel : public Channel {
  public:
   explicit GrpcChannel(std::shared_ptr<grpc::Channel> channel)
-      : stub_(v1::Cache::NewStub(channel)), raw_stub_(std::move(channel)) {}
+      
+      : cluster_stub_(v1::Cluster::NewStub(channel)),
+        stub_(v1::Cache::NewStub(channel)),
+        raw_stub_(std::move(channel)) {}
 
   absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) override {
     return Unary<v1::MatchResponse>(&v1::Cache::Stub::Match, request, deadline);
@@ -180,6 +185,24 @@ class GrpcChannel : public Channel {
   }
   absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) override {
     return Unary<v1::ServerInfoResponse>(&v1::Cache::Stub::ServerInfo, v1::ServerInfoRequest(), deadline);
+  }
+  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Time deadline) override {
+    return Unary<v1::ExplainResponse>(&v1::Cache::Stub::Explain, request, deadline);
+  }
+  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest& request, absl::Time deadline) override {
+    return Unary<v1::DescribeResponse>(&v1::Cache::Stub::Describe, request, deadline);
+  }
+  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request, absl::Time deadline) override {
+    return Unary<v1::ReportResponse>(&v1::Cache::Stub::Report, request, deadline);
+  }
+  absl::StatusOr<v1::GetViewResponse> GetView(absl::Time deadline) override {
+    return Unary<v1::GetViewResponse>(&v1::Cluster::Stub::GetView, v1::GetViewRequest(), deadline);
+  }
+  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request, absl::Time deadline) override {
+    return Unary<v1::AdoptResponse>(&v1::Cluster::Stub::Adopt, request, deadline);
+  }
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
+    return Unary<v1::DrainResponse>(&v1::Cluster::Stub::Drain, request, deadline);
   }
 
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
@@ -204,18 +227,23 @@ class GrpcChannel : public Channel {
   }
 
  private:
-  template <typename Response, typename Request>
-  absl::StatusOr<Response> Unary(grpc::Status (v1::Cache::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                                         Response*),
+  template <typename Response, typename Service, typename Request>
+  absl::StatusOr<Response> Unary(grpc::Status (Service::*method)(grpc::ClientContext*, const Request&, Response*),
                                  const Request& request, absl::Time deadline) {
     grpc::ClientContext context;
     SetDeadline(deadline, &context);
     Response response;
-    if (grpc::Status status = (stub_.get()->*method)(&context, request, &response); !status.ok())
-      return FromGrpc(status);
+    grpc::Status status;
+    if constexpr (std::is_same_v<Service, v1::Cluster::Stub>) {
+      status = (cluster_stub_.get()->*method)(&context, request, &response);
+    } else {
+      status = (stub_.get()->*method)(&context, request, &response);
+    }
+    if (!status.ok()) return FromGrpc(status, context);
     return response;
   }
 
+  std::unique_ptr<v1::Cluster::Stub> cluster_stub_;
   std::unique_ptr<v1::Cache::Stub> stub_;
   grpc::GenericStub raw_stub_;
 };

@@ -3,7 +3,7 @@
 // Units   bytes; deadlines are points in time of the Clock that the transport was built with.
 // Threads a Channel may be used by any number of threads at once. Every call returns by its deadline, whatever the peer
 // does. Errors  the canonical codes of proto/kvist/v1/cache.proto, plus Unavailable (no connection) and
-// DeadlineExceeded.
+// DeadlineExceeded. A ResourceExhausted may say when to come again (retry_hint.h).
 #ifndef KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
 #define KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
 
@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "kvist/v1/cache.pb.h"
+#include "kvist/v1/cluster.pb.h"
 
 namespace kvist {
 
@@ -48,6 +49,12 @@ class Channel {
   virtual absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request, absl::Time deadline) = 0;
   virtual absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request, absl::Time deadline) = 0;
   virtual absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::GetViewResponse> GetView(absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request, absl::Time deadline) = 0;
+  virtual absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) = 0;
   virtual absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) = 0;
   // Returns when the node has reserved the space; AlreadyExists when it has the block, or another is writing it.
   virtual absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) = 0;

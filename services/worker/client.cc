@@ -126,7 +126,7 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
   return result;
 }
 
-std::vector<NodeState> Client::Stats() {
+std::vector<NodeAnswer> Client::Stats() {
   const absl::Time deadline = core_->Deadline();
   std::vector<std::function<absl::StatusOr<v1::ServerInfoResponse>()>> tasks;
   for (const std::unique_ptr<Channel>& channel : core_->channels) {
@@ -134,9 +134,9 @@ std::vector<NodeState> Client::Stats() {
   }
   const auto answers =
       Gather<absl::StatusOr<v1::ServerInfoResponse>>(&core_->callers, std::move(tasks), core_->Until(deadline));
-  std::vector<NodeState> states;
+  std::vector<NodeAnswer> states;
   for (size_t i = 0; i < answers.size(); ++i) {
-    NodeState state{core_->options.view.nodes[i],
+    NodeAnswer state{core_->options.view.nodes[i],
                     answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"),
                     {}};
     if (state.reachable.ok()) state.info = **answers[i];

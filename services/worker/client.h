@@ -82,7 +82,7 @@ struct EraseResult {
   std::string failure;
 };
 
-struct NodeState {
+struct NodeAnswer {
   Node node;
   absl::Status reachable;
   v1::ServerInfoResponse info;  // if reachable
@@ -163,7 +163,7 @@ class Client {
   absl::StatusOr<EraseResult> Erase(absl::Span<const Key> chain);
 
   // One entry per node of the view, in its order.
-  std::vector<NodeState> Stats();
+  std::vector<NodeAnswer> Stats();
 
   ClientCounters counters() const;
 

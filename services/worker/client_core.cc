@@ -18,6 +18,12 @@ class UnknownAddress final : public Channel {
   absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest&, absl::Time) override { return Unknown(); }
   absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest&, absl::Time) override { return Unknown(); }
   absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::GetViewResponse> GetView(absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest&, absl::Time) override { return Unknown(); }
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest&, absl::Time) override { return Unknown(); }
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest&, absl::Time, GetSink*) override { return Unknown(); }
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve&, absl::Time) override { return Unknown(); }
 

@@ -330,7 +330,7 @@ kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_to
 kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, size_t* needed, kvist_error* error) {
   return GiveText(client, {"json", json != nullptr || capacity == 0}, json, capacity, needed, error, [client] {
     nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
-    for (const kvist::NodeState& state : client->client->Stats()) nodes.push_back(kvist::NodeJson(state));
+    for (const kvist::NodeAnswer& state : client->client->Stats()) nodes.push_back(kvist::NodeJson(state));
     return nodes.dump();
   });
 }

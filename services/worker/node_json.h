@@ -11,7 +11,7 @@
 
 namespace kvist {
 
-inline nlohmann::ordered_json NodeJson(const NodeState& state) {
+inline nlohmann::ordered_json NodeJson(const NodeAnswer& state) {
   nlohmann::ordered_json json = {{"id", state.node.id.value},
                                  {"address", state.node.address.ToString()},
                                  {"weight", state.node.weight},

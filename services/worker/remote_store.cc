@@ -149,7 +149,7 @@ class RemoteStore final : public BlockStore {
     return result;
   }
 
-  absl::StatusOr<Lookup> Get(const Key& key) override {
+  absl::StatusOr<Lookup> Get(const Key& key, bool touch) override {
     v1::GetRequest request;
     request.set_keys(KeyField(key));
     request.set_view(options_.view);
@@ -169,7 +169,8 @@ class RemoteStore final : public BlockStore {
     return lookup;
   }
 
-  absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes) override {
+  absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes,
+                                                       const BlockTraits& traits) override {
     v1::PutReserve reserve;
     reserve.set_key(KeyField(key));
     reserve.set_size_bytes(size_bytes);
@@ -183,12 +184,16 @@ class RemoteStore final : public BlockStore {
     return std::make_unique<RemoteReservation>(*std::move(stream), std::move(bytes));
   }
 
-  absl::StatusOr<bool> Erase(const Key& key) override {
+  absl::StatusOr<bool> Erase(const Key& key, MissReason why) override {
     v1::EraseRequest request;
     request.set_keys(KeyField(key));
     const absl::StatusOr<v1::EraseResponse> response = options_.channel->Erase(request, Deadline());
     if (!response.ok()) return response.status();
     return response->erased_size() == 1 && response->erased(0);
+  }
+
+  absl::StatusOr<ScanResult> Scan(uint64_t cursor, size_t limit) override {
+    return absl::UnimplementedError("a node does not list its blocks to others");
   }
 
   absl::Status Release(LeaseId lease) override {

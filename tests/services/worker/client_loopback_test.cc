@@ -106,10 +106,10 @@ TEST_F(LoopbackTest, WhatOneWorkerPutAnotherGetsBitForBit) {
   EXPECT_EQ(got.fetched_bytes, put.stored_bytes);
   EXPECT_EQ(got_, kv_);
   uint64_t leases = 0;
-  for (const NodeState& state : reader->Stats()) leases += state.info.store().leases();
+  for (const NodeAnswer& state : reader->Stats()) leases += state.info.store().leases();
   EXPECT_EQ(leases, kNodes);
   EXPECT_TRUE(match->Release().ok());
-  for (const NodeState& state : reader->Stats()) EXPECT_EQ(state.info.store().leases(), 0u);
+  for (const NodeAnswer& state : reader->Stats()) EXPECT_EQ(state.info.store().leases(), 0u);
 }
 
 TEST_F(LoopbackTest, EveryCodecComesBackSmaller) {

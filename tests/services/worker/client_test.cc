@@ -531,7 +531,7 @@ TEST_F(ClientTest, EraseCountsWhatWasThereAndNamesWhoDidNotAnswer) {
 TEST_F(ClientTest, StatsNameEveryNodeAlsoThoseThatAreDown) {
   Put();
   OwnerOf(0).down = true;
-  const std::vector<NodeState> states = client().Stats();
+  const std::vector<NodeAnswer> states = client().Stats();
   ASSERT_EQ(states.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(states[i].node.id.value, absl::StrCat("n", i));

@@ -96,6 +96,13 @@ class FakeChannel final : public Channel {
     return response;
   }
 
+  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest&, absl::Time) override { return Never(); }
+  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest&, absl::Time) override { return Never(); }
+  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest&, absl::Time) override { return Never(); }
+  absl::StatusOr<v1::GetViewResponse> GetView(absl::Time) override { return Never(); }
+  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest&, absl::Time) override { return Never(); }
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest&, absl::Time) override { return Never(); }
+
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     if (absl::Status status = Reach(deadline); !status.ok()) return status;
     v1::GetTrailer trailer;
@@ -162,6 +169,8 @@ class FakeChannel final : public Channel {
     const v1::PutReserve reserve_;
     std::string bytes_;
   };
+
+  static absl::Status Never() { return absl::UnimplementedError("not of this fake"); }
 
   absl::Status Reach(absl::Time deadline) {
     if (node_->down) return absl::UnavailableError("connection refused");
