@@ -35,7 +35,7 @@
 
 namespace kvist {
 
-using Clock = std::function<absl::Time()>;  // any thread; the same alias as in services/transport/clock.h
+using Clock = std::function<absl::Time()>;  // any thread; the same alias as in services/runtime/runtime.h
 
 struct HostTierOptions {
   uint64_t capacity_bytes = 0;                   // rounded down to 64; at least kMinCapacityBytes

@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   if (!view.ok()) return fail(view.status());
   options.view = *view;
   const absl::Status resolved =
-      kvist::ResolveAddresses(argv[1], absl::Now() + absl::Seconds(10), kvist::RealClock(), &options.view);
+      kvist::ResolveAddresses(argv[1], absl::Now() + absl::Seconds(10), kvist::RealRuntime()->clock(), &options.view);
   if (!resolved.ok()) return fail(resolved);
   absl::StatusOr<std::unique_ptr<kvist::Client>> client = kvist::Client::Create(options);
   if (!client.ok()) return fail(client.status());

@@ -19,7 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "services/cluster/view.h"
-#include "services/transport/clock.h"
+#include "services/runtime/runtime.h"
 
 namespace kvist {
 

@@ -25,7 +25,7 @@ struct Prompt {
 
 absl::StatusOr<std::unique_ptr<Client>> NewClient(const Command& command, Namespace ns, Transport* transport) {
   ClientOptions options;
-  absl::StatusOr<View> view = LoadView(command.cluster_file, options.clock() + command.deadline, options.clock);
+  absl::StatusOr<View> view = LoadView(command.cluster_file, options.runtime->Now() + command.deadline, options.runtime->clock());
   if (!view.ok()) return view.status();
   options.view = *std::move(view);
   options.ns = std::move(ns);

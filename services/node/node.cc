@@ -18,7 +18,7 @@
 #include "services/node/http_server.h"
 #include "services/node/log.h"
 #include "services/node/metrics.h"
-#include "services/transport/clock.h"
+#include "services/runtime/runtime.h"
 #include "services/transport/grpc_library.h"
 #include "services/version.h"
 
@@ -64,7 +64,7 @@ class RunningNode : public NodeServer {
   absl::Status Start() {
     HostTierOptions tier;
     tier.capacity_bytes = config_.capacity_bytes;
-    tier.clock = RealClock();
+    tier.clock = RealRuntime()->clock();
     tier.max_lease = config_.max_lease;
     tier.prefault = config_.prefault;
     absl::StatusOr<std::unique_ptr<HostTier>> store = HostTier::Create(tier);

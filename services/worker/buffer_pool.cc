@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "services/worker/wait.h"
-
 namespace kvist {
 
 constexpr size_t kAlignment = 64;
@@ -19,9 +17,9 @@ void BufferPool::Buffer::Return() {
   if (bytes_ != nullptr) pool_->Return(std::move(bytes_));
 }
 
-BufferPool::Buffer BufferPool::Acquire(absl::Duration wait) {
+BufferPool::Buffer BufferPool::Acquire(absl::Time deadline) {
   std::unique_lock lock(mutex_);
-  if (!returned_.wait_for(lock, ForChrono(wait), [this] { return taken_ < buffers_; })) return {};
+  if (!returned_->WaitUntil(lock, deadline, [this] { return taken_ < buffers_; })) return {};
   Bytes bytes;
   if (free_.empty()) {
     const size_t rounded = (buffer_bytes_ + kAlignment - 1) / kAlignment * kAlignment;
@@ -41,7 +39,7 @@ void BufferPool::Return(Bytes bytes) {
     --taken_;
     free_.push_back(std::move(bytes));
   }
-  returned_.notify_one();
+  returned_->NotifyOne();
 }
 
 }  // namespace kvist

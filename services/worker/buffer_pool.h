@@ -5,7 +5,6 @@
 #ifndef KVIST_SERVICES_WORKER_BUFFER_POOL_H_
 #define KVIST_SERVICES_WORKER_BUFFER_POOL_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -15,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "services/runtime/runtime.h"
 
 namespace kvist {
 
@@ -45,10 +45,11 @@ class BufferPool {
   };
 
   // Nothing is allocated before it is used; at most `buffers` exist.
-  BufferPool(size_t buffers, size_t buffer_bytes) : buffers_(buffers), buffer_bytes_(buffer_bytes) {}
+  BufferPool(Runtime* runtime, size_t buffers, size_t buffer_bytes)
+      : buffers_(buffers), buffer_bytes_(buffer_bytes), returned_(runtime->NewCondition()) {}
 
   // A free buffer, its content unspecified; empty if none came free in time or memory is exhausted.
-  Buffer Acquire(absl::Duration wait);
+  Buffer Acquire(absl::Time deadline);
 
   size_t buffer_bytes() const { return buffer_bytes_; }
 
@@ -56,8 +57,8 @@ class BufferPool {
   void Return(Bytes bytes);
 
   const size_t buffers_, buffer_bytes_;
+  const std::unique_ptr<Condition> returned_;
   std::mutex mutex_;
-  std::condition_variable returned_;
   std::vector<Bytes> free_ ABSL_GUARDED_BY(mutex_);
   size_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
 };

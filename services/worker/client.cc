@@ -10,7 +10,6 @@
 #include "services/worker/fetch_job.h"
 #include "services/worker/match_job.h"
 #include "services/worker/put_job.h"
-#include "services/worker/wait.h"
 
 namespace kvist {
 namespace {
@@ -29,7 +28,7 @@ absl::Status ValidateOptions(const ClientOptions& options) {
     require(part.ok(), std::string(part.message()));
   }
   require(options.transport != nullptr, "transport is missing");
-  require(options.clock != nullptr, "clock is missing");
+  require(options.runtime != nullptr, "runtime is missing");
   require(options.codec == Codec::kRaw16 || options.codec == Codec::kI8 || options.codec == Codec::kLadder,
           "codec is unknown");
   require(options.floor_db >= 0 && options.floor_db <= 200,
@@ -110,8 +109,7 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
       });
     }
   }
-  const auto answers =
-      Gather<absl::StatusOr<v1::EraseResponse>>(&core_->callers, std::move(tasks), core_->Until(deadline));
+  const auto answers = Gather<absl::StatusOr<v1::EraseResponse>>(&core_->callers, std::move(tasks), deadline);
   EraseResult result;
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::Status status = answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time");
@@ -132,13 +130,12 @@ std::vector<NodeAnswer> Client::Stats() {
   for (const std::unique_ptr<Channel>& channel : core_->channels) {
     tasks.push_back([channel = channel.get(), deadline] { return channel->ServerInfo(deadline); });
   }
-  const auto answers =
-      Gather<absl::StatusOr<v1::ServerInfoResponse>>(&core_->callers, std::move(tasks), core_->Until(deadline));
+  const auto answers = Gather<absl::StatusOr<v1::ServerInfoResponse>>(&core_->callers, std::move(tasks), deadline);
   std::vector<NodeAnswer> states;
   for (size_t i = 0; i < answers.size(); ++i) {
     NodeAnswer state{core_->options.view.nodes[i],
-                    answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"),
-                    {}};
+                     answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"),
+                     {}};
     if (state.reachable.ok()) state.info = **answers[i];
     states.push_back(std::move(state));
   }

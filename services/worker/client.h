@@ -31,7 +31,7 @@
 #include "kernels/codec.h"
 #include "kvist/v1/cache.pb.h"
 #include "services/cluster/view.h"
-#include "services/transport/clock.h"
+#include "services/runtime/runtime.h"
 #include "services/transport/transport.h"
 #include "services/worker/keys.h"
 #include "services/worker/retry.h"
@@ -40,10 +40,9 @@ namespace kvist {
 
 struct ClientOptions {
   Namespace ns;
-  View view;                       // ports of 0 = a node whose address is not known: it is taken as down
-  Transport* transport = nullptr;  // outlives the client
-  Clock clock = RealClock();       // the transport's
-  uint64_t seed = 1;               // of the jitter between retries
+  View view;                         // ports of 0 = a node whose address is not known: it is taken as down
+  Transport* transport = nullptr;    // outlives the client
+  Runtime* runtime = RealRuntime();  // time, chance and threads; outlives the client
 
   Codec codec = Codec::kLadder;  // for Put
   float floor_db =

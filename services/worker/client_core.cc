@@ -48,12 +48,12 @@ ClientCore::ClientCore(ClientOptions client_options)
     : options(std::move(client_options)),
       shape(options.ns.Shape()),
       namespace_digest(NamespaceDigest(options.ns)),
-      retries(options.retry, options.seed),
-      encoders(options.threads),
+      retries(options.retry, options.runtime),
+      encoders(options.runtime, options.threads),
       reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, options.codec)),
-      buffers(2 * (options.view.nodes.size() + options.threads), LargestBlockBytes(shape)),
-      decoders(options.threads),
-      callers(std::min(kMaxCallers, kCallersPerNode * options.view.nodes.size())) {
+      buffers(options.runtime, 2 * (options.view.nodes.size() + options.threads), LargestBlockBytes(shape)),
+      decoders(options.runtime, options.threads),
+      callers(options.runtime, std::min(kMaxCallers, kCallersPerNode * options.view.nodes.size())) {
   for (const Node& node : options.view.nodes) {
     channels.push_back(node.address.port == 0 ? std::make_unique<UnknownAddress>(node.id.value)
                                               : options.transport->Connect(node.address.ToString()));

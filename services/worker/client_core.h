@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "services/runtime/thread_pool.h"
+#include "services/runtime/wait.h"
 #include "services/worker/buffer_pool.h"
 #include "services/worker/client.h"
 #include "services/worker/retry.h"
-#include "services/worker/thread_pool.h"
-#include "services/worker/wait.h"
 
 namespace kvist {
 
@@ -24,8 +24,9 @@ inline constexpr size_t kMaxKeysPerCall = 1024;
 struct ClientCore {
   explicit ClientCore(ClientOptions client_options);
 
-  absl::Time Deadline() const { return options.clock() + options.deadline; }
-  absl::Duration Until(absl::Time deadline) const { return deadline - options.clock(); }
+  Runtime* runtime() const { return options.runtime; }
+  absl::Time Now() const { return options.runtime->Now(); }
+  absl::Time Deadline() const { return Now() + options.deadline; }
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
   const std::string& NodeName(size_t owner) const { return options.view.nodes[owner].id.value; }

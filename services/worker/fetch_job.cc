@@ -29,7 +29,7 @@ class FetchJob::Sink final : public GetSink {
     if (header.sent_bytes() < kHeaderBytes || header.sent_bytes() > job_->core_->buffers.buffer_bytes()) {
       return Doubt(absl::StrCat("a block of ", header.sent_bytes(), " bytes is none of this namespace"));
     }
-    buffer_ = job_->core_->buffers.Acquire(job_->core_->Until(job_->deadline_));
+    buffer_ = job_->core_->buffers.Acquire(job_->deadline_);
     if (!buffer_) return absl::DeadlineExceededError("no buffer came free in time");
     expected_bytes_ = header.sent_bytes();
     received_bytes_ = 0;
@@ -88,8 +88,10 @@ FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange ran
       chain_(chain.begin(), chain.end()),
       range_(range),
       pages_(pages),
-      start_(core->options.clock()),
+      start_(core->Now()),
       deadline_(deadline),
+      door_(core->runtime()),
+      changed_(core->runtime()->NewCondition()),
       delivered_(range.last - range.first),
       settled_(range.first),
       end_(range.last),
@@ -102,7 +104,7 @@ absl::StatusOr<GetResult> FetchJob::Run() {
   {
     std::unique_lock lock(mutex_);
     const auto settled = [this]() { return settled_ >= end_ || !fault_.ok(); };
-    changed_.wait_for(lock, ForChrono(core_->Until(deadline_)), settled);
+    changed_->WaitUntil(lock, deadline_, settled);
   }
   door_.Close();
   return Conclude();
@@ -181,7 +183,7 @@ bool FetchJob::Wanted(size_t block) {
 void FetchJob::Received(uint64_t size_bytes) {
   std::lock_guard lock(mutex_);
   result_.fetched_bytes += size_bytes;
-  last_arrival_ = core_->options.clock();
+  last_arrival_ = core_->Now();
 }
 
 void FetchJob::Delivered(size_t block, absl::Duration decode_time) {
@@ -189,7 +191,7 @@ void FetchJob::Delivered(size_t block, absl::Duration decode_time) {
   result_.decode_time += decode_time;
   delivered_[block - range_.first] = true;
   while (settled_ < range_.last && delivered_[settled_ - range_.first]) ++settled_;
-  if (settled_ >= end_) changed_.notify_all();
+  if (settled_ >= end_) changed_->NotifyAll();
 }
 
 void FetchJob::EndRun(size_t block, v1::MissReason reason, size_t owner, const std::string& why) {
@@ -199,13 +201,13 @@ void FetchJob::EndRun(size_t block, v1::MissReason reason, size_t owner, const s
   result_.miss = reason;
   result_.miss_node = core_->NodeName(owner);
   result_.why = why;
-  if (settled_ >= end_) changed_.notify_all();
+  if (settled_ >= end_) changed_->NotifyAll();
 }
 
 void FetchJob::EndWithFault(absl::Status fault) {
   std::lock_guard lock(mutex_);
   if (fault_.ok()) fault_ = std::move(fault);  // not a copy: two threads must not share a Status' count
-  changed_.notify_all();
+  changed_->NotifyAll();
 }
 
 }  // namespace kvist

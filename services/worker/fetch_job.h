@@ -7,7 +7,6 @@
 #ifndef KVIST_SERVICES_WORKER_FETCH_JOB_H_
 #define KVIST_SERVICES_WORKER_FETCH_JOB_H_
 
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,7 +17,6 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "services/worker/client_core.h"
-#include "services/worker/wait.h"
 
 namespace kvist {
 
@@ -50,8 +48,8 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   const absl::Time start_, deadline_;
   Door door_;
 
+  const std::unique_ptr<Condition> changed_;
   std::mutex mutex_;
-  std::condition_variable changed_;
   std::vector<bool> delivered_ ABSL_GUARDED_BY(mutex_);  // by block - range_.first
   size_t settled_ ABSL_GUARDED_BY(mutex_);               // all blocks before it are delivered
   size_t end_ ABSL_GUARDED_BY(mutex_);                   // the first block that is known to be missing, or range_.last

@@ -139,7 +139,7 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
     problems.push_back("cluster_file is missing");
   } else if (problems.empty()) {
     absl::StatusOr<kvist::View> view =
-        kvist::LoadView(given.cluster_file, options.clock() + options.deadline, options.clock);
+        kvist::LoadView(given.cluster_file, options.runtime->Now() + options.deadline, options.runtime->clock());
     if (!view.ok()) return view.status();
     options.view = *std::move(view);
   }
@@ -161,7 +161,7 @@ absl::Status CheckCapacity(const kvist::Client& client, size_t blocks, size_t to
 // Keeps a match until it is released or its leases have ended by themselves.
 uint64_t Keep(kvist_client* client, kvist::PrefixMatch match) {
   std::lock_guard lock(client->mutex);
-  const absl::Time now = kvist::RealClock()();
+  const absl::Time now = kvist::RealRuntime()->Now();
   std::erase_if(client->matches, [now](const auto& kept) { return kept.second.lease_expiry() < now; });
   client->matches.emplace(++client->last_match_id, std::move(match));
   return client->last_match_id;

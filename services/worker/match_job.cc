@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/worker/wait.h"
 
 namespace kvist {
 
@@ -70,8 +69,8 @@ absl::StatusOr<PrefixMatch> MatchJob::Run(ClientCore* core, absl::Span<const Key
       return Ask(core, part, batches, lease, deadline);
     });
   }
-  const absl::Time start = core->options.clock();
-  std::vector<std::optional<Answer>> answers = Gather<Answer>(&core->callers, std::move(tasks), core->Until(deadline),
+  const absl::Time start = core->Now();
+  std::vector<std::optional<Answer>> answers = Gather<Answer>(&core->callers, std::move(tasks), deadline,
                                                               [core](Answer late) { ReleaseLater(core, late.leases); });
   PrefixMatch match(core);
   match.blocks_ = chain.size();
@@ -97,7 +96,7 @@ void MatchJob::ReleaseLater(ClientCore* core, const std::vector<PrefixMatch::Lea
       v1::ReleaseRequest request;
       request.add_leases(lease.id);
       // A lease that cannot be ended ends by itself.
-      core->channels[lease.owner]->Release(request, core->options.clock() + kReleaseDeadline).status().IgnoreError();
+      core->channels[lease.owner]->Release(request, core->Now() + kReleaseDeadline).status().IgnoreError();
     });
   }
 }
@@ -115,7 +114,7 @@ absl::Status PrefixMatch::Release() {
     });
   }
   const std::vector<std::optional<absl::Status>> answers =
-      Gather<absl::Status>(&core_->callers, std::move(tasks), core_->Until(deadline));
+      Gather<absl::Status>(&core_->callers, std::move(tasks), deadline);
   absl::Status first;
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::Status answer = answers[i].value_or(absl::DeadlineExceededError("no answer in time"));

@@ -29,8 +29,10 @@ PutJob::PutJob(ClientCore* core, absl::Span<const Key> chain, const ConstPages& 
     : core_(core),
       chain_(chain.begin(), chain.end()),
       pages_(pages),
-      start_(core->options.clock()),
-      deadline_(deadline) {}
+      start_(core->Now()),
+      deadline_(deadline),
+      door_(core->runtime()),
+      changed_(core->runtime()->NewCondition()) {}
 
 absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   for (OwnerBlocks& part : GroupByOwner(chain_, {present, chain_.size()}, core_->options.view)) {
@@ -45,9 +47,9 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
       core_->callers.Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
     }
   }
-  changed_.wait_for(lock, ForChrono(core_->Until(deadline_)), [this] { return unsettled_ == 0 || !fault_.ok(); });
+  changed_->WaitUntil(lock, deadline_, [this] { return unsettled_ == 0 || !fault_.ok(); });
   over_ = true;
-  changed_.notify_all();
+  changed_->NotifyAll();
   lock.unlock();
   door_.Close();
   lock.lock();
@@ -55,7 +57,7 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   if (unsettled_ > 0 && result_.failure.empty())
     result_.failure = absl::StrCat(unsettled_, " blocks were not stored in time");
   result_.failed += unsettled_;
-  result_.time = core_->options.clock() - start_;
+  result_.time = core_->Now() - start_;
   core_->stored_blocks += result_.stored;
   core_->stored_bytes += result_.stored_bytes;
   core_->encode_ns += absl::ToInt64Nanoseconds(result_.encode_time);
@@ -134,9 +136,9 @@ absl::StatusOr<PutJob::Outcome> PutJob::Present(const Upload& upload) {
 
 absl::Status PutJob::Encode(Upload* upload) {
   if (upload->encoded_bytes > 0) return absl::OkStatus();
-  upload->buffer = core_->buffers.Acquire(core_->Until(deadline_));
+  upload->buffer = core_->buffers.Acquire(deadline_);
   if (!upload->buffer) return absl::ResourceExhaustedError("no buffer of this worker came free in time");
-  if (!core_->encoders.Acquire(core_->Until(deadline_))) {
+  if (!core_->encoders.Acquire(deadline_)) {
     return absl::DeadlineExceededError("no thread of this worker came free in time");
   }
   absl::StatusOr<size_t> encoded = absl::DeadlineExceededError("the call was over");
@@ -160,12 +162,12 @@ absl::Status PutJob::Encode(Upload* upload) {
 
 // False if there is no budget, or not enough time left.
 bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status) {
-  const absl::Duration pause = core_->retries.Pause(attempt);
-  if (core_->Until(deadline_) <= pause) return false;
+  const absl::Time resume = core_->Now() + core_->retries.Pause(attempt);
+  if (resume >= deadline_) return false;
   if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return false;
   ++core_->retries_taken;
   std::unique_lock lock(mutex_);
-  return !changed_.wait_for(lock, ForChrono(pause), [this] { return over_; });
+  return !changed_->WaitUntil(lock, resume, [this] { return over_; });
 }
 
 void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Outcome>& outcome) {
@@ -182,7 +184,7 @@ void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Out
     if (OwnerFailed(outcome.status())) queue->owner_failure = std::string(outcome.status().message());
     if (IsFault(outcome.status())) fault_ = status;
   }
-  if (unsettled_ == 0 || !fault_.ok()) changed_.notify_all();
+  if (unsettled_ == 0 || !fault_.ok()) changed_->NotifyAll();
 }
 
 // REQUIRES: mutex_ is held.

@@ -7,7 +7,6 @@
 #ifndef KVIST_SERVICES_WORKER_PUT_JOB_H_
 #define KVIST_SERVICES_WORKER_PUT_JOB_H_
 
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,7 +18,6 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "services/worker/client_core.h"
-#include "services/worker/wait.h"
 
 namespace kvist {
 
@@ -65,8 +63,8 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   std::vector<Queue> queues_;  // constant after Run has started, but for what mutex_ guards in them
   Door door_;
 
+  const std::unique_ptr<Condition> changed_;
   std::mutex mutex_;
-  std::condition_variable changed_;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // Run has returned, or is about to
   size_t unsettled_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status fault_ ABSL_GUARDED_BY(mutex_);

@@ -16,14 +16,14 @@
 
 #include "absl/time/time.h"
 #include "cachestore/block_store.h"
-#include "services/transport/clock.h"
+#include "services/runtime/runtime.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
 
 struct RemoteStoreOptions {
-  Channel* channel = nullptr;  // outlives the store and all that it gives out
-  Clock clock = RealClock();   // the transport's
+  Channel* channel = nullptr;            // outlives the store and all that it gives out
+  Clock clock = RealRuntime()->clock();  // the transport's
   absl::Duration deadline = absl::Seconds(5);
   std::array<uint8_t, 16> namespace_digest{};  // of the blocks that are put: the node compares their headers with it
   uint64_t view = 0;

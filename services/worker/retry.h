@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <mutex>
-#include <random>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
+#include "services/runtime/runtime.h"
 
 namespace kvist {
 
@@ -22,9 +22,15 @@ struct RetryOptions {
   absl::Duration longest_pause = absl::Milliseconds(250);
 };
 
+// A random half to one and a half of `duration`: callers that failed together do not come back together.
+inline absl::Duration Jittered(absl::Duration duration, Runtime* runtime) {
+  return duration * (0.5 + static_cast<double>(runtime->Random() >> 11) * 0x1p-53);
+}
+
 class Retries {
  public:
-  Retries(const RetryOptions& options, uint64_t seed) : options_(options), left_(options.budget), random_(seed) {}
+  Retries(const RetryOptions& options, Runtime* runtime)
+      : options_(options), runtime_(runtime), left_(options.budget) {}
 
   // Takes one retry from the budget; false if there is none.
   bool Take() {
@@ -39,16 +45,15 @@ class Retries {
   }
   // Before retry `attempt` (from 0): doubles each time up to the longest, times a random half to one and a half.
   absl::Duration Pause(int attempt) {
-    std::lock_guard lock(mutex_);
     const absl::Duration pause = std::min(options_.longest_pause, options_.first_pause * (1 << std::min(attempt, 16)));
-    return pause * std::uniform_real_distribution<double>(0.5, 1.5)(random_);
+    return Jittered(pause, runtime_);
   }
 
  private:
   const RetryOptions options_;
+  Runtime* const runtime_;
   std::mutex mutex_;
   double left_ ABSL_GUARDED_BY(mutex_);
-  std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace kvist

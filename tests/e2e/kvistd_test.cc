@@ -38,7 +38,7 @@ class KvistdTest : public ::testing::Test {
   }
   std::unique_ptr<Channel> Connect() {
     View view = *ReadClusterFile(file_);
-    EXPECT_TRUE(ResolveAddresses(file_, In(20), RealClock(), &view).ok());
+    EXPECT_TRUE(ResolveAddresses(file_, In(20), RealRuntime()->clock(), &view).ok());
     address_ = view.nodes[0].address;
     return transport_->Connect(address_.ToString());
   }

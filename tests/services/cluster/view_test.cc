@@ -88,7 +88,7 @@ TEST(Publishing, AReaderWaitsForTheAddressThatANodeBinds) {
   View view{ViewNumber{1},
             {Node{NodeId{"n0"}, Address{"127.0.0.1", 0}, 1, 1}, Node{NodeId{"n1"}, Address{"h", 5}, 1, 1}}};
   std::thread node([&] { EXPECT_TRUE(PublishAddress(path, NodeId{"n0"}, Address{"127.0.0.1", 4711}).ok()); });
-  const absl::Status resolved = ResolveAddresses(path, absl::Now() + absl::Seconds(30), RealClock(), &view);
+  const absl::Status resolved = ResolveAddresses(path, absl::Now() + absl::Seconds(30), RealRuntime()->clock(), &view);
   node.join();
   ASSERT_TRUE(resolved.ok()) << resolved;
   EXPECT_EQ(view.nodes[0].address, (Address{"127.0.0.1", 4711}));
@@ -101,7 +101,7 @@ TEST(Publishing, ANodeThatDoesNotPublishIsNamedAndTheOthersAreResolved) {
             {Node{NodeId{"n0"}, Address{"127.0.0.1", 0}, 1, 1}, Node{NodeId{"n1"}, Address{"127.0.0.1", 0}, 1, 1}}};
   ASSERT_TRUE(PublishAddress(path, NodeId{"n1"}, Address{"127.0.0.1", 9}).ok());
   ASSERT_TRUE(PublishAddress(path, NodeId{"n1"}, Address{"127.0.0.1", 10}).ok());
-  const absl::Status resolved = ResolveAddresses(path, absl::InfinitePast(), RealClock(), &view);
+  const absl::Status resolved = ResolveAddresses(path, absl::InfinitePast(), RealRuntime()->clock(), &view);
   EXPECT_EQ(resolved.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(Message(resolved), "no address published in " + path + ".d/n0.address: is kvistd running for this node?");
   EXPECT_EQ(view.nodes[0].address.port, 0);
@@ -112,10 +112,10 @@ TEST(Publishing, AWorkerStartsWithTheNodesThatItCanFindButNotWithNone) {
   const std::string path = NewFolder() + "/cluster.json";
   std::ofstream(path) << R"({"view": 3, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": 1},
                                                    {"id": "n1", "address": "127.0.0.1:0", "capacity": 1}]})";
-  const absl::Status none = LoadView(path, absl::InfinitePast(), RealClock()).status();
+  const absl::Status none = LoadView(path, absl::InfinitePast(), RealRuntime()->clock()).status();
   EXPECT_THAT(Message(none), HasSubstr("n0.address, " + path + ".d/n1.address: is kvistd running"));
   ASSERT_TRUE(PublishAddress(path, NodeId{"n1"}, Address{"127.0.0.1", 9}).ok());
-  const auto view = LoadView(path, absl::InfinitePast(), RealClock());
+  const auto view = LoadView(path, absl::InfinitePast(), RealRuntime()->clock());
   ASSERT_TRUE(view.ok()) << view.status();
   EXPECT_EQ(view->nodes[0].address.port, 0);
   EXPECT_EQ(view->nodes[1].address.port, 9);

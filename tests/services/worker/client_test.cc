@@ -577,13 +577,13 @@ TEST(ClientOptions, AllThatIsWrongIsNamedAtOnce) {
   options.deadline = absl::ZeroDuration();
   options.lease = absl::Hours(1);
   options.threads = 0;
-  options.clock = nullptr;
+  options.runtime = nullptr;
   options.codec = static_cast<Codec>(9);
   const absl::Status status = Client::Create(options).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   for (const char* part :
        {"model is empty", "tp_rank 2 is not below tp_size 1", "view is 0", "no nodes", "transport is missing",
-        "clock is missing", "codec is unknown", "floor_db -1 is not 0 to 200", "min_precision 99 is not 0 to 16",
+        "runtime is missing", "codec is unknown", "floor_db -1 is not 0 to 200", "min_precision 99 is not 0 to 16",
         "deadline 0 is not 1ms to 10m", "lease 1h is not 0 to 10m", "threads 0 is not 1 to 256"}) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(part));
   }

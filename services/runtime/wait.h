@@ -1,10 +1,7 @@
-// Waiting with a limit: every wait of the worker library has one.
-#ifndef KVIST_SERVICES_WORKER_WAIT_H_
-#define KVIST_SERVICES_WORKER_WAIT_H_
+// Waiting with a limit, over a Runtime: for the results of several tasks, for a free place, for those inside to leave.
+#ifndef KVIST_SERVICES_RUNTIME_WAIT_H_
+#define KVIST_SERVICES_RUNTIME_WAIT_H_
 
-#include <algorithm>
-#include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -14,19 +11,16 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
-#include "services/worker/thread_pool.h"
+#include "services/runtime/runtime.h"
+#include "services/runtime/thread_pool.h"
 
 namespace kvist {
-
-// For std waiting functions, whose sum with "now" must not overflow; never negative.
-inline std::chrono::nanoseconds ForChrono(absl::Duration wait) {
-  return absl::ToChronoNanoseconds(std::clamp(wait, absl::ZeroDuration(), absl::Hours(24)));
-}
 
 // Guards memory that a caller lends for the length of one call. Tasks that may be late enter before they touch it; once
 // the caller has closed the door, nobody gets in and nobody is inside.
 class Door {
  public:
+  explicit Door(Runtime* runtime) : left_(runtime->NewCondition()) {}
   bool Enter() {
     std::lock_guard lock(mutex_);
     if (!closed_) ++inside_;
@@ -34,18 +28,18 @@ class Door {
   }
   void Leave() {
     std::lock_guard lock(mutex_);
-    if (--inside_ == 0) left_.notify_all();
+    if (--inside_ == 0) left_->NotifyAll();
   }
   // Waits for those inside: they compute on one block and wait for nobody, so this ends by itself.
   void Close() {
     std::unique_lock lock(mutex_);
     closed_ = true;
-    left_.wait(lock, [this] { return inside_ == 0; });
+    left_->WaitUntil(lock, absl::InfiniteFuture(), [this] { return inside_ == 0; });
   }
 
  private:
   std::mutex mutex_;
-  std::condition_variable left_;
+  const std::unique_ptr<Condition> left_;
   int inside_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -53,10 +47,10 @@ class Door {
 // A bounded number of places, for work that must not be done by more threads at once.
 class Slots {
  public:
-  explicit Slots(int count) : free_(count) {}
-  bool Acquire(absl::Duration wait) {
+  Slots(Runtime* runtime, int count) : released_(runtime->NewCondition()), free_(count) {}
+  bool Acquire(absl::Time deadline) {
     std::unique_lock lock(mutex_);
-    if (!released_.wait_for(lock, ForChrono(wait), [this] { return free_ > 0; })) return false;
+    if (!released_->WaitUntil(lock, deadline, [this] { return free_ > 0; })) return false;
     --free_;
     return true;
   }
@@ -65,28 +59,29 @@ class Slots {
       std::lock_guard lock(mutex_);
       ++free_;
     }
-    released_.notify_one();
+    released_->NotifyOne();
   }
 
  private:
   std::mutex mutex_;
-  std::condition_variable released_;
+  const std::unique_ptr<Condition> released_;
   int free_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Runs every task on the pool and returns what each returned within `wait`; empty for those that are late. A late
+// Runs every task on the pool and returns what each returned by the deadline; empty for those that are late. A late
 // result goes to `late`, on the pool's thread, so that what it holds can be given back.
 template <typename T>
-std::vector<std::optional<T>> Gather(ThreadPool* pool, std::vector<std::function<T()>> tasks, absl::Duration wait,
+std::vector<std::optional<T>> Gather(ThreadPool* pool, std::vector<std::function<T()>> tasks, absl::Time deadline,
                                      std::function<void(T)> late = nullptr) {
   struct Shared {
     std::mutex mutex;
-    std::condition_variable changed;
+    std::unique_ptr<Condition> changed;
     std::vector<std::optional<T>> results;
     size_t missing = 0;
     bool closed = false;
   };
   auto shared = std::make_shared<Shared>();
+  shared->changed = pool->runtime()->NewCondition();
   shared->results.resize(tasks.size());
   shared->missing = tasks.size();
   for (size_t i = 0; i < tasks.size(); ++i) {
@@ -99,15 +94,15 @@ std::vector<std::optional<T>> Gather(ThreadPool* pool, std::vector<std::function
         return;
       }
       shared->results[i] = std::move(result);
-      if (--shared->missing == 0) shared->changed.notify_all();
+      if (--shared->missing == 0) shared->changed->NotifyAll();
     });
   }
   std::unique_lock lock(shared->mutex);
-  shared->changed.wait_for(lock, ForChrono(wait), [&] { return shared->missing == 0; });
+  shared->changed->WaitUntil(lock, deadline, [&] { return shared->missing == 0; });
   shared->closed = true;
   return std::move(shared->results);
 }
 
 }  // namespace kvist
 
-#endif  // KVIST_SERVICES_WORKER_WAIT_H_
+#endif  // KVIST_SERVICES_RUNTIME_WAIT_H_

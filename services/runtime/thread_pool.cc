@@ -1,34 +1,34 @@
-#include "services/worker/thread_pool.h"
+#include "services/runtime/thread_pool.h"
 
 #include <utility>
 
 namespace kvist {
 
 ThreadPool::~ThreadPool() {
-  std::vector<std::thread> threads;
+  std::vector<std::unique_ptr<Thread>> threads;
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
     threads.swap(threads_);
   }
-  work_.notify_all();
-  for (std::thread& thread : threads) thread.join();
+  work_->NotifyAll();
+  threads.clear();  // joins
 }
 
 void ThreadPool::Submit(std::function<void()> task) {
   std::lock_guard lock(mutex_);
   tasks_.push_back(std::move(task));
   if (tasks_.size() > idle_threads_ && threads_.size() < max_threads_ && !stopping_) {
-    threads_.emplace_back([this] { RunTasks(); });
+    threads_.push_back(runtime_->Start([this] { RunTasks(); }));
   }
-  work_.notify_one();
+  work_->NotifyOne();
 }
 
 void ThreadPool::RunTasks() {
   std::unique_lock lock(mutex_);
   while (true) {
     ++idle_threads_;
-    work_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    work_->WaitUntil(lock, absl::InfiniteFuture(), [this] { return stopping_ || !tasks_.empty(); });
     --idle_threads_;
     if (tasks_.empty()) return;
     std::function<void()> task = std::move(tasks_.front());
