@@ -6,7 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "services/cluster/byte_size.h"
 #include "services/ctl/commands.h"
-#include "services/ctl/open_view.h"
+#include "services/ctl/open_client.h"
 #include "services/ctl/report.h"
 #include "services/runtime/runtime.h"
 
@@ -62,7 +62,7 @@ absl::StatusOr<Node> FindNode(const View& view, const std::string& id) {
 
 absl::Status RunDrain(const Command& command, Transport* transport, std::ostream& out) {
   Runtime* const runtime = RealRuntime();
-  absl::StatusOr<View> view = OpenView(command, transport, runtime);
+  absl::StatusOr<View> view = OpenView(command, transport);
   if (!view.ok()) return view.status();
   const absl::StatusOr<Node> node = FindNode(*view, command.node_id);
   if (!node.ok()) return node.status();
