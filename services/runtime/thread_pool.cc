@@ -24,6 +24,11 @@ void ThreadPool::Submit(std::function<void()> task) {
   work_->NotifyOne();
 }
 
+void ThreadPool::SetMaxThreads(size_t max_threads) {
+  std::lock_guard lock(mutex_);
+  max_threads_ = max_threads;
+}
+
 void ThreadPool::RunTasks() {
   std::unique_lock lock(mutex_);
   while (true) {

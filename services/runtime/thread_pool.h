@@ -20,9 +20,12 @@ class ThreadPool {
  public:
   // `runtime` outlives the pool.
   ThreadPool(Runtime* runtime, size_t max_threads)
-      : runtime_(runtime), max_threads_(max_threads), work_(runtime->NewCondition()) {}
+      : runtime_(runtime), work_(runtime->NewCondition()), max_threads_(max_threads) {}
   ~ThreadPool();
   void Submit(std::function<void()> task);
+
+  // Threads that run already go on.
+  void SetMaxThreads(size_t max_threads);
 
   Runtime* runtime() const { return runtime_; }
 
@@ -30,9 +33,9 @@ class ThreadPool {
   void RunTasks();
 
   Runtime* const runtime_;
-  const size_t max_threads_;
-  std::mutex mutex_;
   const std::unique_ptr<Condition> work_;
+  std::mutex mutex_;
+  size_t max_threads_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Thread>> threads_ ABSL_GUARDED_BY(mutex_);
   size_t idle_threads_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -33,11 +33,20 @@ BufferPool::Buffer BufferPool::Acquire(absl::Time deadline) {
   return Buffer(this, std::move(bytes));
 }
 
+void BufferPool::SetBuffers(size_t buffers) {
+  {
+    std::lock_guard lock(mutex_);
+    buffers_ = buffers;
+    while (!free_.empty() && taken_ + free_.size() > buffers_) free_.pop_back();
+  }
+  returned_->NotifyAll();
+}
+
 void BufferPool::Return(Bytes bytes) {
   {
     std::lock_guard lock(mutex_);
     --taken_;
-    free_.push_back(std::move(bytes));
+    if (taken_ + free_.size() < buffers_) free_.push_back(std::move(bytes));
   }
   returned_->NotifyOne();
 }

@@ -46,19 +46,23 @@ class BufferPool {
 
   // Nothing is allocated before it is used; at most `buffers` exist.
   BufferPool(Runtime* runtime, size_t buffers, size_t buffer_bytes)
-      : buffers_(buffers), buffer_bytes_(buffer_bytes), returned_(runtime->NewCondition()) {}
+      : buffer_bytes_(buffer_bytes), returned_(runtime->NewCondition()), buffers_(buffers) {}
 
   // A free buffer, its content unspecified; empty if none came free in time or memory is exhausted.
   Buffer Acquire(absl::Time deadline);
+
+  // Fewer than exist: those beyond are freed as they return.
+  void SetBuffers(size_t buffers);
 
   size_t buffer_bytes() const { return buffer_bytes_; }
 
  private:
   void Return(Bytes bytes);
 
-  const size_t buffers_, buffer_bytes_;
+  const size_t buffer_bytes_;
   const std::unique_ptr<Condition> returned_;
   std::mutex mutex_;
+  size_t buffers_ ABSL_GUARDED_BY(mutex_);
   std::vector<Bytes> free_ ABSL_GUARDED_BY(mutex_);
   size_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -16,6 +16,7 @@ namespace {
 
 constexpr absl::Duration kLongestCall = absl::Minutes(10);
 constexpr int kMaxThreads = 256;
+constexpr size_t kMaxSeeds = 64;
 
 bool Within(absl::Duration duration, absl::Duration least) { return duration >= least && duration <= kLongestCall; }
 
@@ -24,8 +25,15 @@ absl::Status ValidateOptions(const ClientOptions& options) {
   const auto require = [&](bool right, const std::string& otherwise) {
     if (!right) problems.push_back(otherwise);
   };
-  for (const absl::Status& part : {ValidateNamespace(options.ns), ValidateView(options.view)}) {
+  const bool from_seeds = options.view.nodes.empty() && !options.seeds.empty();
+  for (const absl::Status& part :
+       {ValidateNamespace(options.ns), from_seeds ? absl::OkStatus() : ValidateView(options.view)}) {
     require(part.ok(), std::string(part.message()));
+  }
+  require(options.seeds.size() <= kMaxSeeds, absl::StrCat(options.seeds.size(), " seeds; at most ", kMaxSeeds));
+  for (const std::string& seed : options.seeds) {
+    const absl::StatusOr<Address> address = ParseAddress(seed);
+    require(address.ok() && address->port != 0, absl::StrCat("seed \"", seed, "\" is not host:port"));
   }
   require(options.transport != nullptr, "transport is missing");
   require(options.runtime != nullptr, "runtime is missing");
@@ -52,14 +60,16 @@ absl::Status ValidateOptions(const ClientOptions& options) {
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(ClientOptions options) {
   if (absl::Status valid = ValidateOptions(options); !valid.ok()) return valid;
-  return std::unique_ptr<Client>(new Client(std::make_unique<ClientCore>(std::move(options))));
+  auto core = std::make_unique<ClientCore>(std::move(options));
+  if (absl::Status started = core->keeper.Start(core->options.view, core->Deadline()); !started.ok()) return started;
+  return std::unique_ptr<Client>(new Client(std::move(core)));
 }
 
 Client::Client(std::unique_ptr<ClientCore> core) : core_(std::move(core)) {}
 Client::~Client() = default;
 
 const Namespace& Client::ns() const { return core_->options.ns; }
-const View& Client::view() const { return core_->options.view; }
+View Client::view() const { return core_->view()->view; }
 
 std::vector<Key> Client::Keys(absl::Span<const uint32_t> tokens) const {
   return ChainKeys(core_->namespace_digest, core_->options.ns.tokens_per_block, tokens);
@@ -68,7 +78,7 @@ std::vector<Key> Client::Keys(absl::Span<const uint32_t> tokens) const {
 absl::StatusOr<PrefixMatch> Client::Match(absl::Span<const Key> chain) {
   absl::StatusOr<PrefixMatch> match = MatchJob::Run(core_.get(), chain, core_->options.lease, core_->Deadline());
   if (match.ok()) {
-    core_->matched_blocks += match->blocks();
+    core_->counters.matched_blocks += match->blocks();
     core_->CountMiss(match->miss());
   }
   return match;
@@ -97,15 +107,16 @@ absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPa
 absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
   const absl::Time deadline = core_->Deadline();
   std::vector<std::function<absl::StatusOr<v1::EraseResponse>()>> tasks;
-  std::vector<std::pair<size_t, size_t>> asked;  // owner and number of keys of each task
-  for (const OwnerBlocks& part : GroupByOwner(chain, {0, chain.size()}, core_->options.view)) {
+  std::vector<std::pair<std::shared_ptr<NodeLink>, size_t>> asked;  // owner and number of keys of each task
+  const LinkedViewRef view = core_->view();
+  for (const OwnerBlocks& part : GroupByOwner(chain, {0, chain.size()}, view->view)) {
     for (size_t first = 0; first < part.blocks.size(); first += kMaxKeysPerCall) {
       const absl::Span<const size_t> batch = absl::MakeConstSpan(part.blocks).subspan(first, kMaxKeysPerCall);
       v1::EraseRequest request;
       request.set_keys(PackKeys(chain, batch));
-      asked.emplace_back(part.owner, batch.size());
-      tasks.push_back([channel = core_->channels[part.owner].get(), request, deadline] {
-        return channel->Erase(request, deadline);
+      asked.emplace_back(view->links[part.owner], batch.size());
+      tasks.push_back([link = view->links[part.owner], request, deadline] {
+        return link->Ask<v1::EraseResponse>([&](Channel& node) { return node.Erase(request, deadline); });
       });
     }
   }
@@ -113,13 +124,13 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
   EraseResult result;
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::Status status = answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time");
-    if (IsFault(status)) return AtNode(core_->NodeName(asked[i].first), status);
+    if (IsFault(status)) return AtNode(asked[i].first->id(), status);
     if (status.ok()) {
       for (const bool erased : (*answers[i])->erased()) result.erased += erased;
       continue;
     }
     result.failed += asked[i].second;
-    if (result.failure.empty()) result.failure = std::string(AtNode(core_->NodeName(asked[i].first), status).message());
+    if (result.failure.empty()) result.failure = std::string(AtNode(asked[i].first->id(), status).message());
   }
   return result;
 }
@@ -127,15 +138,17 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
 std::vector<NodeAnswer> Client::Stats() {
   const absl::Time deadline = core_->Deadline();
   std::vector<std::function<absl::StatusOr<v1::ServerInfoResponse>()>> tasks;
-  for (const std::unique_ptr<Channel>& channel : core_->channels) {
-    tasks.push_back([channel = channel.get(), deadline] { return channel->ServerInfo(deadline); });
+  const LinkedViewRef view = core_->view();
+  for (const std::shared_ptr<NodeLink>& link : view->links) {
+    tasks.push_back([link, deadline] {
+      return link->Ask<v1::ServerInfoResponse>([&](Channel& node) { return node.ServerInfo(deadline); });
+    });
   }
   const auto answers = Gather<absl::StatusOr<v1::ServerInfoResponse>>(&core_->callers, std::move(tasks), deadline);
   std::vector<NodeAnswer> states;
   for (size_t i = 0; i < answers.size(); ++i) {
-    NodeAnswer state{core_->options.view.nodes[i],
-                     answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"),
-                     {}};
+    NodeAnswer state{
+        view->view.nodes[i], answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"), {}};
     if (state.reachable.ok()) state.info = **answers[i];
     states.push_back(std::move(state));
   }
@@ -143,17 +156,21 @@ std::vector<NodeAnswer> Client::Stats() {
 }
 
 ClientCounters Client::counters() const {
-  ClientCounters counters{core_->matched_blocks,
-                          core_->fetched_blocks,
-                          core_->stored_blocks,
-                          core_->retries_taken,
-                          core_->stale_views,
-                          core_->fetched_bytes,
-                          core_->stored_bytes,
-                          absl::Nanoseconds(core_->encode_ns.load()),
-                          absl::Nanoseconds(core_->decode_ns.load()),
-                          {}};
-  for (const std::atomic<uint64_t>& count : core_->misses) counters.misses.push_back(count);
+  const Counters& now = core_->counters;
+  ClientCounters counters;
+  counters.matched_blocks = now.matched_blocks;
+  counters.fetched_blocks = now.fetched_blocks;
+  counters.stored_blocks = now.stored_blocks;
+  counters.retries = now.retries;
+  counters.stale_views = now.stale_views;
+  counters.refreshes = now.refreshes;
+  counters.refused_views = now.refused_views;
+  counters.openings = now.openings;
+  counters.fetched_bytes = now.fetched_bytes;
+  counters.stored_bytes = now.stored_bytes;
+  counters.encode_time = absl::Nanoseconds(now.encode_ns.load());
+  counters.decode_time = absl::Nanoseconds(now.decode_ns.load());
+  for (const std::atomic<uint64_t>& count : now.misses) counters.misses.push_back(count);
   return counters;
 }
 

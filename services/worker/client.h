@@ -40,7 +40,11 @@ namespace kvist {
 
 struct ClientOptions {
   Namespace ns;
-  View view;                         // ports of 0 = a node whose address is not known: it is taken as down
+  // The first view; later ones are learned from nodes. Ports of 0 = a node whose address is not known: it is down.
+  // Left empty: Create asks the seeds for it.
+  View view;
+  std::vector<std::string>
+      seeds;  // "host:port" of nodes, or of a name that leads to them; also asked when nodes are down
   Transport* transport = nullptr;    // outlives the client
   Runtime* runtime = RealRuntime();  // time, chance and threads; outlives the client
 
@@ -90,12 +94,15 @@ struct NodeAnswer {
 struct ClientCounters {
   uint64_t matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries = 0;
   uint64_t stale_views = 0;                      // answers of nodes that hold another view
+  uint64_t refreshes = 0, refused_views = 0;     // newer views that were learned; and such that were wrong
+  uint64_t openings = 0;                         // nodes that were given up for a while (health.h)
   uint64_t fetched_bytes = 0, stored_bytes = 0;  // encoded, received and sent
   absl::Duration encode_time, decode_time;       // CPU time over all threads
   std::vector<uint64_t> misses;                  // by v1::MissReason: how often it ended a Match or a Get
 };
 
 struct ClientCore;
+class NodeLink;
 
 // The leading blocks of a prompt that the cluster holds, under leases that end with this object (or with their
 // deadline). Each owner leased its own leading hits; where owners hold more than the common run, that too is pinned
@@ -120,7 +127,7 @@ class PrefixMatch {
  private:
   friend struct MatchJob;
   struct Lease {
-    size_t owner;
+    std::shared_ptr<NodeLink> node;
     uint64_t id;
   };
   explicit PrefixMatch(ClientCore* core) : core_(core) {}
@@ -135,12 +142,14 @@ class PrefixMatch {
 
 class Client {
  public:
-  // Errors: InvalidArgument names every option that is wrong at once. Touches no network.
+  // Errors: InvalidArgument  names every option that is wrong at once.
+  //         Unavailable      no view was given and no seed gave one by options.deadline; says what each seed said.
+  // Touches no network if a view is given.
   static absl::StatusOr<std::unique_ptr<Client>> Create(ClientOptions options);
   ~Client();
 
   const Namespace& ns() const;
-  const View& view() const;
+  View view() const;  // the newest that was learned
 
   // The keys of the full blocks of a prompt (keys.h).
   std::vector<Key> Keys(absl::Span<const uint32_t> tokens) const;

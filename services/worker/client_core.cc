@@ -9,38 +9,19 @@
 namespace kvist {
 namespace {
 
-// A node whose address nobody knows (it has not published one): every call fails at once.
-class UnknownAddress final : public Channel {
- public:
-  explicit UnknownAddress(const std::string& node) : node_(node) {}
-
-  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::GetViewResponse> GetView(absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest&, absl::Time) override { return Unknown(); }
-  absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest&, absl::Time, GetSink*) override { return Unknown(); }
-  absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve&, absl::Time) override { return Unknown(); }
-
- private:
-  absl::Status Unknown() const {
-    return absl::UnavailableError(absl::StrCat("the address of node ", node_, " is not known: it has published none"));
-  }
-
-  const std::string node_;
-};
-
 size_t LargestBlockBytes(const BlockShape& shape) {
   return std::max(
       {MaxBlockBytes(shape, Codec::kRaw16), MaxBlockBytes(shape, Codec::kI8), MaxBlockBytes(shape, Codec::kLadder)});
 }
 
-constexpr size_t kCallersPerNode = 4, kMaxCallers = 128;
+constexpr size_t kMaxCallers = 128;
+
+// A call that got no sign of life for a quarter of its time has met a silent node.
+BreakerOptions BreakerFor(const ClientOptions& options) {
+  BreakerOptions breaker;
+  breaker.silence = std::clamp(options.deadline / 4, absl::Milliseconds(250), absl::Seconds(1));
+  return breaker;
+}
 
 }  // namespace
 
@@ -51,13 +32,15 @@ ClientCore::ClientCore(ClientOptions client_options)
       retries(options.retry, options.runtime),
       encoders(options.runtime, options.threads),
       reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, options.codec)),
-      buffers(options.runtime, 2 * (options.view.nodes.size() + options.threads), LargestBlockBytes(shape)),
+      keeper({options.runtime, options.transport, &callers, &counters, BreakerFor(options), options.seeds,
+              [this](size_t nodes) { Resize(nodes); }}),
+      buffers(options.runtime, 0, LargestBlockBytes(shape)),
       decoders(options.runtime, options.threads),
-      callers(options.runtime, std::min(kMaxCallers, kCallersPerNode * options.view.nodes.size())) {
-  for (const Node& node : options.view.nodes) {
-    channels.push_back(node.address.port == 0 ? std::make_unique<UnknownAddress>(node.id.value)
-                                              : options.transport->Connect(node.address.ToString()));
-  }
+      callers(options.runtime, std::min(kMaxCallers, options.seeds.size())) {}
+
+void ClientCore::Resize(size_t nodes) {
+  buffers.SetBuffers(2 * (nodes + options.threads));
+  callers.SetMaxThreads(std::min(kMaxCallers, kLinkCalls * nodes));
 }
 
 std::string ClientCore::NamespaceField() const {
@@ -74,11 +57,7 @@ BlockIdentity ClientCore::Identity(const Key& key, size_t block) const {
 }
 
 void ClientCore::CountMiss(v1::MissReason reason) {
-  if (reason != v1::MISS_REASON_UNSPECIFIED && v1::MissReason_IsValid(reason)) ++misses[reason];
-}
-
-void ClientCore::CheckView(uint64_t view_of_node) {
-  if (view_of_node != 0 && view_of_node != options.view.number.value) ++stale_views;
+  if (reason != v1::MISS_REASON_UNSPECIFIED && v1::MissReason_IsValid(reason)) ++counters.misses[reason];
 }
 
 std::vector<OwnerBlocks> GroupByOwner(absl::Span<const Key> chain, BlockRange range, const View& view) {

@@ -4,7 +4,6 @@
 #ifndef KVIST_SERVICES_WORKER_CLIENT_CORE_H_
 #define KVIST_SERVICES_WORKER_CLIENT_CORE_H_
 
-#include <array>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -14,7 +13,10 @@
 #include "services/runtime/wait.h"
 #include "services/worker/buffer_pool.h"
 #include "services/worker/client.h"
+#include "services/worker/counters.h"
+#include "services/worker/node_link.h"
 #include "services/worker/retry.h"
+#include "services/worker/view_keeper.h"
 
 namespace kvist {
 
@@ -23,31 +25,30 @@ inline constexpr size_t kMaxKeysPerCall = 1024;
 
 struct ClientCore {
   explicit ClientCore(ClientOptions client_options);
+  ~ClientCore() { keeper.Stop(); }
 
   Runtime* runtime() const { return options.runtime; }
   absl::Time Now() const { return options.runtime->Now(); }
   absl::Time Deadline() const { return Now() + options.deadline; }
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
-  const std::string& NodeName(size_t owner) const { return options.view.nodes[owner].id.value; }
+  void Resize(size_t nodes);  // before a view with so many is used
   void CountMiss(v1::MissReason reason);
-  void CheckView(uint64_t view_of_node);
+  LinkedViewRef view() const { return keeper.current(); }
 
   // Constant after construction.
   const ClientOptions options;
   const BlockShape shape;
   const Digest namespace_digest;
-  std::vector<std::unique_ptr<Channel>> channels;  // by position in the view
 
+  Counters counters;
   Retries retries;
   Slots encoders;                     // threads that may encode at once
   std::atomic<size_t> reserve_bytes;  // for a block that is not encoded yet: the nominal size, or the largest seen
-  std::atomic<uint64_t> matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries_taken = 0, stale_views = 0;
-  std::atomic<uint64_t> fetched_bytes = 0, stored_bytes = 0;
-  std::atomic<int64_t> encode_ns = 0, decode_ns = 0;  // CPU time over all threads
-  std::array<std::atomic<uint64_t>, v1::MissReason_ARRAYSIZE> misses{};
+  ViewKeeper keeper;
 
-  // Destroyed in the reverse order: callers first, then the decoders that they submit to, then the buffers of both.
+  // Destroyed in the reverse order: callers first, then the decoders that they submit to, then the buffers of both. The
+  // keeper, whose thread has been stopped before, outlives them: their tasks hold links and tell it what they heard.
   BufferPool buffers;
   ThreadPool decoders;
   ThreadPool callers;  // blocked on nodes most of the time

@@ -17,6 +17,7 @@ class FetchJob::Sink final : public GetSink {
       : job_(std::move(job)), owner_(owner), blocks_(blocks) {}
 
   absl::Status OnHeader(const v1::GetHeader& header) override {
+    wait_->Alive();
     if (absl::Status status = Complete(); !status.ok()) return status;
     if (header.item() != next_ || next_ == blocks_.size())
       return Doubt(absl::StrCat("item ", header.item(), " came instead of ", next_));
@@ -29,7 +30,9 @@ class FetchJob::Sink final : public GetSink {
     if (header.sent_bytes() < kHeaderBytes || header.sent_bytes() > job_->core_->buffers.buffer_bytes()) {
       return Doubt(absl::StrCat("a block of ", header.sent_bytes(), " bytes is none of this namespace"));
     }
+    wait_->Pause();
     buffer_ = job_->core_->buffers.Acquire(job_->deadline_);
+    wait_->Resume();
     if (!buffer_) return absl::DeadlineExceededError("no buffer came free in time");
     expected_bytes_ = header.sent_bytes();
     received_bytes_ = 0;
@@ -40,6 +43,7 @@ class FetchJob::Sink final : public GetSink {
     if (!buffer_ || item != next_ || offset != received_bytes_ || size_bytes > expected_bytes_ - received_bytes_) {
       return Doubt(absl::StrCat("a part of ", size_bytes, " bytes at ", offset, " of item ", item, " is out of place"));
     }
+    wait_->Alive();
     received_bytes_ += size_bytes;
     return buffer_.span().subspan(offset, size_bytes);
   }
@@ -80,11 +84,15 @@ class FetchJob::Sink final : public GetSink {
   BufferPool::Buffer buffer_;  // of the open item
   uint64_t expected_bytes_ = 0, received_bytes_ = 0;
   bool stopped_ = false;
+
+ public:
+  NodeLink::Wait* wait_ = nullptr;
 };
 
 FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange range, const Pages& pages,
                    absl::Time deadline)
     : core_(core),
+      view_(core->view()),
       chain_(chain.begin(), chain.end()),
       range_(range),
       pages_(pages),
@@ -98,8 +106,13 @@ FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange ran
       last_arrival_(start_) {}
 
 absl::StatusOr<GetResult> FetchJob::Run() {
-  for (OwnerBlocks& part : GroupByOwner(chain_, range_, core_->options.view)) {
-    core_->callers.Submit([self = shared_from_this(), part = std::move(part)] { self->FetchFrom(part); });
+  for (OwnerBlocks& part : GroupByOwner(chain_, range_, view_->view)) {
+    if (absl::Status refusal = view_->links[part.owner]->Refusal(); !refusal.ok()) {
+      EndRun(part.blocks[0], MissReasonOf(refusal), part.owner, std::string(refusal.message()));
+      continue;
+    }
+    NodeLink& link = *view_->links[part.owner];
+    link.Submit([self = shared_from_this(), part = std::move(part)] { self->FetchFrom(part); });
   }
   {
     std::unique_lock lock(mutex_);
@@ -119,16 +132,16 @@ absl::StatusOr<GetResult> FetchJob::Conclude() {
   }
   if (settled_ < end_) {
     result_.miss = v1::MISS_REASON_DEADLINE;
-    result_.miss_node = core_->NodeName(ChainOwners(chain_, core_->options.view)[settled_]);
+    result_.miss_node = view_->NodeName(ChainOwners(chain_, view_->view)[settled_]);
     result_.why = absl::StrCat("block ", settled_, " did not come in time");
     end_ = settled_;
   }
   result_.blocks = end_ - range_.first;
   result_.plain_bytes = result_.blocks * core_->shape.PlainBytes();
   result_.fetch_time = last_arrival_ - start_;
-  core_->fetched_blocks += result_.blocks;
-  core_->fetched_bytes += result_.fetched_bytes;
-  core_->decode_ns += absl::ToInt64Nanoseconds(result_.decode_time);
+  core_->counters.fetched_blocks += result_.blocks;
+  core_->counters.fetched_bytes += result_.fetched_bytes;
+  core_->counters.decode_ns += absl::ToInt64Nanoseconds(result_.decode_time);
   core_->CountMiss(result_.miss);
   return result_;
 }
@@ -141,7 +154,7 @@ void FetchJob::FetchFrom(const OwnerBlocks& part) {
     const absl::Status status = FetchBatch(part.owner, batch, &sink);
     if (sink.stopped()) return;
     if (status.ok()) continue;
-    if (IsFault(status)) return EndWithFault(AtNode(core_->NodeName(part.owner), status));
+    if (IsFault(status)) return EndWithFault(AtNode(view_->NodeName(part.owner), status));
     return EndRun(batch[sink.next()], MissReasonOf(status), part.owner, std::string(status.message()));
   }
 }
@@ -150,9 +163,15 @@ absl::Status FetchJob::FetchBatch(size_t owner, absl::Span<const size_t> blocks,
   v1::GetRequest request;
   request.set_keys(PackKeys(chain_, blocks));
   request.set_namespace_digest(core_->NamespaceField());
-  request.set_view(core_->options.view.number.value);
-  const absl::StatusOr<v1::GetTrailer> trailer = core_->channels[owner]->Get(request, deadline_, sink);
+  request.set_view(view_->view.number.value);
+  NodeLink::Wait wait(view_->links[owner].get());
+  if (!wait.refusal().ok()) return wait.refusal();
+  sink->wait_ = &wait;
+  const absl::StatusOr<v1::GetTrailer> trailer = view_->links[owner]->channel()->Get(request, deadline_, sink);
+  sink->wait_ = nullptr;
+  if (!sink->stopped()) wait.End(trailer.status());
   if (!trailer.ok()) return trailer.status();
+  core_->keeper.Heard(view_->links[owner], trailer->view());
   if (absl::Status status = sink->Complete(); !status.ok()) return status;
   if (sink->next() < blocks.size()) return absl::InternalError("the node ended a Get before its last block");
   return absl::OkStatus();
@@ -199,7 +218,7 @@ void FetchJob::EndRun(size_t block, v1::MissReason reason, size_t owner, const s
   if (block >= end_) return;
   end_ = block;
   result_.miss = reason;
-  result_.miss_node = core_->NodeName(owner);
+  result_.miss_node = view_->NodeName(owner);
   result_.why = why;
   if (settled_ >= end_) changed_->NotifyAll();
 }

@@ -42,6 +42,7 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   absl::StatusOr<GetResult> Conclude();
 
   ClientCore* const core_;
+  const LinkedViewRef view_;
   const std::vector<Key> chain_;
   const BlockRange range_;
   const Pages pages_;  // behind door_

@@ -11,7 +11,8 @@ namespace kvist {
 constexpr absl::Duration kReleaseDeadline = absl::Seconds(1);
 
 // Adds one response to the answer; true if all of its keys were hits, so that the next batch is of interest.
-bool MatchJob::Take(const v1::MatchResponse& response, size_t asked, size_t owner, Answer* answer) {
+bool MatchJob::Take(const v1::MatchResponse& response, size_t asked, const std::shared_ptr<NodeLink>& owner,
+                    Answer* answer) {
   if (response.chains_size() != 1 || response.chains(0).hits() > asked) {
     answer->status = absl::InternalError("the answer to Match does not fit the request");
     return false;
@@ -26,31 +27,33 @@ bool MatchJob::Take(const v1::MatchResponse& response, size_t asked, size_t owne
   return chain.hits() == asked;
 }
 
-MatchJob::Answer MatchJob::Ask(ClientCore* core, const OwnerBlocks& part, absl::Span<const std::string> batches,
-                               absl::Duration lease, absl::Time deadline) {
+MatchJob::Answer MatchJob::Ask(ClientCore* core, const LinkedView& view, const OwnerBlocks& part,
+                               absl::Span<const std::string> batches, absl::Duration lease, absl::Time deadline) {
   Answer answer;
   for (const std::string& keys : batches) {
     v1::MatchRequest request;
     request.add_chains()->set_keys(keys);
     request.set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(lease)));
     request.set_explain(true);
-    request.set_view(core->options.view.number.value);
-    const absl::StatusOr<v1::MatchResponse> response = core->channels[part.owner]->Match(request, deadline);
+    request.set_view(view.view.number.value);
+    const absl::StatusOr<v1::MatchResponse> response =
+        view.links[part.owner]->Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(request, deadline); });
     if (!response.ok()) {
       answer.status = response.status();
       return answer;
     }
-    core->CheckView(response->view());
-    if (!Take(*response, keys.size() / sizeof(Key), part.owner, &answer)) return answer;
+    if (response->has_newer_view()) core->keeper.Learn(response->newer_view());
+    core->keeper.Heard(view.links[part.owner], response->view());
+    if (!Take(*response, keys.size() / sizeof(Key), view.links[part.owner], &answer)) return answer;
   }
   return answer;
 }
 
 // Shortens the match to what this owner's answer allows.
-void MatchJob::EndAt(const OwnerBlocks& part, const Answer& answer, ClientCore* core, PrefixMatch* match) {
+void MatchJob::EndAt(const OwnerBlocks& part, const Answer& answer, const LinkedView& view, PrefixMatch* match) {
   if (answer.hits == part.blocks.size() || part.blocks[answer.hits] >= match->blocks_) return;
   match->blocks_ = part.blocks[answer.hits];
-  match->miss_node_ = core->NodeName(part.owner);
+  match->miss_node_ = view.NodeName(part.owner);
   match->why_ = std::string(answer.status.message());
   match->miss_ = answer.status.ok() ? answer.miss : MissReasonOf(answer.status);
   if (match->miss_ == v1::MISS_REASON_UNSPECIFIED) match->miss_ = v1::MISS_REASON_NEVER_STORED;
@@ -58,15 +61,16 @@ void MatchJob::EndAt(const OwnerBlocks& part, const Answer& answer, ClientCore* 
 
 absl::StatusOr<PrefixMatch> MatchJob::Run(ClientCore* core, absl::Span<const Key> chain, absl::Duration lease,
                                           absl::Time deadline) {
-  const std::vector<OwnerBlocks> parts = GroupByOwner(chain, {0, chain.size()}, core->options.view);
+  const LinkedViewRef view = core->view();
+  const std::vector<OwnerBlocks> parts = GroupByOwner(chain, {0, chain.size()}, view->view);
   std::vector<std::function<Answer()>> tasks;
   for (const OwnerBlocks& part : parts) {
     std::vector<std::string> batches;
     for (size_t first = 0; first < part.blocks.size(); first += kMaxKeysPerCall) {
       batches.push_back(PackKeys(chain, absl::MakeConstSpan(part.blocks).subspan(first, kMaxKeysPerCall)));
     }
-    tasks.push_back([core, part, batches = std::move(batches), lease, deadline] {
-      return Ask(core, part, batches, lease, deadline);
+    tasks.push_back([core, view, part, batches = std::move(batches), lease, deadline] {
+      return Ask(core, *view, part, batches, lease, deadline);
     });
   }
   const absl::Time start = core->Now();
@@ -81,8 +85,8 @@ absl::StatusOr<PrefixMatch> MatchJob::Run(ClientCore* core, absl::Span<const Key
     Answer& answer = *answers[i];
     match.leases_.insert(match.leases_.end(), answer.leases.begin(), answer.leases.end());
     lease_ttl = std::min(lease_ttl, answer.lease_ttl);
-    if (IsFault(answer.status)) fault = AtNode(core->NodeName(parts[i].owner), answer.status);
-    EndAt(parts[i], answer, core, &match);
+    if (IsFault(answer.status)) fault = AtNode(view->NodeName(parts[i].owner), answer.status);
+    EndAt(parts[i], answer, *view, &match);
   }
   if (!fault.ok()) return fault;  // the leases go with `match`
   match.tokens_ = match.blocks_ * core->options.ns.tokens_per_block;
@@ -92,11 +96,15 @@ absl::StatusOr<PrefixMatch> MatchJob::Run(ClientCore* core, absl::Span<const Key
 
 void MatchJob::ReleaseLater(ClientCore* core, const std::vector<PrefixMatch::Lease>& leases) {
   for (const PrefixMatch::Lease& lease : leases) {
-    core->callers.Submit([core, lease] {
+    lease.node->Submit([core, lease] {
       v1::ReleaseRequest request;
       request.add_leases(lease.id);
       // A lease that cannot be ended ends by itself.
-      core->channels[lease.owner]->Release(request, core->Now() + kReleaseDeadline).status().IgnoreError();
+      lease.node
+          ->Ask<v1::ReleaseResponse>(
+              [&](Channel& node) { return node.Release(request, core->Now() + kReleaseDeadline); })
+          .status()
+          .IgnoreError();
     });
   }
 }
@@ -107,10 +115,11 @@ absl::Status PrefixMatch::Release() {
   const absl::Time deadline = core_->Deadline();
   std::vector<std::function<absl::Status()>> tasks;
   for (const Lease& lease : leases_) {
-    tasks.push_back([core = core_, lease, deadline] {
+    tasks.push_back([lease, deadline] {
       v1::ReleaseRequest request;
       request.add_leases(lease.id);
-      return core->channels[lease.owner]->Release(request, deadline).status();
+      return lease.node->Ask<v1::ReleaseResponse>([&](Channel& node) { return node.Release(request, deadline); })
+          .status();
     });
   }
   const std::vector<std::optional<absl::Status>> answers =
@@ -118,7 +127,7 @@ absl::Status PrefixMatch::Release() {
   absl::Status first;
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::Status answer = answers[i].value_or(absl::DeadlineExceededError("no answer in time"));
-    if (first.ok() && !answer.ok()) first = AtNode(core_->NodeName(leases_[i].owner), answer);
+    if (first.ok() && !answer.ok()) first = AtNode(leases_[i].node->id(), answer);
   }
   leases_.clear();
   return first;

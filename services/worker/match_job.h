@@ -26,10 +26,11 @@ struct MatchJob {
     std::vector<PrefixMatch::Lease> leases;
     absl::Duration lease_ttl = absl::InfiniteDuration();  // the shortest
   };
-  static Answer Ask(ClientCore* core, const OwnerBlocks& part, absl::Span<const std::string> batches,
-                    absl::Duration lease, absl::Time deadline);
-  static bool Take(const v1::MatchResponse& response, size_t asked, size_t owner, Answer* answer);
-  static void EndAt(const OwnerBlocks& part, const Answer& answer, ClientCore* core, PrefixMatch* match);
+  static Answer Ask(ClientCore* core, const LinkedView& view, const OwnerBlocks& part,
+                    absl::Span<const std::string> batches, absl::Duration lease, absl::Time deadline);
+  static bool Take(const v1::MatchResponse& response, size_t asked, const std::shared_ptr<NodeLink>& owner,
+                   Answer* answer);
+  static void EndAt(const OwnerBlocks& part, const Answer& answer, const LinkedView& view, PrefixMatch* match);
 };
 
 }  // namespace kvist

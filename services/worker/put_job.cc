@@ -27,6 +27,7 @@ bool OwnerFailed(const absl::Status& status) {
 
 PutJob::PutJob(ClientCore* core, absl::Span<const Key> chain, const ConstPages& pages, absl::Time deadline)
     : core_(core),
+      view_(core->view()),
       chain_(chain.begin(), chain.end()),
       pages_(pages),
       start_(core->Now()),
@@ -35,7 +36,7 @@ PutJob::PutJob(ClientCore* core, absl::Span<const Key> chain, const ConstPages& 
       changed_(core->runtime()->NewCondition()) {}
 
 absl::StatusOr<PutResult> PutJob::Run(size_t present) {
-  for (OwnerBlocks& part : GroupByOwner(chain_, {present, chain_.size()}, core_->options.view)) {
+  for (OwnerBlocks& part : GroupByOwner(chain_, {present, chain_.size()}, view_->view)) {
     queues_.push_back(Queue{part.owner, std::move(part.blocks), 0, {}});
   }
   std::unique_lock lock(mutex_);
@@ -44,7 +45,7 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   unsettled_ = chain_.size() - present;
   for (Queue& queue : queues_) {
     for (int lane = 0; lane < std::min<int>(kLanesPerOwner, queue.blocks.size()); ++lane) {
-      core_->callers.Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
+      view_->links[queue.owner]->Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
     }
   }
   changed_->WaitUntil(lock, deadline_, [this] { return unsettled_ == 0 || !fault_.ok(); });
@@ -58,9 +59,9 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
     result_.failure = absl::StrCat(unsettled_, " blocks were not stored in time");
   result_.failed += unsettled_;
   result_.time = core_->Now() - start_;
-  core_->stored_blocks += result_.stored;
-  core_->stored_bytes += result_.stored_bytes;
-  core_->encode_ns += absl::ToInt64Nanoseconds(result_.encode_time);
+  core_->counters.stored_blocks += result_.stored;
+  core_->counters.stored_bytes += result_.stored_bytes;
+  core_->counters.encode_ns += absl::ToInt64Nanoseconds(result_.encode_time);
   return result_;
 }
 
@@ -80,8 +81,13 @@ std::optional<size_t> PutJob::NextBlock(Queue* queue, std::string* owner_failure
 }
 
 absl::StatusOr<PutJob::Outcome> PutJob::PutBlock(Upload* upload) {
+  absl::StatusOr<Outcome> outcome = absl::UnknownError("not tried");
   for (int attempt = 0;; ++attempt) {
-    absl::StatusOr<Outcome> outcome = Try(upload);
+    // A node that is given up meanwhile: what it said before is the better reason.
+    absl::Status refusal = Owner(*upload).Refusal();
+    if (!refusal.ok() && attempt == 0) return refusal;
+    if (!refusal.ok()) return outcome;
+    outcome = Try(upload);
     if (outcome.ok()) {
       core_->retries.Succeeded();
       return outcome;
@@ -106,10 +112,13 @@ absl::StatusOr<PutJob::Outcome> PutJob::Try(Upload* upload) {
     return Try(upload);
   }
   const absl::Span<const uint8_t> bytes = upload->buffer.span().first(upload->encoded_bytes);
-  if (absl::Status written = (*stream)->Write(0, bytes); !written.ok()) return written;
-  const absl::StatusOr<v1::PutResponse> response = (*stream)->Commit(bytes.size());
+  const absl::StatusOr<v1::PutResponse> response =
+      Owner(*upload).Ask<v1::PutResponse>([&](Channel&) -> absl::StatusOr<v1::PutResponse> {
+        if (absl::Status written = (*stream)->Write(0, bytes); !written.ok()) return written;
+        return (*stream)->Commit(bytes.size());
+      });
   if (!response.ok()) return response.status();
-  core_->CheckView(response->view());
+  core_->keeper.Heard(view_->links[upload->owner], response->view());
   return response->stored() ? Outcome::kStored : Outcome::kPresent;
 }
 
@@ -118,8 +127,8 @@ absl::StatusOr<std::unique_ptr<PutStream>> PutJob::Reserve(Upload* upload, size_
   reserve.set_key(PackKeys(chain_, {upload->block}));
   reserve.set_size_bytes(size_bytes);
   reserve.set_namespace_digest(core_->NamespaceField());
-  reserve.set_view(core_->options.view.number.value);
-  return core_->channels[upload->owner]->Put(reserve, deadline_);
+  reserve.set_view(view_->view.number.value);
+  return Owner(*upload).Ask<std::unique_ptr<PutStream>>([&](Channel& node) { return node.Put(reserve, deadline_); });
 }
 
 // The node says that the block exists or is being written. After a reservation of our own that may be ourselves: the
@@ -128,7 +137,8 @@ absl::StatusOr<PutJob::Outcome> PutJob::Present(const Upload& upload) {
   if (!upload.reserved_before) return Outcome::kPresent;
   v1::MatchRequest request;
   request.add_chains()->set_keys(PackKeys(chain_, {upload.block}));
-  const absl::StatusOr<v1::MatchResponse> response = core_->channels[upload.owner]->Match(request, deadline_);
+  const absl::StatusOr<v1::MatchResponse> response =
+      Owner(upload).Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(request, deadline_); });
   if (!response.ok()) return response.status();
   if (response->chains_size() == 1 && response->chains(0).hits() == 1) return Outcome::kPresent;
   return absl::AbortedError("the space of an attempt that was given up is not free yet");
@@ -165,7 +175,7 @@ bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status) {
   const absl::Time resume = core_->Now() + core_->retries.Pause(attempt);
   if (resume >= deadline_) return false;
   if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return false;
-  ++core_->retries_taken;
+  ++core_->counters.retries;
   std::unique_lock lock(mutex_);
   return !changed_->WaitUntil(lock, resume, [this] { return over_; });
 }
@@ -178,7 +188,7 @@ void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Out
     if (*outcome == Outcome::kStored) CountStored(upload);
     if (*outcome == Outcome::kPresent) ++result_.present;
   } else {
-    const absl::Status status = AtNode(core_->NodeName(queue->owner), outcome.status());
+    const absl::Status status = AtNode(view_->NodeName(queue->owner), outcome.status());
     ++result_.failed;
     if (result_.failure.empty()) result_.failure = std::string(status.message());
     if (OwnerFailed(outcome.status())) queue->owner_failure = std::string(outcome.status().message());

@@ -48,6 +48,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   void RunLane(Queue* queue);
   std::optional<size_t> NextBlock(Queue* queue, std::string* owner_failure);
   absl::StatusOr<Outcome> PutBlock(Upload* upload);
+  NodeLink& Owner(const Upload& upload) { return *view_->links[upload.owner]; }
   absl::StatusOr<Outcome> Try(Upload* upload);
   absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);
   absl::StatusOr<Outcome> Present(const Upload& upload);
@@ -57,6 +58,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   void CountStored(const Upload& upload);
 
   ClientCore* const core_;
+  const LinkedViewRef view_;
   const std::vector<Key> chain_;
   const ConstPages pages_;  // behind door_
   const absl::Time start_, deadline_;

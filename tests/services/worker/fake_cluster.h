@@ -4,18 +4,21 @@
 #define KVIST_TESTS_SERVICES_WORKER_FAKE_CLUSTER_H_
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "services/transport/retry_hint.h"
 #include "services/transport/transport.h"
 #include "services/worker/client.h"
 
@@ -32,9 +35,25 @@ struct FakeNode {
   std::vector<uint64_t> reservations;                        // sizes asked for, in order
   int refuse_puts = 0, drop_commits = 0, keep_reserved = 0;  // how many of the next calls
   uint64_t next_lease = 1, view = 1;
-  bool silent = false;  // answers nothing until the deadline
+  bool silent = false;     // answers nothing until the deadline
+  bool hold_gets = false;  // Gets only
+  bool draining = false;   // refuses every Put
   int release_calls = 0;
+  std::map<std::string, int> calls;  // by method, those that were never answered included
   size_t part_bytes = 1000;
+  uint16_t port = 1;                                    // at any other, nobody listens
+  std::vector<v1::DrainRequest> drain_requests;
+  std::vector<v1::DrainResponse> drain_answers;           // one a call; then the node is gone
+  v1::View cluster;                                     // what GetView gives; absent while its number is 0
+  v1::Load load;                                        // in replies
+  std::map<std::string, std::vector<std::string>> hot;  // head -> nodes that hold copies
+  std::optional<absl::Duration> retry_hint;             // of refused Puts
+  std::vector<v1::PutReserve> reserves;
+  std::vector<v1::AdoptRequest> adoptions;
+  std::vector<v1::DescribeRequest> described;
+  std::vector<v1::ReportRequest> reported;
+  std::map<std::string, v1::BlockFate> fates;  // of keys that are not stored
+  std::vector<v1::NearNamespace> near;
   // Set before use.
   bool down = false;
   std::function<void(v1::GetHeader*)> change_header;
@@ -47,6 +66,10 @@ struct FakeNode {
     silent = is_silent;
     changed.notify_all();
   }
+  int Calls(const std::string& method) {
+    std::lock_guard lock(mutex);
+    return calls[method];
+  }
   void WaitFor(const std::function<bool()>& condition) {
     std::unique_lock lock(mutex);
     changed.wait(lock, condition);
@@ -55,23 +78,26 @@ struct FakeNode {
 
 class FakeChannel final : public Channel {
  public:
-  explicit FakeChannel(FakeNode* node) : node_(node) {}
+  FakeChannel(FakeNode* node, uint16_t port) : node_(node), port_(port) {}
 
   absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) override {
-    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    if (absl::Status status = Reach("Match", deadline); !status.ok()) return status;
     v1::MatchResponse response;
     {
       std::lock_guard lock(node_->mutex);
       response.set_view(node_->view);
       for (const v1::Chain& chain : request.chains())
         *response.add_chains() = MatchOne(chain.keys(), request.lease_ms());
+      if (request.view() < node_->cluster.number()) *response.mutable_newer_view() = node_->cluster;
+      *response.mutable_load() = node_->load;
+      AddHot(request, &response);
     }
     if (node_->after_match) node_->after_match();
     return response;
   }
 
   absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request, absl::Time deadline) override {
-    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    if (absl::Status status = Reach("Erase", deadline); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);
     v1::EraseResponse response;
     for (const std::string& key : Split(request.keys())) response.add_erased(node_->blocks.erase(key) > 0);
@@ -79,7 +105,7 @@ class FakeChannel final : public Channel {
   }
 
   absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request, absl::Time deadline) override {
-    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    if (absl::Status status = Reach("Release", deadline); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);
     for (const uint64_t lease : request.leases()) node_->leases.erase(lease);
     ++node_->release_calls;
@@ -88,7 +114,7 @@ class FakeChannel final : public Channel {
   }
 
   absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) override {
-    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    if (absl::Status status = Reach("ServerInfo", deadline); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);
     v1::ServerInfoResponse response;
     response.set_version("fake");
@@ -96,16 +122,65 @@ class FakeChannel final : public Channel {
     return response;
   }
 
-  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest&, absl::Time) override { return Never(); }
-  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest&, absl::Time) override { return Never(); }
-  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest&, absl::Time) override { return Never(); }
-  absl::StatusOr<v1::GetViewResponse> GetView(absl::Time) override { return Never(); }
-  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest&, absl::Time) override { return Never(); }
-  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest&, absl::Time) override { return Never(); }
+  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Time deadline) override {
+    if (absl::Status status = Reach("Explain", deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    v1::ExplainResponse response;
+    for (const std::string& key : Split(request.keys())) {
+      v1::BlockFate& fate = *response.add_fates();
+      const auto told = node_->fates.find(key);
+      const auto stored = node_->blocks.find(key);
+      if (stored != node_->blocks.end()) {
+        fate.set_tier(v1::TIER_HOST);
+        fate.set_size_bytes(stored->second.size());
+      } else if (told != node_->fates.end()) {
+        fate = told->second;
+      } else {
+        fate.set_miss(ReasonOf(key));
+      }
+    }
+    if (!request.namespace_text().empty()) response.mutable_near()->Assign(node_->near.begin(), node_->near.end());
+    response.set_view(node_->view);
+    return response;
+  }
+
+  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest& request, absl::Time deadline) override {
+    return Keep<v1::DescribeResponse>("Describe", deadline, request, &node_->described);
+  }
+  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request, absl::Time deadline) override {
+    return Keep<v1::ReportResponse>("Report", deadline, request, &node_->reported);
+  }
+  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request, absl::Time deadline) override {
+    return Keep<v1::AdoptResponse>("Adopt", deadline, request, &node_->adoptions);
+  }
+
+  absl::StatusOr<v1::GetViewResponse> GetView(absl::Time deadline) override {
+    if (absl::Status status = Reach("GetView", deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    v1::GetViewResponse response;
+    if (node_->cluster.number() > 0) *response.mutable_view() = node_->cluster;
+    return response;
+  }
+
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
+    if (absl::Status status = Reach("Drain", deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    node_->drain_requests.push_back(request);
+    if (node_->drain_answers.empty()) return absl::UnavailableError("connection refused");  // it has left and ended
+    const v1::DrainResponse answer = node_->drain_answers.front();
+    node_->drain_answers.erase(node_->drain_answers.begin());
+    return answer;
+  }
 
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
-    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    if (absl::Status status = Reach("Get", deadline); !status.ok()) return status;
+    if (absl::Status status = Hold(deadline); !status.ok()) return status;
     v1::GetTrailer trailer;
+    {
+      std::lock_guard lock(node_->mutex);
+      trailer.set_view(node_->view);
+      *trailer.mutable_load() = node_->load;
+    }
     const std::vector<std::string> keys = Split(request.keys());
     for (uint32_t item = 0; item < keys.size(); ++item) {
       v1::GetHeader header;
@@ -120,12 +195,15 @@ class FakeChannel final : public Channel {
   }
 
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
-    if (absl::Status status = Reach(deadline); !status.ok()) return status;
+    if (absl::Status status = Reach("Put", deadline); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);
     node_->reservations.push_back(reserve.size_bytes());
+    node_->reserves.push_back(reserve);
+    if (node_->draining) return absl::FailedPreconditionError("the node is draining");
     if (node_->refuse_puts > 0) {
       --node_->refuse_puts;
-      return absl::ResourceExhaustedError("the node is full");
+      const absl::Status full = absl::ResourceExhaustedError("the node is full");
+      return node_->retry_hint ? WithRetryHint(full, *node_->retry_hint) : full;
     }
     if (node_->blocks.count(reserve.key()) > 0 || !node_->reserved.insert(reserve.key()).second) {
       return absl::AlreadyExistsError("the node has this block, or another is writing it");
@@ -172,9 +250,42 @@ class FakeChannel final : public Channel {
 
   static absl::Status Never() { return absl::UnimplementedError("not of this fake"); }
 
-  absl::Status Reach(absl::Time deadline) {
-    if (node_->down) return absl::UnavailableError("connection refused");
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Keep(const char* method, absl::Time deadline, const Request& request,
+                                std::vector<Request>* kept) {
+    if (absl::Status status = Reach(method, deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    kept->push_back(request);
+    node_->changed.notify_all();
+    return Response();
+  }
+
+  void AddHot(const v1::MatchRequest& request, v1::MatchResponse* response) {
+    for (const v1::Chain& chain : request.chains()) {
+      for (const std::string& key : Split(chain.keys())) {
+        const auto hot = node_->hot.find(key);
+        if (hot == node_->hot.end()) continue;
+        v1::HotSegment& segment = *response->add_hot();
+        segment.set_head(key);
+        for (const std::string& holder : hot->second) segment.add_nodes(holder);
+      }
+    }
+  }
+
+  absl::Status Hold(absl::Time deadline) {
     std::unique_lock lock(node_->mutex);
+    if (!node_->hold_gets) return absl::OkStatus();
+    if (node_->changed.wait_until(lock, absl::ToChronoTime(deadline), [this] { return !node_->hold_gets; })) {
+      return absl::OkStatus();
+    }
+    return absl::DeadlineExceededError("deadline exceeded");
+  }
+
+  absl::Status Reach(const char* method, absl::Time deadline) {
+    std::unique_lock lock(node_->mutex);
+    ++node_->calls[method];
+    node_->changed.notify_all();
+    if (node_->down || port_ != node_->port) return absl::UnavailableError("connection refused");
     if (!node_->silent) return absl::OkStatus();
     node_->changed.wait_until(lock, absl::ToChronoTime(deadline), [this] { return !node_->silent; });
     return absl::DeadlineExceededError("deadline exceeded");
@@ -234,6 +345,7 @@ class FakeChannel final : public Channel {
   }
 
   FakeNode* const node_;
+  const uint16_t port_;
 };
 
 // Nodes "n0", "n1", ... at addresses "n0:1", "n1:1", ...
@@ -244,7 +356,10 @@ class FakeCluster final : public Transport {
   }
 
   std::unique_ptr<Channel> Connect(const std::string& address) override {
-    return std::make_unique<FakeChannel>(&node(std::stoul(address.substr(1))));
+    ++connections;
+    const size_t colon = address.find(':');
+    return std::make_unique<FakeChannel>(&node(std::stoul(address.substr(1, colon - 1))),
+                                         static_cast<uint16_t>(std::stoul(address.substr(colon + 1))));
   }
 
   FakeNode& node(size_t i) { return *nodes_.at(i); }
@@ -253,10 +368,44 @@ class FakeCluster final : public Transport {
     View view{ViewNumber{1}, {}};
     for (size_t i = 0; i < nodes_.size(); ++i) {
       const std::string id = "n" + std::to_string(i);
-      view.nodes.push_back(Node{NodeId{id}, Address{id, 1}, 1, 1 << 20});
+      Node node;
+      node.id.value = id;
+      node.address = Address{id, nodes_[i]->port};
+      node.capacity_bytes = 1 << 20;
+      view.nodes.push_back(node);
     }
     return view;
   }
+
+  // As the wire carries it.
+  static v1::View Wire(const View& view) {
+    v1::View wire;
+    wire.set_number(view.number.value);
+    for (const Node& node : view.nodes) {
+      v1::NodeRecord& record = *wire.add_nodes();
+      record.set_id(node.id.value);
+      record.set_address(node.address.ToString());
+      record.set_weight(node.weight);
+      record.set_capacity_bytes(node.capacity_bytes);
+      record.set_state(node.state == NodeState::kServing   ? v1::NODE_STATE_SERVING
+                       : node.state == NodeState::kJoining ? v1::NODE_STATE_JOINING
+                                                           : v1::NODE_STATE_DRAINING);
+      record.set_ramp(node.ramp);
+      record.set_incarnation(node.incarnation);
+      record.set_protocol(node.protocol);
+    }
+    return wire;
+  }
+  // Every node learns this view.
+  void Publish(const View& view) {
+    for (const std::unique_ptr<FakeNode>& node : nodes_) {
+      std::lock_guard lock(node->mutex);
+      node->cluster = Wire(view);
+      node->view = view.number.value;
+    }
+  }
+
+  std::atomic<int> connections = 0;  // that were made
 
  private:
   std::vector<std::unique_ptr<FakeNode>> nodes_;
