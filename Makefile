@@ -1,8 +1,9 @@
 # Short names only; each target is one command. `make demo` and `make test` set up what they need.
-.PHONY: setup demo test bench sanitize lint
+.PHONY: setup demo test bench sanitize fuzz lint
 setup:    ; @tools/setup
 demo:     ; @tools/setup && tools/demo
 test:     ; @tools/setup && tools/test
 bench:    ; @tools/setup && tools/bench
 sanitize: ; @tools/setup && tools/sanitize
+fuzz:     ; @tools/setup && tools/fuzz --seconds $(or $(SECONDS),60)
 lint:     ; @tools/lint

@@ -2,10 +2,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "services/cluster/byte_size.h"
-#include "services/cluster/static_file.h"
 #include "services/ctl/commands.h"
 #include "services/ctl/input_files.h"
+#include "services/ctl/open_client.h"
 #include "services/ctl/report.h"
 #include "services/transport/miss_reason.h"
 #include "services/worker/client.h"
@@ -23,26 +24,12 @@ struct Prompt {
   std::vector<Key> chain;
 };
 
-absl::StatusOr<std::unique_ptr<Client>> NewClient(const Command& command, Namespace ns, Transport* transport) {
-  ClientOptions options;
-  absl::StatusOr<View> view = LoadView(command.cluster_file, options.runtime->Now() + command.deadline, options.runtime->clock());
-  if (!view.ok()) return view.status();
-  options.view = *std::move(view);
-  options.ns = std::move(ns);
-  options.transport = transport;
-  options.deadline = command.deadline;
-  options.codec = command.codec;
-  options.floor_db = command.floor_db;
-  options.threads = command.threads;
-  return Client::Create(std::move(options));
-}
-
 absl::StatusOr<Prompt> OpenPrompt(const Command& command, Transport* transport) {
   absl::StatusOr<Namespace> ns = ReadNamespaceFile(command.namespace_file);
   if (!ns.ok()) return ns.status();
   absl::StatusOr<std::vector<uint32_t>> tokens = ReadTokensFile(command.tokens_file);
   if (!tokens.ok()) return tokens.status();
-  absl::StatusOr<std::unique_ptr<Client>> client = NewClient(command, *std::move(ns), transport);
+  absl::StatusOr<std::unique_ptr<Client>> client = OpenClient(command, *std::move(ns), transport);
   if (!client.ok()) return client.status();
   Prompt prompt{*std::move(client), *std::move(tokens), {}};
   prompt.chain = prompt.client->Keys(prompt.tokens);
@@ -131,8 +118,14 @@ absl::Status Erase(const Command& command, Prompt& prompt, std::ostream& out) {
   return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not erased: ", result->failure));
 }
 
+// "serving", "joining 40 %".
+std::string StateText(const Node& node) {
+  const std::string name(NodeStateName(node.state));
+  return node.state == NodeState::kJoining ? absl::StrFormat("%s %.0f %%", name, 100 * node.ramp) : name;
+}
+
 std::vector<std::string> StatsRow(const NodeAnswer& state) {
-  std::vector<std::string> row = {state.node.id.value, state.node.address.ToString()};
+  std::vector<std::string> row = {state.node.id.value, state.node.address.ToString(), StateText(state.node)};
   if (!state.reachable.ok()) {
     row.push_back(absl::StrCat("down: ", std::string(state.reachable.message())));
     return row;
@@ -148,15 +141,11 @@ std::vector<std::string> StatsRow(const NodeAnswer& state) {
 }
 
 absl::Status Stats(const Command& command, Transport* transport, std::ostream& out) {
-  Namespace any;  // asked of no node; a client needs one
-  any.model = "stats";
-  any.layers = any.heads = 1;
-  any.head_dim = 64;
-  const absl::StatusOr<std::unique_ptr<Client>> client = NewClient(command, any, transport);
+  const absl::StatusOr<std::unique_ptr<Client>> client = OpenClient(command, AnyNamespace(), transport);
   if (!client.ok()) return client.status();
   Json nodes = Json::array();
   std::vector<std::vector<std::string>> rows = {
-      {"node", "address", "capacity", "used", "pinned", "reserved", "blocks", "leases", "evicted", "view"}};
+      {"node", "address", "state", "capacity", "used", "pinned", "reserved", "blocks", "leases", "evicted", "view"}};
   bool any_reachable = false;
   for (const NodeAnswer& state : (*client)->Stats()) {
     nodes.push_back(NodeJson(state));
@@ -192,7 +181,14 @@ absl::Status RunClientCommand(const Command& command, Transport* transport, std:
 }
 
 absl::Status RunCommand(const Command& command, Transport* transport, std::ostream& out) {
-  return command.act == Act::kRing ? RunRing(command, out) : RunClientCommand(command, transport, out);
+  switch (command.act) {
+    case Act::kRing:
+      return RunRing(command, transport, out);
+    case Act::kDrain:
+      return RunDrain(command, transport, out);
+    default:
+      return RunClientCommand(command, transport, out);
+  }
 }
 
 }  // namespace kvist

@@ -12,11 +12,14 @@
 
 namespace kvist {
 
-// put, get, match, stats and erase, over `transport`.
+// put, get, match, explain, stats and erase.
 absl::Status RunClientCommand(const Command& command, Transport* transport, std::ostream& out);
 
-// ring: pure, touches no node.
-absl::Status RunRing(const Command& command, std::ostream& out);
+// ring: pure, once it has a view.
+absl::Status RunRing(const Command& command, Transport* transport, std::ostream& out);
+
+// drain: starts it and prints how far it is, until the node has left.
+absl::Status RunDrain(const Command& command, Transport* transport, std::ostream& out);
 
 absl::Status RunCommand(const Command& command, Transport* transport, std::ostream& out);
 

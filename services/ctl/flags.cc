@@ -8,6 +8,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "services/cluster/byte_size.h"
+#include "services/cluster/view.h"
 #include "services/version.h"
 
 namespace kvist {
@@ -15,8 +18,9 @@ namespace {
 
 // Flags as they were written: CLI11 would stop at the first value that it cannot convert; all of them are to be named.
 struct RawFlags {
-  std::string cluster, ns, tokens, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
-                                       keys = "100000", seed = "1";
+  std::string cluster, nodes, ns, tokens, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
+                                              keys = "100000", seed = "1";
+  std::string node_id, drain_deadline, drain_budget;
   bool json = false, version = false;
 };
 
@@ -24,21 +28,42 @@ struct ActFlags {
   Act act;
   const char* name;
   const char* about;
-  bool prompt, kv, encodes, random;  // which groups of flags it has
+  bool prompt = false, kv = false, encodes = false, random = false, drains = false;  // its groups of flags
 };
-constexpr std::array<ActFlags, 6> kActs = {{
-    {Act::kPut, "put", "Encodes and stores the full blocks of a prompt", true, true, true, false},
-    {Act::kGet, "get", "Fetches the stored leading blocks of a prompt and writes their KV", true, true, false, false},
-    {Act::kMatch, "match", "Counts the stored leading blocks of a prompt", true, false, false, false},
-    {Act::kStats, "stats", "Shows each node's memory and blocks", false, false, false, false},
-    {Act::kErase, "erase", "Forgets the blocks of a prompt", true, false, false, false},
-    {Act::kRing, "ring", "Shows which node owns each block of a prompt, or each node's share of random keys", true,
-     false, false, true},
+constexpr std::array<ActFlags, 8> kActs = {{
+    {.act = Act::kPut,
+     .name = "put",
+     .about = "Encodes and stores the full blocks of a prompt",
+     .prompt = true,
+     .kv = true,
+     .encodes = true},
+    {.act = Act::kGet,
+     .name = "get",
+     .about = "Fetches the stored leading blocks of a prompt and writes their KV",
+     .prompt = true,
+     .kv = true},
+    {.act = Act::kMatch, .name = "match", .about = "Counts the stored leading blocks of a prompt", .prompt = true},
+    {.act = Act::kExplain,
+     .name = "explain",
+     .about = "Tells of each block of a prompt where it is, or why it is missing",
+     .prompt = true},
+    {.act = Act::kStats, .name = "stats", .about = "Shows each node's state, memory and blocks"},
+    {.act = Act::kErase, .name = "erase", .about = "Forgets the blocks of a prompt", .prompt = true},
+    {.act = Act::kRing,
+     .name = "ring",
+     .about = "Shows which node owns each block of a prompt, or each node's share of random keys",
+     .prompt = true,
+     .random = true},
+    {.act = Act::kDrain,
+     .name = "drain",
+     .about = "Makes a node hand its hottest blocks to their next owners and leave",
+     .drains = true},
 }};
 
 void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   app->allow_extras();
   app->add_option("--cluster", raw->cluster, "Static cluster file (JSON)");
+  app->add_option("--node", raw->nodes, "Instead of a file: host:port of any node, or several with commas");
   app->add_flag("--json", raw->json, "Print JSON instead of a table");
   if (act.prompt) {
     app->add_option("--namespace", raw->ns, "JSON file: model, dtype, layers, heads, head_dim, tokens_per_block, ...");
@@ -52,12 +77,16 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
     app->add_option("--codec", raw->codec, "raw16, i8 or ladder")->capture_default_str();
     app->add_option("--floor-db", raw->floor_db, "Least SQNR of a tile; 0 = the codec's own")->capture_default_str();
   }
+  if (act.drains) {
+    app->add_option("NODE", raw->node_id, "Id of the node to drain");
+    app->add_option("--hand-over", raw->drain_deadline, "Time for it, for example 60s; the node's own if not given");
+    app->add_option("--budget", raw->drain_budget, "Bytes to hand over, for example 8GiB; the node's own if not given");
+  }
   if (act.random) {
     app->add_option("--keys", raw->keys, "Random keys to place when no prompt is given")->capture_default_str();
     app->add_option("--seed", raw->seed, "Of the random keys")->capture_default_str();
-  } else {
-    app->add_option("--deadline", raw->deadline, "Of every call, for example 500ms or 10s")->capture_default_str();
   }
+  app->add_option("--deadline", raw->deadline, "Of every call, for example 500ms or 10s")->capture_default_str();
 }
 
 class Problems {
@@ -74,7 +103,10 @@ class Problems {
 };
 
 void RequireFiles(const ActFlags& act, const RawFlags& raw, Problems* problems) {
-  problems->Require(!raw.cluster.empty(), "--cluster", "needed: the static cluster file");
+  problems->Require(!raw.cluster.empty() || !raw.nodes.empty(), "--cluster or --node",
+                    "needed: the static cluster file, or the address of any node");
+  problems->Require(raw.cluster.empty() || raw.nodes.empty(), "--node", "give either --cluster or --node");
+  if (act.drains) problems->Require(!raw.node_id.empty(), "NODE", "needed: the id of the node to drain");
   if (!act.prompt) return;
   const bool no_prompt = raw.ns.empty() && raw.tokens.empty();
   if (act.random && no_prompt) return;
@@ -87,6 +119,8 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   Command command;
   command.act = act.act;
   command.cluster_file = raw.cluster;
+  command.seeds = absl::StrSplit(raw.nodes, ',', absl::SkipEmpty());
+  command.node_id = raw.node_id;
   command.namespace_file = raw.ns;
   command.tokens_file = raw.tokens;
   command.kv_file = raw.kv;
@@ -108,6 +142,20 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   problems->Require(absl::SimpleAtoi(raw.keys, &command.keys) && command.keys >= 1 && command.keys <= 100000000,
                     "--keys", quoted(raw.keys, "no number of 1 to 100000000"));
   problems->Require(absl::SimpleAtoi(raw.seed, &command.seed), "--seed", quoted(raw.seed, "no number"));
+  for (const std::string& seed : command.seeds) {
+    const absl::Status address = ParseAddress(seed).status();
+    problems->Require(address.ok(), "--node", std::string(address.message()));
+  }
+  if (!raw.drain_deadline.empty()) {
+    problems->Require(absl::ParseDuration(raw.drain_deadline, &command.drain_deadline) &&
+                          command.drain_deadline >= absl::Seconds(1) && command.drain_deadline <= absl::Hours(24),
+                      "--hand-over", quoted(raw.drain_deadline, "no duration of 1s to 24h"));
+  }
+  if (!raw.drain_budget.empty()) {
+    const absl::StatusOr<uint64_t> budget = ParseByteSize(raw.drain_budget);
+    problems->Require(budget.ok(), "--budget", std::string(budget.status().message()));
+    command.drain_budget_bytes = budget.value_or(0);
+  }
   return command;
 }
 
@@ -143,7 +191,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
     RequireFiles(kActs[i], raw, &problems);
     parsed.command = Read(kActs[i], raw, &problems);
   }
-  problems.Require(acts == 1, "command", "give one of put, get, match, stats, erase, ring");
+  problems.Require(acts == 1, "command", "give one of put, get, match, explain, stats, erase, ring, drain");
   if (!problems.status().ok()) return problems.status();
   return parsed;
 }

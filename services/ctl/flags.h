@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -11,17 +12,22 @@
 
 namespace kvist {
 
-enum class Act { kPut, kGet, kMatch, kStats, kErase, kRing };
+enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain };
 
 struct Command {
   Act act = Act::kStats;
-  std::string cluster_file, namespace_file, tokens_file, kv_file;
+  std::string cluster_file;             // or
+  std::vector<std::string> seeds;       // "host:port" of nodes that are asked for the view
+  std::string namespace_file, tokens_file, kv_file;
   bool json = false;
   absl::Duration deadline = absl::Seconds(10);
   Codec codec = Codec::kLadder;
   float floor_db = 0;
   int threads = 2;
   uint64_t keys = 100000, seed = 1;  // of `ring` without a prompt
+  std::string node_id;               // of `drain`
+  absl::Duration drain_deadline;     // of the hand-over; 0 = the node's own
+  uint64_t drain_budget_bytes = 0;   // 0 = the node's own
 };
 
 struct ParsedCommand {

@@ -6,6 +6,7 @@
 #include "services/cluster/static_file.h"
 #include "services/ctl/commands.h"
 #include "services/ctl/input_files.h"
+#include "services/ctl/open_client.h"
 #include "services/ctl/report.h"
 
 namespace kvist {
@@ -31,16 +32,21 @@ void PrintShares(const Command& command, const View& view, std::ostream& out) {
     ++owned[Owner(key, view)];
   }
   double weights = 0;
-  for (const Node& node : view.nodes) weights += node.weight;
-  Rows rows = {{"node", "weight", "share", "expected"}};
+  for (const Node& node : view.nodes) weights += PlacementWeight(node);
+  if (weights == 0) weights = 1;  // all of them drain: nobody expects a share
+  Rows rows = {{"node", "state", "weight", "share", "expected"}};
   Json nodes = Json::array();
   for (size_t i = 0; i < view.nodes.size(); ++i) {
     const Node& node = view.nodes[i];
     const double share = static_cast<double>(owned[i]) / static_cast<double>(command.keys),
-                 expected = node.weight / weights;
-    rows.push_back({node.id.value, absl::StrCat(node.weight), absl::StrFormat("%.2f %%", 100 * share),
+                 expected = PlacementWeight(node) / weights;
+    rows.push_back({node.id.value, std::string(NodeStateName(node.state)), absl::StrCat(PlacementWeight(node)), absl::StrFormat("%.2f %%", 100 * share),
                     absl::StrFormat("%.2f %%", 100 * expected)});
-    nodes.push_back({{"node", node.id.value}, {"weight", node.weight}, {"share", share}, {"expected", expected}});
+    nodes.push_back({{"node", node.id.value},
+                     {"state", std::string(NodeStateName(node.state))},
+                     {"weight", PlacementWeight(node)},
+                     {"share", share},
+                     {"expected", expected}});
   }
   PrintBoth({{"view", view.number.value}, {"keys", command.keys}, {"seed", command.seed}, {"nodes", nodes}}, rows,
             command, out);
@@ -72,8 +78,9 @@ absl::Status PrintPrompt(const Command& command, const View& view, std::ostream&
 
 }  // namespace
 
-absl::Status RunRing(const Command& command, std::ostream& out) {
-  const absl::StatusOr<View> view = ReadClusterFile(command.cluster_file);
+absl::Status RunRing(const Command& command, Transport* transport, std::ostream& out) {
+  const absl::StatusOr<View> view =
+      command.cluster_file.empty() ? OpenView(command, transport) : ReadClusterFile(command.cluster_file);
   if (!view.ok()) return view.status();
   if (!command.tokens_file.empty()) return PrintPrompt(command, *view, out);
   PrintShares(command, *view, out);

@@ -15,16 +15,10 @@
 #include "absl/time/time.h"
 #include "cachestore/block_store.h"
 #include "kvist/v1/cache.grpc.pb.h"
+#include "services/node/limits.h"
 #include "services/node/metrics.h"
 
 namespace kvist {
-
-struct Limits {
-  uint32_t max_keys = 4096;
-  uint64_t max_block_bytes = 256ull << 20;
-  absl::Duration max_lease = absl::Seconds(30);
-  absl::Duration max_stream = absl::Minutes(10);
-};
 
 struct ServiceIdentity {
   std::string version, node_id;

@@ -58,7 +58,7 @@ TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
   const std::string message = Message(parsed.status());
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
   for (const char* part :
-       {"--colour: unknown; see --help", "--cluster: needed", "--namespace: needed", "--tokens: needed", "--kv: needed",
+       {"--colour: unknown; see --help", "--cluster or --node: needed", "--namespace: needed", "--tokens: needed", "--kv: needed",
         "--codec: ", "--floor-db: 'x' is no number of 0 to 200", "--threads: '0' is no number of 1 to 256",
         "--deadline: 'soon' is no duration of 1ms to 10m"}) {
     EXPECT_THAT(message, HasSubstr(part));
@@ -67,11 +67,27 @@ TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
 }
 
 TEST(Flags, ACommandIsNeeded) {
-  EXPECT_THAT(Message(Parse({}).status()), HasSubstr("give one of put, get, match, stats, erase, ring"));
+  EXPECT_THAT(Message(Parse({}).status()), HasSubstr("give one of put, get, match, explain, stats, erase, ring, drain"));
   EXPECT_THAT(Message(Parse({"fetch"}).status()), HasSubstr("fetch: unknown"));
   EXPECT_EQ(Message(Parse({"ring", "--cluster", "c", "--tokens", "t"}).status()),
             "--namespace: needed: a JSON file that says whose KV this is");
   EXPECT_TRUE(Parse({"ring", "--cluster", "c"}).ok());
+}
+
+TEST(Flags, ADrainNamesItsNodeAndItsBounds) {
+  const auto parsed = Parse({"drain", "n1", "--node", "a:1,b:2", "--hand-over", "2m", "--budget", "1GiB"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->command.act, Act::kDrain);
+  EXPECT_EQ(parsed->command.node_id, "n1");
+  EXPECT_EQ(parsed->command.seeds, (std::vector<std::string>{"a:1", "b:2"}));
+  EXPECT_EQ(parsed->command.drain_deadline, absl::Minutes(2));
+  EXPECT_EQ(parsed->command.drain_budget_bytes, 1u << 30);
+  const std::string wrong =
+      Message(Parse({"drain", "--cluster", "c", "--node", "nowhere", "--hand-over", "soon", "--budget", "x"}).status());
+  for (const char* part : {"NODE: needed", "--node: give either --cluster or --node", "\"nowhere\" is not an address",
+                           "--hand-over: 'soon' is no duration", "--budget: "}) {
+    EXPECT_THAT(wrong, HasSubstr(part));
+  }
 }
 
 TEST(Flags, HelpAndVersionArePrinted) {
@@ -188,6 +204,36 @@ TEST_F(CtlTest, RingShowsOwnersOfAPromptAndSharesOfRandomKeys) {
   EXPECT_NEAR(Json()["nodes"][1]["share"], 2 / 3.0, 0.02);
   ASSERT_TRUE(Run({"ring", "--keys", "100"}).ok());
   EXPECT_THAT(out_.str(), HasSubstr("66.67 %"));
+}
+
+v1::DrainResponse Drained(v1::DrainResponse::Phase phase, uint64_t sent) {
+  v1::DrainResponse answer;
+  answer.set_phase(phase);
+  answer.set_blocks(5);
+  answer.set_sent_blocks(sent);
+  answer.set_left_ms(60'000);
+  return answer;
+}
+
+TEST_F(CtlTest, ADrainIsStartedOnceAndFollowedUntilTheNodeHasLeft) {
+  FakeNode& node = cluster_.node(1);
+  node.drain_answers = {Drained(v1::DrainResponse::PHASE_HANDING_OVER, 2), Drained(v1::DrainResponse::PHASE_LEFT, 5)};
+  ASSERT_TRUE(Run({"drain", "n1", "--budget", "7"}).ok());
+  EXPECT_THAT(out_.str(), HasSubstr("n1: handing_over, 2 of 5 blocks"));
+  EXPECT_THAT(out_.str(), HasSubstr("n1: left, 5 of 5 blocks"));
+  ASSERT_EQ(node.drain_requests.size(), 2u);
+  EXPECT_TRUE(node.drain_requests[0].start());
+  EXPECT_EQ(node.drain_requests[0].budget_bytes(), 7u);
+  EXPECT_FALSE(node.drain_requests[1].start());
+}
+
+TEST_F(CtlTest, ADrainedNodeThatIsGoneHasLeftButOneThatNeverAnsweredIsAFault) {
+  cluster_.node(1).drain_answers = {Drained(v1::DrainResponse::PHASE_HANDING_OVER, 4)};
+  ASSERT_TRUE(Run({"drain", "n1", "--json"}).ok());
+  EXPECT_EQ(json::parse(Lines(out_.str()).back())["phase"], "left");
+  EXPECT_EQ(json::parse(Lines(out_.str()).back())["sent_blocks"], 4);
+  EXPECT_THAT(Message(Run({"drain", "n1"})), HasSubstr("node n1 at n1:1: connection refused"));
+  EXPECT_THAT(Message(Run({"drain", "n7"})), HasSubstr("node \"n7\" is not in view 1; its nodes are n0, n1"));
 }
 
 TEST_F(CtlTest, BadFilesAreNamedWithAllThatIsWrongInThem) {

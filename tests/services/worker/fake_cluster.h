@@ -42,6 +42,8 @@ struct FakeNode {
   std::map<std::string, int> calls;  // by method, those that were never answered included
   size_t part_bytes = 1000;
   uint16_t port = 1;                                    // at any other, nobody listens
+  std::vector<v1::DrainRequest> drain_requests;
+  std::vector<v1::DrainResponse> drain_answers;           // one a call; then the node is gone
   v1::View cluster;                                     // what GetView gives; absent while its number is 0
   v1::Load load;                                        // in replies
   std::map<std::string, std::vector<std::string>> hot;  // head -> nodes that hold copies
@@ -160,7 +162,15 @@ class FakeChannel final : public Channel {
     return response;
   }
 
-  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest&, absl::Time) override { return Never(); }
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
+    if (absl::Status status = Reach("Drain", deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    node_->drain_requests.push_back(request);
+    if (node_->drain_answers.empty()) return absl::UnavailableError("connection refused");  // it has left and ended
+    const v1::DrainResponse answer = node_->drain_answers.front();
+    node_->drain_answers.erase(node_->drain_answers.begin());
+    return answer;
+  }
 
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     if (absl::Status status = Reach("Get", deadline); !status.ok()) return status;

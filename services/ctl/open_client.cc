@@ -1,0 +1,46 @@
+#include "services/ctl/open_client.h"
+
+#include <utility>
+
+#include "services/cluster/static_file.h"
+
+namespace kvist {
+
+absl::StatusOr<std::unique_ptr<Client>> OpenClient(const Command& command, Namespace ns, Transport* transport) {
+  ClientOptions options;
+  if (command.cluster_file.empty()) {
+    options.seeds = command.seeds;
+  } else {
+    absl::StatusOr<View> view =
+        LoadView(command.cluster_file, options.runtime->Now() + command.deadline, options.runtime->clock());
+    if (!view.ok()) return view.status();
+    options.view = *std::move(view);
+  }
+  options.ns = std::move(ns);
+  options.transport = transport;
+  options.deadline = command.deadline;
+  options.codec = command.codec;
+  options.floor_db = command.floor_db;
+  options.threads = command.threads;
+  return Client::Create(std::move(options));
+}
+
+Namespace AnyNamespace() {
+  Namespace any;
+  any.model = "any";
+  any.layers = any.heads = 1;
+  any.head_dim = 64;
+  return any;
+}
+
+absl::StatusOr<View> OpenView(const Command& command, Transport* transport) {
+  if (!command.cluster_file.empty()) {
+    Runtime* const runtime = RealRuntime();
+    return LoadView(command.cluster_file, runtime->Now() + command.deadline, runtime->clock());
+  }
+  const absl::StatusOr<std::unique_ptr<Client>> client = OpenClient(command, AnyNamespace(), transport);
+  if (!client.ok()) return client.status();
+  return (*client)->view();
+}
+
+}  // namespace kvist

@@ -1,0 +1,103 @@
+// All that a node does for a caller, on protobuf's messages and without a wire: checks requests, calls the store, says
+// what became of a block. kvistd's gRPC services translate to it; LocalChannel and the simulation call it as it is.
+//
+// Units   as in proto/kvist/v1/*.proto.
+// Threads every method from any thread. Nothing waits: what cannot be done now is refused with a hint.
+// Bounds  a request holds at most Limits.max_keys keys; AdmissionLimits bound what is under way.
+// Errors  of every method: InvalidArgument  the request is wrong, and the sentence says how it would be right;
+//                          ResourceExhausted with a retry hint (transport/retry_hint.h).
+#ifndef KVIST_SERVICES_NODE_CACHE_HANDLERS_H_
+#define KVIST_SERVICES_NODE_CACHE_HANDLERS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cachestore/block_store.h"
+#include "kvist/v1/cache.pb.h"
+#include "kvist/v1/cluster.pb.h"
+#include "services/cluster/view.h"
+#include "services/node/limits.h"
+#include "services/node/metrics.h"
+#include "services/node/sessions.h"
+#include "services/runtime/runtime.h"
+
+namespace kvist {
+
+struct ServiceIdentity {
+  std::string version, node_id;
+};
+
+// What other parts of the node do at the handlers' events. Each may be empty, is called on the caller's thread with no
+// lock held, and must not wait.
+struct Hooks {
+  // A block was committed that is no copy; `replicas` nodes shall keep it, this one included (at least 1).
+  std::function<void(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas)>
+      stored;
+  // A Get sends so many bytes of a block of this group.
+  std::function<void(const Key& group, uint64_t bytes)> read;
+  // Who holds extra copies of this segment; mostly nobody. Asked for every hit of a Match.
+  std::function<std::vector<NodeId>(const Key& group)> hot_nodes;
+  std::function<uint32_t(const v1::AdoptRequest& request)> adopt;  // how many were accepted; the request is well-formed
+  std::function<v1::DrainResponse(const v1::DrainRequest& request)> drain;
+  std::function<bool()> taking_blocks;  // false while draining: Reserve is refused. Empty = true
+  // A copy came whose bytes differ from the stored block's, both being valid. The first was kept.
+  std::function<void(const Key& key)> conflict;
+  // A resting block was damaged and has been dropped.
+  std::function<void(const Key& key, const BlockTraits& traits)> damaged;
+};
+
+struct CacheHandlersOptions {
+  BlockStore* store = nullptr;  // this and the next two outlive the handlers
+  Metrics* metrics = nullptr;
+  Runtime* runtime = nullptr;
+  ServiceIdentity identity;
+  uint64_t capacity_bytes = 0;  // of the store: what AdmissionLimits' fractions are of
+  Limits limits;
+  AdmissionLimits admission;
+  std::function<std::shared_ptr<const View>()> view;  // null view: there is none yet. Empty = never one
+  Hooks hooks;
+};
+
+class CacheHandlers {
+ public:
+  explicit CacheHandlers(CacheHandlersOptions options);
+  ~CacheHandlers();  // REQUIRES: no session is left
+
+  // Chains are leased in reverse order: a request's later chains are the deeper ones, and leaves must be evicted before
+  // their parents.
+  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request);
+  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request);
+  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request);
+  absl::StatusOr<v1::ServerInfoResponse> ServerInfo();
+  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request);
+  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest& request);
+  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request);
+  absl::StatusOr<v1::GetViewResponse> GetView();
+  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request);
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request);
+
+  // Errors: InvalidArgument also for a deadline further away than Limits.max_stream.
+  absl::StatusOr<std::unique_ptr<GetSession>> OpenGet(const v1::GetRequest& request, absl::Time deadline);
+  absl::StatusOr<std::unique_ptr<PutSession>> OpenPut(absl::Time deadline);
+
+  // Ends sessions whose deadline has passed or whose reader is too slow. Call it on a timer.
+  void Sweep();
+  // Ends all sessions at once.
+  void EndSessions();
+
+  v1::Load load() const;
+
+ private:
+  class Impl;
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_NODE_CACHE_HANDLERS_H_
