@@ -53,7 +53,8 @@ void Space::Shrink(Extents& extents, uint64_t size_bytes) {
   allocator_.Shrink(extents, size_bytes);
 }
 
-Block::Block(std::shared_ptr<Space> space, const Key& key) : space_(std::move(space)), key_(key) {
+Block::Block(std::shared_ptr<Space> space, const Key& key, const BlockTraits& traits)
+    : space_(std::move(space)), key_(key), traits_(traits) {
   space_->live_blocks.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -91,6 +92,18 @@ void Block::CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes) {
     offset = 0;
   }
   Check(bytes.empty(), "a write stays inside its block");
+}
+
+bool Block::FlipForTest(uint64_t offset, uint8_t mask) {
+  if (offset >= size_bytes_) return false;
+  for (const Extent& extent : extents_) {
+    if (offset < extent.size_bytes) {
+      space_->arena().base()[extent.offset + offset] ^= mask;
+      return true;
+    }
+    offset -= extent.size_bytes;
+  }
+  return false;
 }
 
 void Block::Finish(uint64_t size_bytes) {

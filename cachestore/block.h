@@ -77,7 +77,7 @@ class Block final : public PinnedBlock {
   using Pieces = absl::InlinedVector<absl::Span<const uint8_t>, 2>;
 
   // A written block without space yet. Counts as live.
-  Block(std::shared_ptr<Space> space, const Key& key);
+  Block(std::shared_ptr<Space> space, const Key& key, const BlockTraits& traits);
   ~Block() override = default;
 
   size_t size_bytes() const override { return size_bytes_; }
@@ -85,6 +85,8 @@ class Block final : public PinnedBlock {
   void Unpin() override;
 
   const Key& key() const { return key_; }
+  const BlockTraits& traits() const { return traits_; }
+  bool expired(absl::Time now) const { return traits_.expires <= now; }
   uint64_t charge_bytes() const { return Allocator::RoundUp(size_bytes_); }
   const Extents& extents() const { return extents_; }
   Space& space() const { return *space_; }
@@ -92,6 +94,8 @@ class Block final : public PinnedBlock {
   // While written, by the owner of the Reservation:
   bool TakeSpace(uint64_t size_bytes);
   void CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes);
+  // For fault tests: flips the bits of `mask` in one byte, also of a committed block. False beyond its end.
+  bool FlipForTest(uint64_t offset, uint8_t mask);
   void Finish(uint64_t size_bytes);  // keeps the first `size_bytes`; from here on the block counts as used
 
   // REQUIRES: the shard's mutex.
@@ -111,6 +115,9 @@ class Block final : public PinnedBlock {
     uint64_t tick = 0;
     uint32_t leases = 0;  // leases that hold it; while there are any it is in no eviction list
     bool listed = false;
+    uint64_t number = 0;  // among the blocks that its shard has published: what Scan's cursors count
+    uint64_t gets = 0;
+    absl::Time last_used;
   };
   Place place;
 
@@ -122,6 +129,7 @@ class Block final : public PinnedBlock {
 
   const std::shared_ptr<Space> space_;
   const Key key_;
+  const BlockTraits traits_;
   std::atomic<uint64_t> state_{0};
   // Constant once published.
   bool reserved_ = true;  // which account carries its charge

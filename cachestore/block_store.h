@@ -40,8 +40,8 @@ using BlockRef = std::unique_ptr<PinnedBlock, UnpinDeleter>;  // empty = a miss
 
 // What a store keeps beside a block's bytes without understanding it.
 struct BlockTraits {
-  Key group;                                     // blocks of one group are placed together (a segment's head key)
-  absl::Time expires = absl::InfiniteFuture();   // from then on the block is a miss (kExpired) and its space is free
+  Key group;                                    // blocks of one group are placed together (a segment's head key)
+  absl::Time expires = absl::InfiniteFuture();  // from then on the block is a miss (kExpired) and its space is free
   friend bool operator==(const BlockTraits&, const BlockTraits&) = default;
 };
 
@@ -60,8 +60,8 @@ struct ScannedBlock {
   Key key;
   BlockTraits traits;
   uint64_t size_bytes = 0;
-  uint64_t gets = 0;        // successful Gets since it was stored
-  absl::Time last_used;     // by Match or Get
+  uint64_t gets = 0;     // successful Gets since it was stored
+  absl::Time last_used;  // by Match or Get
 };
 
 // Space that was reserved for one block, and nobody else's until Commit or destruction (which aborts it).
@@ -96,7 +96,7 @@ struct StoreStats {
   uint64_t capacity_bytes = 0, used_bytes = 0, pinned_bytes = 0, reserved_bytes = 0;
   uint64_t blocks = 0, leases = 0;
   uint64_t evicted_blocks = 0, evicted_bytes = 0;  // for room
-  uint64_t erased_blocks = 0, expired_leases = 0, refused_reservations = 0;
+  uint64_t erased_blocks = 0, expired_blocks = 0, expired_leases = 0, refused_reservations = 0;
 };
 
 class BlockStore {

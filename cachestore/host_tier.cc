@@ -61,9 +61,9 @@ struct HostTier::Core {
   void EndLease(const LeasedBlocks& blocks) {
     for (Block* block : blocks) index.EndLease(block);
   }
-  void ExpireLeases();
-  MatchResult CountHits(absl::Span<const Key> chain) const;
-  void GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, MatchResult& result);
+  void DropExpired();
+  MatchResult CountHits(absl::Span<const Key> chain, absl::Time now);
+  void GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, absl::Time now, MatchResult& result);
   bool MakeRoom(Block* block, size_t size_bytes);
   absl::Status Refuse(size_t size_bytes);
 
@@ -114,7 +114,7 @@ class HostTier::HostReservation final : public Reservation {
           absl::StrCat("commit of ", size_bytes, " bytes of a reservation of ", block_->size_bytes(), " bytes"));
     }
     block_->Finish(size_bytes);
-    absl::Status published = core_->index.Publish(block_);
+    absl::Status published = core_->index.Publish(block_, core_->clock());
     if (!published.ok()) Abort();
     block_ = nullptr;
     return published;
@@ -149,19 +149,20 @@ HostTier::~HostTier() {
 
 absl::StatusOr<MatchResult> HostTier::Match(absl::Span<const Key> chain, absl::Duration lease_ttl) {
   const bool wants_lease = lease_ttl > absl::ZeroDuration();
-  if (wants_lease) ExpireLeases();
-  MatchResult result = core_->CountHits(chain);
-  if (wants_lease && result.hits > 0) core_->GrantLease(chain, lease_ttl, result);
+  if (wants_lease) DropExpired();
+  const absl::Time now = core_->clock();
+  MatchResult result = core_->CountHits(chain, now);
+  if (wants_lease && result.hits > 0) core_->GrantLease(chain, lease_ttl, now, result);
   if (result.lease == LeaseId{}) {
-    for (size_t i = result.hits; i-- > 0;) core_->index.Touch(chain[i]);
+    for (size_t i = result.hits; i-- > 0;) core_->index.Touch(chain[i], now);
   }
   return result;
 }
 
-MatchResult HostTier::Core::CountHits(absl::Span<const Key> chain) const {
+MatchResult HostTier::Core::CountHits(absl::Span<const Key> chain, absl::Time now) {
   MatchResult result;
   for (const Key& key : chain) {
-    const Index::Found found = index.Probe(key);
+    const Index::Found found = index.Probe(key, now);
     if (found.size_bytes == 0) {
       result.miss = found.miss;
       break;
@@ -173,13 +174,14 @@ MatchResult HostTier::Core::CountHits(absl::Span<const Key> chain) const {
 }
 
 // Pins the hits, deepest first. A block may have gone since it was counted: then the chain ends there.
-void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, MatchResult& result) {
+void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, absl::Time now,
+                                MatchResult& result) {
   MatchResult granted = result;
   granted.hit_bytes = 0;
   LeasedBlocks blocks;
   blocks.reserve(result.hits);
   for (size_t i = result.hits; i-- > 0;) {
-    const Index::Found found = index.PinForLease(chain[i]);
+    const Index::Found found = index.PinForLease(chain[i], now);
     if (found.over_budget) return EndLease(blocks);
     if (found.block == nullptr) {
       EndLease(blocks);
@@ -195,25 +197,38 @@ void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration leas
   result = granted;
   if (blocks.empty()) return;
   const absl::Duration ttl = std::min(lease_ttl, max_lease);
-  result.lease = leases.Grant(blocks, clock() + ttl);
+  result.lease = leases.Grant(blocks, now + ttl);
   if (result.lease == LeaseId{}) return EndLease(blocks);
   result.lease_ttl = ttl;
 }
 
 absl::StatusOr<Lookup> HostTier::Get(const Key& key, bool touch) {
-  const Index::Found found = core_->index.Pin(key);
-  if (found.block == nullptr) return Lookup{.block = nullptr, .traits = {}, .miss = found.miss};
-  return Lookup{.block = BlockRef(found.block), .traits = {}, .tier = Tier::kHost};
+  const Index::Found found = core_->index.Pin(key, core_->clock(), touch);
+  Lookup lookup;
+  lookup.miss = found.miss;
+  lookup.gone = found.gone;
+  lookup.made_room_for = found.made_room_for;
+  if (found.block == nullptr) return lookup;
+  lookup.block = BlockRef(found.block);
+  lookup.traits = found.block->traits();
+  lookup.tier = Tier::kHost;
+  return lookup;
 }
 
-absl::StatusOr<std::unique_ptr<Reservation>> HostTier::Reserve(const Key& key, size_t size_bytes, const BlockTraits& traits) {
+absl::StatusOr<std::unique_ptr<Reservation>> HostTier::Reserve(const Key& key, size_t size_bytes,
+                                                               const BlockTraits& traits) {
   if (size_bytes == 0 || size_bytes > core_->capacity_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("reserve of ", size_bytes, " bytes: a block has 1 to ",
                                                    core_->capacity_bytes, " bytes, the capacity"));
   }
-  ExpireLeases();
-  Block* block = new Block(core_->space, key);
-  if (absl::Status status = core_->index.BeginWrite(block); !status.ok()) {
+  DropExpired();
+  const absl::Time now = core_->clock();
+  if (traits.expires <= now) {
+    return absl::InvalidArgumentError(absl::StrCat("the block would expire at ", absl::FormatTime(traits.expires),
+                                                   ", which is past: give a later time"));
+  }
+  Block* block = new Block(core_->space, key, traits);
+  if (absl::Status status = core_->index.BeginWrite(block, now); !status.ok()) {
     Block::Dispose(block);
     return status;
   }
@@ -229,7 +244,7 @@ bool HostTier::Core::MakeRoom(Block* block, size_t size_bytes) {
     const uint64_t returns_before = space->allocator().returns();
     const bool few_enough = space->live_blocks.load(std::memory_order_relaxed) <= max_blocks;
     if (few_enough && block->TakeSpace(size_bytes)) return true;
-    if (const std::optional<uint64_t> charge_bytes = index.EvictOne()) {
+    if (const std::optional<uint64_t> charge_bytes = index.EvictOne(block->key(), clock())) {
       evicted_blocks.fetch_add(1, std::memory_order_relaxed);
       evicted_bytes.fetch_add(*charge_bytes, std::memory_order_relaxed);
     } else if (space->allocator().returns() == returns_before) {
@@ -248,23 +263,23 @@ absl::Status HostTier::Core::Refuse(size_t size_bytes) {
 }
 
 absl::StatusOr<bool> HostTier::Erase(const Key& key, MissReason why) {
-  const bool erased = core_->index.Erase(key);
+  const bool erased = core_->index.Erase(key, why, core_->clock());
   if (erased) core_->erased_blocks.fetch_add(1, std::memory_order_relaxed);
   return erased;
 }
 
 absl::StatusOr<BlockStore::ScanResult> HostTier::Scan(uint64_t cursor, size_t limit) {
-  return absl::UnimplementedError("to come");
+  return core_->index.Scan(cursor, limit, core_->clock());
 }
 
 absl::Status HostTier::Release(LeaseId lease) {
-  ExpireLeases();
+  DropExpired();
   core_->EndLease(core_->leases.Take(lease));
   return absl::OkStatus();
 }
 
 absl::StatusOr<StoreStats> HostTier::Stats() {
-  ExpireLeases();
+  DropExpired();
   StoreStats stats;
   stats.capacity_bytes = core_->capacity_bytes;
   stats.used_bytes = core_->space->used_bytes.load(std::memory_order_relaxed);
@@ -276,16 +291,27 @@ absl::StatusOr<StoreStats> HostTier::Stats() {
   stats.evicted_bytes = core_->evicted_bytes.load(std::memory_order_relaxed);
   stats.erased_blocks = core_->erased_blocks.load(std::memory_order_relaxed);
   stats.expired_leases = core_->expired_leases.load(std::memory_order_relaxed);
+  stats.expired_blocks = core_->index.expired_blocks();
   stats.refused_reservations = core_->refused_reservations.load(std::memory_order_relaxed);
   return stats;
 }
 
-void HostTier::ExpireLeases() { core_->ExpireLeases(); }
+void HostTier::DropExpired() { core_->DropExpired(); }
 
-void HostTier::Core::ExpireLeases() {
-  const std::vector<LeasedBlocks> expired = leases.TakeExpired(clock());
+void HostTier::Core::DropExpired() {
+  const absl::Time now = clock();
+  index.DropExpired(now);
+  const std::vector<LeasedBlocks> expired = leases.TakeExpired(now);
   for (const LeasedBlocks& blocks : expired) EndLease(blocks);
   if (!expired.empty()) expired_leases.fetch_add(expired.size(), std::memory_order_relaxed);
+}
+
+bool HostTier::FlipBitsForTest(const Key& key, uint64_t offset, uint8_t mask) {
+  const Index::Found found = core_->index.Pin(key, core_->clock(), /*touch=*/false);
+  if (found.block == nullptr) return false;
+  const bool flipped = found.block->FlipForTest(offset, mask);
+  found.block->Unpin();
+  return flipped;
 }
 
 bool HostTier::huge_pages_advised() const { return core_->space->arena().huge_pages_advised(); }

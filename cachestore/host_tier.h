@@ -7,7 +7,7 @@
 //          reservation may be written from several threads (disjoint parts), with Commit after the last of them.
 // Life     references and reservations may outlive the HostTier: the arena is unmapped with the last of them. A Commit
 //          after the store is gone is FailedPrecondition, and its space returns.
-// Memory   the arena, and beside it on the heap: about 400 bytes a block (at most `max_blocks` of them), about 120
+// Memory   the arena, and beside it on the heap: about 520 bytes a block (at most `max_blocks` of them), about 180
 // bytes
 //          a remembered removal, 8 bytes a leased pin (Leases::kMaxPins).
 //
@@ -16,10 +16,13 @@
 //   that
 //            is stored key by key from the root down lies the wrong way round until the first Match: writers put it
 //            deepest first, or match it once when it is stored.
-//   Match    also drops leases whose deadline has passed, as do Reserve, Release and Stats. A lease is refused (none
+//   Match    with a lease also drops leases and blocks whose time is over, as do Reserve, Release and Stats. A lease is
+//            refused (none
 //            granted, the hits are reported all the same) when leases hold `max_pinned_fraction` of the capacity.
 //   Erase    of a key that is being written is false; the writer goes on.
-//   kExpired is not given: no block of this tier has a deadline.
+//   expires  a block whose time is over is dropped by whoever looks for it, or by DropExpired; leases and readers that
+//            hold it keep its bytes. Reserve with a time that has passed is InvalidArgument.
+//   Scan     goes shard by shard in the order of publishing; a block that was erased and stored again is a new one.
 #ifndef KVIST_CACHESTORE_HOST_TIER_H_
 #define KVIST_CACHESTORE_HOST_TIER_H_
 
@@ -61,16 +64,20 @@ class HostTier final : public BlockStore {
   ~HostTier() override;
 
   absl::StatusOr<MatchResult> Match(absl::Span<const Key> chain, absl::Duration lease_ttl) override;
-  absl::StatusOr<Lookup> Get(const Key& key, bool touch) override;
+  absl::StatusOr<Lookup> Get(const Key& key, bool touch = true) override;
   absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes,
-                                                       const BlockTraits& traits) override;
-  absl::StatusOr<bool> Erase(const Key& key, MissReason why) override;
+                                                       const BlockTraits& traits = {}) override;
+  absl::StatusOr<bool> Erase(const Key& key, MissReason why = MissReason::kErased) override;
   absl::StatusOr<ScanResult> Scan(uint64_t cursor, size_t limit) override;
   absl::Status Release(LeaseId lease) override;
   absl::StatusOr<StoreStats> Stats() override;
 
-  // Drops the leases whose deadline has passed. Call it on a timer: an idle store gets no other call that would.
-  void ExpireLeases();
+  // Drops leases and blocks whose time is over. Call it on a timer: an idle store gets no other call that would.
+  void DropExpired();
+
+  // For fault tests: flips the bits of `mask` in one byte of a resting block. False if there is no such block or byte.
+  // Nothing on the wire leads here.
+  bool FlipBitsForTest(const Key& key, uint64_t offset, uint8_t mask);
 
   bool huge_pages_advised() const;
   uint64_t HugePageBytes() const;  // backed by huge pages now; reads /proc, not for the data path

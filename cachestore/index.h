@@ -11,14 +11,18 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "cachestore/block.h"
 #include "cachestore/block_store.h"
 #include "cachestore/eviction.h"
@@ -49,43 +53,56 @@ class Index {
   explicit Index(const Options& options);
 
   // Writing. A written block is known by name only: it can neither be found nor evicted.
-  absl::Status BeginWrite(Block* block);
-  absl::Status Publish(Block* block);
+  absl::Status BeginWrite(Block* block, absl::Time now);
+  absl::Status Publish(Block* block, absl::Time now);
   void AbandonWrite(Block* block);
 
   struct Found {
     Block* block = nullptr;   // null on a miss, or when none was pinned
     uint64_t size_bytes = 0;  // 0 on a miss
     MissReason miss = MissReason::kNone;
+    absl::Time gone = absl::InfinitePast();  // of a miss, with the next: RecentRemovals
+    Key made_room_for;
     bool over_budget = false;  // stored, but leases hold all that they may
   };
-  Found Probe(const Key& key) const;  // looks, nothing else
-  void Touch(const Key& key);         // makes it the youngest, if it is there
-  Found Pin(const Key& key);          // touches and pins
-  Found PinForLease(const Key& key);  // pins, and takes it off the eviction list
-  void EndLease(Block* block);        // one PinForLease back; with the last, the block is the youngest
+  // A block whose time is over at `now` is dropped by whoever looks for it.
+  Found Probe(const Key& key, absl::Time now);            // looks, nothing else
+  void Touch(const Key& key, absl::Time now);             // makes it the youngest, if it is there
+  Found Pin(const Key& key, absl::Time now, bool touch);  // pins; `touch` makes it the youngest and counts a Get
+  Found PinForLease(const Key& key, absl::Time now);      // pins, and takes it off the eviction list
+  void EndLease(Block* block);  // one PinForLease back; with the last, the block is the youngest
 
-  bool Erase(const Key& key);
+  bool Erase(const Key& key, MissReason why, absl::Time now);
   // Drops the oldest block that nobody holds. Returns its charge; nothing if there is none.
-  std::optional<uint64_t> EvictOne();
+  std::optional<uint64_t> EvictOne(const Key& made_room_for, absl::Time now);
+  // Drops blocks whose time is over. Costs one atomic load when none is due.
+  void DropExpired(absl::Time now);
+  // See BlockStore::Scan. A cursor is a shard and the number of the next block in it.
+  BlockStore::ScanResult Scan(uint64_t cursor, size_t limit, absl::Time now) const;
   // Drops every block, and lets no other in: held ones live on until their last pin.
   void Close();
 
   uint64_t blocks() const { return blocks_.load(std::memory_order_relaxed); }
+  uint64_t expired_blocks() const { return expired_blocks_.load(std::memory_order_relaxed); }
 
  private:
   struct alignas(64) Shard {
     Shard(Recency* recency, size_t number, size_t remembered) : list(recency, number), removals(remembered) {}
     mutable std::mutex mutex;
     absl::flat_hash_map<Key, Block*> blocks ABSL_GUARDED_BY(mutex);
+    absl::btree_map<uint64_t, Block*> published ABSL_GUARDED_BY(mutex);  // by place.number
+    uint64_t next_number ABSL_GUARDED_BY(mutex) = 0;
+    absl::btree_map<std::pair<absl::Time, uint64_t>, Block*> expiring ABSL_GUARDED_BY(mutex);  // (expires, number)
     EvictionList list ABSL_GUARDED_BY(mutex);  // published blocks without a lease
     RecentRemovals removals ABSL_GUARDED_BY(mutex);
     bool closed ABSL_GUARDED_BY(mutex) = false;
   };
 
   Shard& ShardOf(const Key& key) const { return *shards_[key.Prefix64() & (shards_.size() - 1)]; }
-  static Found Find(const Shard& shard, const Key& key);
-  static void TouchLocked(Shard& shard, Block* block);
+  Found Find(Shard& shard, const Key& key, absl::Time now);
+  void Take(Shard& shard, Block* block);  // out of all that the shard keeps by number
+  void Remove(Shard& shard, Block* block, const RecentRemovals::Removal& why);
+  static void TouchLocked(Shard& shard, Block* block, absl::Time now);
   size_t ListedBlocks() const { return listed_.load(std::memory_order_relaxed); }
   void List(Shard& shard, Block* block);
   void Unlist(Shard& shard, Block* block);  // Publish of the list is due afterwards
@@ -95,6 +112,8 @@ class Index {
   std::vector<std::unique_ptr<Shard>> shards_;  // constant after construction
   std::atomic<uint64_t> blocks_{0};             // published
   std::atomic<uint64_t> listed_{0};             // in the eviction lists
+  std::atomic<uint64_t> expired_blocks_{0};
+  std::atomic<int64_t> earliest_expiry_{std::numeric_limits<int64_t>::max()};  // ns since the epoch; never too late
 };
 
 }  // namespace kvist

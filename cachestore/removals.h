@@ -1,6 +1,6 @@
 // Remembers why recently dropped keys are gone, so that a miss can say it. Bounded: the oldest is forgotten.
 //
-// Memory: about 120 bytes per remembered key (a ring slot and a hash entry), at most `capacity` keys.
+// Memory: about 180 bytes per remembered key (a ring slot and a hash entry), at most `capacity` keys.
 // Threads under the mutex of its shard.
 #ifndef KVIST_CACHESTORE_REMOVALS_H_
 #define KVIST_CACHESTORE_REMOVALS_H_
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
 #include "cachestore/block_store.h"
 #include "cachestore/key.h"
 
@@ -19,7 +20,13 @@ class RecentRemovals {
  public:
   explicit RecentRemovals(size_t capacity) : ring_(capacity) {}
 
-  void Remember(const Key& key, MissReason cause) {
+  struct Removal {
+    MissReason cause = MissReason::kNeverStored;
+    absl::Time when = absl::InfinitePast();
+    Key made_room_for;  // of an eviction: the block whose Reserve took the room
+  };
+
+  void Remember(const Key& key, const Removal& removal) {
     if (ring_.empty()) return;
     Key& slot = ring_[sequence_ % ring_.size()];
     if (sequence_ >= ring_.size()) {
@@ -29,18 +36,18 @@ class RecentRemovals {
       }
     }
     slot = key;
-    causes_[key] = {cause, sequence_++};
+    causes_[key] = {removal, sequence_++};
   }
   // The key is stored again; what happened to it before is no answer any more.
   void Forget(const Key& key) { causes_.erase(key); }
-  MissReason Cause(const Key& key) const {
+  Removal Find(const Key& key) const {
     const auto found = causes_.find(key);
-    return found == causes_.end() ? MissReason::kNeverStored : found->second.cause;
+    return found == causes_.end() ? Removal() : found->second.removal;
   }
 
  private:
   struct Record {
-    MissReason cause = MissReason::kNone;
+    Removal removal;
     uint64_t sequence = 0;  // of its newest slot; older slots of the same key are void
   };
   std::vector<Key> ring_;

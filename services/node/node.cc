@@ -76,7 +76,7 @@ class RunningNode : public NodeServer {
     limits.max_block_bytes = std::min(limits.max_block_bytes, config_.capacity_bytes);
     service_ = std::make_unique<CacheService>(store_.get(), metrics_.get(),
                                               ServiceIdentity{kVersion, config_.id.value, config_.view.value}, limits);
-    lease_timer_ = std::make_unique<Timer>(kLeaseSweep, [this] { store_->ExpireLeases(); });
+    lease_timer_ = std::make_unique<Timer>(kLeaseSweep, [this] { store_->DropExpired(); });
     if (absl::Status status = StartHttp(); !status.ok()) return status;
     if (absl::Status status = StartGrpc(); !status.ok()) return status;
     if (absl::Status status = Publish(); !status.ok()) return status;

@@ -68,11 +68,11 @@ class Slots {
   int free_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Runs every task on the pool and returns what each returned by the deadline; empty for those that are late. A late
-// result goes to `late`, on the pool's thread, so that what it holds can be given back.
-template <typename T>
-std::vector<std::optional<T>> Gather(ThreadPool* pool, std::vector<std::function<T()>> tasks, absl::Time deadline,
-                                     std::function<void(T)> late = nullptr) {
+// Runs every task by `submit(i, task)` and returns what each returned by the deadline; empty for those that are late. A
+// late result goes to `late`, on the thread that made it, so that what it holds can be given back.
+template <typename T, typename Submit>
+std::vector<std::optional<T>> Gather(Runtime* runtime, Submit submit, std::vector<std::function<T()>> tasks,
+                                     absl::Time deadline, std::function<void(T)> late = nullptr) {
   struct Shared {
     std::mutex mutex;
     std::unique_ptr<Condition> changed;
@@ -81,21 +81,21 @@ std::vector<std::optional<T>> Gather(ThreadPool* pool, std::vector<std::function
     bool closed = false;
   };
   auto shared = std::make_shared<Shared>();
-  shared->changed = pool->runtime()->NewCondition();
+  shared->changed = runtime->NewCondition();
   shared->results.resize(tasks.size());
   shared->missing = tasks.size();
   for (size_t i = 0; i < tasks.size(); ++i) {
-    pool->Submit([shared, i, late, task = std::move(tasks[i])] {
-      T result = task();
-      std::unique_lock lock(shared->mutex);
-      if (shared->closed) {
-        lock.unlock();
-        if (late) late(std::move(result));
-        return;
-      }
-      shared->results[i] = std::move(result);
-      if (--shared->missing == 0) shared->changed->NotifyAll();
-    });
+    submit(i, std::function<void()>([shared, i, late, task = std::move(tasks[i])] {
+             T result = task();
+             std::unique_lock lock(shared->mutex);
+             if (shared->closed) {
+               lock.unlock();
+               if (late) late(std::move(result));
+               return;
+             }
+             shared->results[i] = std::move(result);
+             if (--shared->missing == 0) shared->changed->NotifyAll();
+           }));
   }
   std::unique_lock lock(shared->mutex);
   shared->changed->WaitUntil(lock, deadline, [&] { return shared->missing == 0; });

@@ -10,6 +10,7 @@
 #include "services/worker/fetch_job.h"
 #include "services/worker/match_job.h"
 #include "services/worker/put_job.h"
+#include "services/worker/segments.h"
 
 namespace kvist {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 constexpr absl::Duration kLongestCall = absl::Minutes(10);
 constexpr int kMaxThreads = 256;
 constexpr size_t kMaxSeeds = 64;
+constexpr int kMaxReplicas = 3;
 
 bool Within(absl::Duration duration, absl::Duration least) { return duration >= least && duration <= kLongestCall; }
 
@@ -49,6 +51,8 @@ absl::Status ValidateOptions(const ClientOptions& options) {
           absl::StrCat("lease ", absl::FormatDuration(options.lease), " is not 0 to 10m"));
   require(options.threads >= 1 && options.threads <= kMaxThreads,
           absl::StrCat("threads ", options.threads, " is not 1 to ", kMaxThreads));
+  require(options.replicas >= 1 && options.replicas <= kMaxReplicas,
+          absl::StrCat("replicas ", options.replicas, " is not 1 to ", kMaxReplicas));
   require(options.retry.budget >= 0 && options.retry.earned >= 0 && options.retry.first_pause > absl::ZeroDuration() &&
               options.retry.longest_pause >= options.retry.first_pause,
           "retry: budget and earned must not be negative, and pauses must be positive and grow");
@@ -104,33 +108,53 @@ absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPa
   return result;
 }
 
+// Every node that may hold a block is told, so that no copy stays behind.
 absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
   const absl::Time deadline = core_->Deadline();
-  std::vector<std::function<absl::StatusOr<v1::EraseResponse>()>> tasks;
-  std::vector<std::pair<std::shared_ptr<NodeLink>, size_t>> asked;  // owner and number of keys of each task
   const LinkedViewRef view = core_->view();
-  for (const OwnerBlocks& part : GroupByOwner(chain, {0, chain.size()}, view->view)) {
-    for (size_t first = 0; first < part.blocks.size(); first += kMaxKeysPerCall) {
-      const absl::Span<const size_t> batch = absl::MakeConstSpan(part.blocks).subspan(first, kMaxKeysPerCall);
+  std::vector<std::vector<size_t>> of_node(view->links.size());  // blocks
+  for (const Segment& segment : Segments(chain, {0, chain.size()}, *view, core_->options.replicas, &core_->locations)) {
+    for (size_t block = segment.first; block < segment.last; ++block) {
+      of_node[segment.owner].push_back(block);
+      for (const size_t other : segment.others) of_node[other].push_back(block);
+    }
+  }
+  struct Batch {
+    std::shared_ptr<NodeLink> node;
+    absl::Span<const size_t> blocks;
+  };
+  std::vector<Batch> asked;
+  std::vector<std::function<absl::StatusOr<v1::EraseResponse>()>> tasks;
+  for (size_t node = 0; node < of_node.size(); ++node) {
+    for (size_t first = 0; first < of_node[node].size(); first += kMaxKeysPerCall) {
+      asked.push_back({view->links[node], absl::MakeConstSpan(of_node[node]).subspan(first, kMaxKeysPerCall)});
       v1::EraseRequest request;
-      request.set_keys(PackKeys(chain, batch));
-      asked.emplace_back(view->links[part.owner], batch.size());
-      tasks.push_back([link = view->links[part.owner], request, deadline] {
-        return link->Ask<v1::EraseResponse>([&](Channel& node) { return node.Erase(request, deadline); });
+      request.set_keys(PackKeys(chain, asked.back().blocks));
+      tasks.push_back([link = view->links[node], request, deadline] {
+        return link->Ask<v1::EraseResponse>([&](Channel& channel) { return channel.Erase(request, deadline); });
       });
     }
   }
-  const auto answers = Gather<absl::StatusOr<v1::EraseResponse>>(&core_->callers, std::move(tasks), deadline);
+  const auto submit = [&](size_t i, std::function<void()> task) { asked[i].node->Submit(std::move(task)); };
+  const auto answers = Gather<absl::StatusOr<v1::EraseResponse>>(core_->runtime(), submit, std::move(tasks), deadline);
   EraseResult result;
+  std::vector<bool> erased(chain.size()), failed(chain.size());
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::Status status = answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time");
-    if (IsFault(status)) return AtNode(asked[i].first->id(), status);
-    if (status.ok()) {
-      for (const bool erased : (*answers[i])->erased()) result.erased += erased;
-      continue;
+    if (IsFault(status)) return AtNode(asked[i].node->id(), status);
+    if (!status.ok() && result.failure.empty()) {
+      result.failure = std::string(AtNode(asked[i].node->id(), status).message());
     }
-    result.failed += asked[i].second;
-    if (result.failure.empty()) result.failure = std::string(AtNode(asked[i].first->id(), status).message());
+    for (size_t item = 0; item < asked[i].blocks.size(); ++item) {
+      if (!status.ok()) failed[asked[i].blocks[item]] = true;
+      if (status.ok() && item < (*answers[i])->erased_size() && (*answers[i])->erased(item)) {
+        erased[asked[i].blocks[item]] = true;
+      }
+    }
+  }
+  for (size_t block = 0; block < chain.size(); ++block) {
+    result.erased += erased[block] && !failed[block];
+    result.failed += failed[block];
   }
   return result;
 }
@@ -144,7 +168,9 @@ std::vector<NodeAnswer> Client::Stats() {
       return link->Ask<v1::ServerInfoResponse>([&](Channel& node) { return node.ServerInfo(deadline); });
     });
   }
-  const auto answers = Gather<absl::StatusOr<v1::ServerInfoResponse>>(&core_->callers, std::move(tasks), deadline);
+  const auto submit = [&](size_t i, std::function<void()> task) { view->links[i]->Submit(std::move(task)); };
+  const auto answers =
+      Gather<absl::StatusOr<v1::ServerInfoResponse>>(core_->runtime(), submit, std::move(tasks), deadline);
   std::vector<NodeAnswer> states;
   for (size_t i = 0; i < answers.size(); ++i) {
     NodeAnswer state{
@@ -166,6 +192,10 @@ ClientCounters Client::counters() const {
   counters.refreshes = now.refreshes;
   counters.refused_views = now.refused_views;
   counters.openings = now.openings;
+  counters.failovers = now.failovers;
+  counters.hedges = now.hedges;
+  counters.damaged = now.damaged;
+  counters.adoptions = now.adoptions;
   counters.fetched_bytes = now.fetched_bytes;
   counters.stored_bytes = now.stored_bytes;
   counters.encode_time = absl::Nanoseconds(now.encode_ns.load());

@@ -57,6 +57,7 @@ struct ClientOptions {
   absl::Duration lease = absl::Seconds(5);  // that Match asks for; at most 10 minutes; a node may grant less, or none
   int threads = 2;                          // that decode and encode; 1 to 256
   RetryOptions retry;
+  int replicas = 1;  // nodes that shall keep each block that is put, its owner included; 1 to 3
 };
 
 struct BlockRange {
@@ -93,9 +94,13 @@ struct NodeAnswer {
 
 struct ClientCounters {
   uint64_t matched_blocks = 0, fetched_blocks = 0, stored_blocks = 0, retries = 0;
-  uint64_t stale_views = 0;                      // answers of nodes that hold another view
-  uint64_t refreshes = 0, refused_views = 0;     // newer views that were learned; and such that were wrong
-  uint64_t openings = 0;                         // nodes that were given up for a while (health.h)
+  uint64_t stale_views = 0;                   // answers of nodes that hold another view
+  uint64_t refreshes = 0, refused_views = 0;  // newer views that were learned; and such that were wrong
+  uint64_t hedges = 0;                        // late streams whose blocks were asked of other nodes too
+  uint64_t damaged = 0;  // blocks that came with bytes other than those written, whether or not another copy was found
+  uint64_t failovers = 0;  // segments and blocks that were asked of another node than the one that should have them
+  uint64_t adoptions = 0;  // blocks that owners were told to fetch from where they were found
+  uint64_t openings = 0;   // nodes that were given up for a while (health.h)
   uint64_t fetched_bytes = 0, stored_bytes = 0;  // encoded, received and sent
   absl::Duration encode_time, decode_time;       // CPU time over all threads
   std::vector<uint64_t> misses;                  // by v1::MissReason: how often it ended a Match or a Get
@@ -125,7 +130,7 @@ class PrefixMatch {
   absl::Status Release();
 
  private:
-  friend struct MatchJob;
+  friend class MatchJob;
   struct Lease {
     std::shared_ptr<NodeLink> node;
     uint64_t id;

@@ -32,11 +32,13 @@ ClientCore::ClientCore(ClientOptions client_options)
       retries(options.retry, options.runtime),
       encoders(options.runtime, options.threads),
       reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, options.codec)),
+      locations(options.runtime),
       keeper({options.runtime, options.transport, &callers, &counters, BreakerFor(options), options.seeds,
               [this](size_t nodes) { Resize(nodes); }}),
       buffers(options.runtime, 0, LargestBlockBytes(shape)),
       decoders(options.runtime, options.threads),
-      callers(options.runtime, std::min(kMaxCallers, options.seeds.size())) {}
+      callers(options.runtime, std::min(kMaxCallers, options.seeds.size())),
+      errands(options.runtime) {}
 
 void ClientCore::Resize(size_t nodes) {
   buffers.SetBuffers(2 * (nodes + options.threads));

@@ -14,6 +14,9 @@
 #include "services/worker/buffer_pool.h"
 #include "services/worker/client.h"
 #include "services/worker/counters.h"
+#include "services/worker/errands.h"
+#include "services/worker/latency.h"
+#include "services/worker/locations.h"
 #include "services/worker/node_link.h"
 #include "services/worker/retry.h"
 #include "services/worker/view_keeper.h"
@@ -43,8 +46,11 @@ struct ClientCore {
 
   Counters counters;
   Retries retries;
+  Budget hedges{4, 0.05};  // one late stream in twenty is asked for twice
+  Latencies latencies;
   Slots encoders;                     // threads that may encode at once
   std::atomic<size_t> reserve_bytes;  // for a block that is not encoded yet: the nominal size, or the largest seen
+  Locations locations;
   ViewKeeper keeper;
 
   // Destroyed in the reverse order: callers first, then the decoders that they submit to, then the buffers of both. The
@@ -52,6 +58,7 @@ struct ClientCore {
   BufferPool buffers;
   ThreadPool decoders;
   ThreadPool callers;  // blocked on nodes most of the time
+  Errands errands;
 };
 
 // Where the blocks of a chain live: for each owner that has any of [first, last), their positions in ascending order.

@@ -1,22 +1,29 @@
-// One Get: a stream per owner, each block decoded on the pool as soon as it is complete, until the run ends. Internal
-// to services/worker.
+// One Get: a stream per node, each block decoded on the pool as soon as it is complete, until the run ends. Internal to
+// services/worker.
+//
+// A block has candidates: the less loaded of two known holders, then all others that may have it. What one cannot give
+// (it is down, lacks the block, or sent bytes that are wrong) is asked of the next, while there is time. A stream that
+// is late is hedged: the next candidates are asked for its blocks too, within a budget. The first copy that is verified
+// is decoded; pages are written once.
 //
 // Threads Run is called once, by the caller's thread. Streams and decoders hold the job by shared_ptr, because a stream
-// may
-//         end after Run has returned; the door keeps them away from the caller's pages by then.
+// may end after Run has returned; the door keeps them away from the caller's pages by then.
 #ifndef KVIST_SERVICES_WORKER_FETCH_JOB_H_
 #define KVIST_SERVICES_WORKER_FETCH_JOB_H_
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "services/worker/client_core.h"
+#include "services/worker/segments.h"
 
 namespace kvist {
 
@@ -29,17 +36,61 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
 
  private:
   class Sink;
+  // Blocks asked of one node. What is guarded is guarded by mutex_.
+  struct Stream {
+    size_t node;
+    std::vector<size_t> blocks;  // ascending
+    absl::Time deadline;
+    absl::Time sign_of_life;  // guarded: its last, or when it was submitted
+    bool hedged = false;      // guarded
+    bool over = false;        // guarded
+  };
+  struct Block {
+    size_t segment = 0;
+    size_t next = 0;  // candidate of the segment to be asked next
+    int asked = 0;    // streams that may still bring it
+    bool decoding = false, delivered = false;
+    std::optional<size_t> spare;  // a node whose copy came while another was being decoded
+  };
+  struct Reason {
+    v1::MissReason miss;
+    std::string why;
+    bool owners = false;
+  };
 
-  void FetchFrom(const OwnerBlocks& part);
-  absl::Status FetchBatch(size_t owner, absl::Span<const size_t> blocks, Sink* sink);
-  void Decode(size_t owner, size_t block, absl::Span<const uint8_t> bytes);
+  void ChooseCandidates();
+  std::vector<size_t> CandidatesOf(const Segment& segment);
+  size_t LessLoaded(absl::Span<const size_t> holders);
 
-  bool Wanted(size_t block);  // whether the run may still reach it
-  void Delivered(size_t block, absl::Duration decode_time);
-  void EndRun(size_t block, v1::MissReason reason, size_t owner, const std::string& why);
+  // Takes the next candidate of each block, or ends the run at those that have none. Returns the streams to start.
+  std::vector<std::shared_ptr<Stream>> Ask(absl::Span<const size_t> blocks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<size_t> NextCandidate(Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Start(std::vector<std::shared_ptr<Stream>> streams);
+  void WaitAndHedge();
+  std::vector<std::shared_ptr<Stream>> Hedge(absl::Duration late_after, absl::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void RunStream(const std::shared_ptr<Stream>& stream);
+  absl::Status FetchBatch(const Stream& stream, absl::Span<const size_t> blocks, Sink* sink);
+  void Decode(const Stream& stream, size_t block, absl::Span<const uint8_t> bytes);
+  void ReportDamage(size_t node, size_t block);
+
+  bool SignOfLife(Stream& stream, size_t block);  // whether the run may still need the block from this stream
+  bool Wanted(size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool WantsAny(absl::Span<const size_t> blocks);
+  void Leave(absl::Span<const size_t> blocks);  // the stream will not bring these, and nobody minds
+  void Failed(size_t node, absl::Span<const size_t> blocks, v1::MissReason miss, const std::string& why);
+  void NoteReason(size_t node, size_t block, v1::MissReason miss, const std::string& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndRun(size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndWithFault(absl::Status fault);
+  bool Claim(size_t node, size_t block);  // the right to write its pages
+  void Delivered(size_t block, absl::Duration decode_time);
   void Received(uint64_t size_bytes);
   absl::StatusOr<GetResult> Conclude();
+
+  Block& At(size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return blocks_[block - range_.first]; }
+  size_t OwnerOf(size_t block) const;
 
   ClientCore* const core_;
   const LinkedViewRef view_;
@@ -47,13 +98,18 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   const BlockRange range_;
   const Pages pages_;  // behind door_
   const absl::Time start_, deadline_;
+  const std::vector<Segment> segments_;
+  std::vector<std::vector<size_t>> candidates_;  // by segment; constant after Run has begun
+  bool alternatives_ = false;                    // some block has a second candidate; constant likewise
   Door door_;
 
   const std::unique_ptr<Condition> changed_;
   std::mutex mutex_;
-  std::vector<bool> delivered_ ABSL_GUARDED_BY(mutex_);  // by block - range_.first
-  size_t settled_ ABSL_GUARDED_BY(mutex_);               // all blocks before it are delivered
-  size_t end_ ABSL_GUARDED_BY(mutex_);                   // the first block that is known to be missing, or range_.last
+  std::vector<Block> blocks_ ABSL_GUARDED_BY(mutex_);                     // by block - range_.first
+  std::vector<std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mutex_);  // all, if there are alternatives
+  absl::flat_hash_map<size_t, Reason> reasons_ ABSL_GUARDED_BY(mutex_);   // of blocks that some node did not give
+  size_t settled_ ABSL_GUARDED_BY(mutex_);                                // all blocks before it are delivered
+  size_t end_ ABSL_GUARDED_BY(mutex_);  // the first block that is known to be missing, or range_.last
   absl::Status fault_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_arrival_ ABSL_GUARDED_BY(mutex_);
   GetResult result_ ABSL_GUARDED_BY(mutex_);

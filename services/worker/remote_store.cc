@@ -176,6 +176,12 @@ class RemoteStore final : public BlockStore {
     reserve.set_size_bytes(size_bytes);
     reserve.set_namespace_digest(std::string(options_.namespace_digest.begin(), options_.namespace_digest.end()));
     reserve.set_view(options_.view);
+    if (traits.group != Key{}) reserve.set_segment_head(KeyField(traits.group));
+    if (traits.expires != absl::InfiniteFuture()) {
+      const absl::Duration ttl = traits.expires - options_.store_clock();
+      if (ttl <= absl::ZeroDuration()) return absl::InvalidArgumentError("the block would expire in the past");
+      reserve.set_ttl_ms(absl::ToInt64Milliseconds(absl::Ceil(ttl, absl::Milliseconds(1))));
+    }
     absl::StatusOr<std::unique_ptr<PutStream>> stream = options_.channel->Put(reserve, Deadline());
     if (!stream.ok()) return stream.status();
     auto bytes = std::make_unique<BlockBytes>(size_bytes);

@@ -24,6 +24,8 @@ namespace kvist {
 struct RemoteStoreOptions {
   Channel* channel = nullptr;            // outlives the store and all that it gives out
   Clock clock = RealRuntime()->clock();  // the transport's
+  Clock store_clock =
+      RealRuntime()->clock();  // what BlockTraits::expires is counted by; the wire carries a time to live
   absl::Duration deadline = absl::Seconds(5);
   std::array<uint8_t, 16> namespace_digest{};  // of the blocks that are put: the node compares their headers with it
   uint64_t view = 0;

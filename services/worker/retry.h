@@ -27,23 +27,37 @@ inline absl::Duration Jittered(absl::Duration duration, Runtime* runtime) {
   return duration * (0.5 + static_cast<double>(runtime->Random() >> 11) * 0x1p-53);
 }
 
-class Retries {
+// So many acts in a row, and a part of one more for each success: extra load stays a share of the load.
+class Budget {
  public:
-  Retries(const RetryOptions& options, Runtime* runtime)
-      : options_(options), runtime_(runtime), left_(options.budget) {}
+  Budget(double most, double earned) : most_(most), earned_(earned), left_(most) {}
 
-  // Takes one retry from the budget; false if there is none.
+  // False if there is none left.
   bool Take() {
     std::lock_guard lock(mutex_);
     if (left_ < 1) return false;
     left_ -= 1;
     return true;
   }
-  void Succeeded() {
+  void Earn() {
     std::lock_guard lock(mutex_);
-    left_ = std::min(options_.budget, left_ + options_.earned);
+    left_ = std::min(most_, left_ + earned_);
   }
-  // Before retry `attempt` (from 0): doubles each time up to the longest, times a random half to one and a half.
+
+ private:
+  const double most_, earned_;
+  std::mutex mutex_;
+  double left_ ABSL_GUARDED_BY(mutex_);
+};
+
+class Retries {
+ public:
+  Retries(const RetryOptions& options, Runtime* runtime)
+      : options_(options), runtime_(runtime), budget_(options.budget, options.earned) {}
+
+  bool Take() { return budget_.Take(); }
+  void Succeeded() { budget_.Earn(); }
+  // Before retry `attempt` (from 0): doubles each time up to the longest, jittered.
   absl::Duration Pause(int attempt) {
     const absl::Duration pause = std::min(options_.longest_pause, options_.first_pause * (1 << std::min(attempt, 16)));
     return Jittered(pause, runtime_);
@@ -52,8 +66,7 @@ class Retries {
  private:
   const RetryOptions options_;
   Runtime* const runtime_;
-  std::mutex mutex_;
-  double left_ ABSL_GUARDED_BY(mutex_);
+  Budget budget_;
 };
 
 }  // namespace kvist

@@ -86,7 +86,7 @@ class HostTierStress : public testing::Test {
           now_ms_ += 5;
           break;
         case 3:
-          tier_->ExpireLeases();
+          tier_->DropExpired();
           break;
         case 4:
           faults_ += !tier_->Stats().ok();

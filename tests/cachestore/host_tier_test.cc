@@ -127,14 +127,14 @@ TEST_F(HostTierTest, ABlockThatFindsNoSingleHoleIsPlacedInSeveral) {
   EXPECT_TRUE(read == bytes);
 }
 
-TEST_F(HostTierTest, ExpireLeasesDropsThemWithoutAnotherCall) {
+TEST_F(HostTierTest, DropExpiredDropsThemWithoutAnotherCall) {
   auto tier = *HostTier::Create(Options());
   ASSERT_TRUE(Put(*tier, 1, 65536).ok());
   ASSERT_NE(tier->Match({KeyOf(1)}, absl::Seconds(5))->lease, LeaseId{});
   ASSERT_TRUE(*tier->Erase(KeyOf(1)));
   EXPECT_EQ(tier->Stats()->used_bytes, 65536u);
   now_ += absl::Seconds(5);
-  tier->ExpireLeases();
+  tier->DropExpired();
   now_ -= absl::Seconds(5);  // so that Stats itself expires nothing
   EXPECT_EQ(tier->Stats()->used_bytes, 0u);
   EXPECT_EQ(tier->Stats()->expired_leases, 1u);
@@ -177,19 +177,19 @@ TEST_F(HostTierTest, AReferenceAndAReservationOutliveTheTier) {
 
 TEST(RecentRemovalsTest, ForgetsTheOldestAndKeepsTheLatestCause) {
   RecentRemovals removals(3);
-  removals.Remember(KeyOf(1), MissReason::kEvicted);
-  removals.Remember(KeyOf(2), MissReason::kErased);
-  removals.Remember(KeyOf(1), MissReason::kErased);
-  EXPECT_EQ(removals.Cause(KeyOf(1)), MissReason::kErased);
-  removals.Remember(KeyOf(3), MissReason::kEvicted);
-  EXPECT_EQ(removals.Cause(KeyOf(1)), MissReason::kErased) << "only its first, void slot was overwritten";
-  removals.Remember(KeyOf(4), MissReason::kEvicted);
-  EXPECT_EQ(removals.Cause(KeyOf(2)), MissReason::kNeverStored);
-  removals.Remember(KeyOf(5), MissReason::kEvicted);
-  EXPECT_EQ(removals.Cause(KeyOf(1)), MissReason::kNeverStored);
+  removals.Remember(KeyOf(1), {.cause = MissReason::kEvicted, .made_room_for = {}});
+  removals.Remember(KeyOf(2), {.cause = MissReason::kErased, .made_room_for = {}});
+  removals.Remember(KeyOf(1), {.cause = MissReason::kErased, .made_room_for = {}});
+  EXPECT_EQ(removals.Find(KeyOf(1)).cause, MissReason::kErased);
+  removals.Remember(KeyOf(3), {.cause = MissReason::kEvicted, .made_room_for = {}});
+  EXPECT_EQ(removals.Find(KeyOf(1)).cause, MissReason::kErased) << "only its first, void slot was overwritten";
+  removals.Remember(KeyOf(4), {.cause = MissReason::kEvicted, .made_room_for = {}});
+  EXPECT_EQ(removals.Find(KeyOf(2)).cause, MissReason::kNeverStored);
+  removals.Remember(KeyOf(5), {.cause = MissReason::kEvicted, .made_room_for = {}});
+  EXPECT_EQ(removals.Find(KeyOf(1)).cause, MissReason::kNeverStored);
   removals.Forget(KeyOf(4));
-  EXPECT_EQ(removals.Cause(KeyOf(4)), MissReason::kNeverStored);
-  EXPECT_EQ(removals.Cause(KeyOf(5)), MissReason::kEvicted);
+  EXPECT_EQ(removals.Find(KeyOf(4)).cause, MissReason::kNeverStored);
+  EXPECT_EQ(removals.Find(KeyOf(5)).cause, MissReason::kEvicted);
 }
 
 TEST(ArenaTest, IsAlignedToHugePagesAndWritableToItsEnd) {

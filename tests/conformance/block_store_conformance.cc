@@ -45,6 +45,28 @@ std::string BlockStoreConformance::BlockOf(uint64_t number, size_t approximate_b
   return under_test_->MakeBlock(KeyOf(number), approximate_bytes, seed);
 }
 
+absl::Status BlockStoreConformance::PutWith(uint64_t number, const BlockTraits& traits) {
+  const std::string block = BlockOf(number);
+  auto reservation = store().Reserve(KeyOf(number), block.size(), traits);
+  if (!reservation.ok()) return reservation.status();
+  if (absl::Status written = (*reservation)->Write(0, AsBytes(block)); !written.ok()) return written;
+  return (*reservation)->Commit(block.size());
+}
+
+std::vector<ScannedBlock> BlockStoreConformance::ScanAll(size_t limit) {
+  std::vector<ScannedBlock> all;
+  uint64_t cursor = 0;
+  do {
+    auto scanned = store().Scan(cursor, limit);
+    EXPECT_TRUE(scanned.ok()) << scanned.status();
+    if (!scanned.ok()) return all;
+    EXPECT_LE(scanned->blocks.size(), limit);
+    all.insert(all.end(), scanned->blocks.begin(), scanned->blocks.end());
+    cursor = scanned->next;
+  } while (cursor != 0);
+  return all;
+}
+
 absl::Status BlockStoreConformance::Put(uint64_t number, size_t approximate_bytes, uint64_t seed) {
   const std::string block = BlockOf(number, approximate_bytes, seed);
   auto reservation = store().Reserve(KeyOf(number), block.size());

@@ -34,14 +34,18 @@ class StoreUnderTest {
   // The bytes of a block that the store accepts under `key`: nearly `approximate_bytes` long (at most a quarter off),
   // and different for every seed.
   virtual std::string MakeBlock(const Key& key, size_t approximate_bytes, uint64_t seed) = 0;
-  // Moves the clock that the store's leases run by.
+  // The clock that leases and expiry run by.
   virtual void Advance(absl::Duration by) = 0;
+  virtual absl::Time Now() const = 0;
 
   // What a store may do otherwise and still be one.
   // False: Get hands out copies, so a reader keeps its bytes but holds no space in the store.
   virtual bool get_holds_space() const { return true; }
   // False: what was written into a reservation has left already and is not to be read back.
   virtual bool reservations_are_readable() const { return true; }
+  // False: the store is a node's, seen through the wire, which carries no listing, no traits back, and when and for
+  // whom a block went by Explain only.
+  virtual bool is_local() const { return true; }
   // False: Stats leaves erased_blocks, expired_leases and refused_reservations at 0.
   virtual bool counts_all_events() const { return true; }
 };
@@ -72,6 +76,7 @@ class BlockStoreConformance : public testing::TestWithParam<StoreKind> {
 
   // Reserves, writes in parts and commits.
   absl::Status Put(uint64_t number, size_t approximate_bytes = kBlock, uint64_t seed = 0);
+  absl::Status PutWith(uint64_t number, const BlockTraits& traits);
   void PutAll(uint64_t first, size_t count);  // fails the test if one is refused
   // Puts blocks from `first` on until the store has evicted `evictions` more; returns the number after the last.
   uint64_t FillUntilEvicted(uint64_t first, uint64_t evictions);
@@ -79,6 +84,7 @@ class BlockStoreConformance : public testing::TestWithParam<StoreKind> {
   bool Has(uint64_t number);  // by a Match of one key without lease: touches
   MissReason WhyMissing(uint64_t number);
   StoreStats Stats();
+  std::vector<ScannedBlock> ScanAll(size_t limit);  // one pass, so many blocks a call
   MatchResult Match(const std::vector<Key>& chain, absl::Duration lease_ttl = absl::ZeroDuration());
   // True once `condition` holds; a store on another thread may need a moment to let go.
   static bool Eventually(const std::function<bool()>& condition);

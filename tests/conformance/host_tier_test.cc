@@ -38,6 +38,7 @@ class HostTierUnderTest final : public StoreUnderTest {
     return block;
   }
   void Advance(absl::Duration by) override { now_ms_ += absl::ToInt64Milliseconds(by); }
+  absl::Time Now() const override { return absl::FromUnixMillis(now_ms_.load()); }
 
  private:
   std::atomic<int64_t> now_ms_{1'700'000'000'000};

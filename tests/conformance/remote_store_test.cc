@@ -44,6 +44,7 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
     channel_ = transport_->Connect(absl::StrCat("127.0.0.1:", port));
     RemoteStoreOptions remote;
     remote.channel = channel_.get();
+    remote.store_clock = tier.clock;
     std::memcpy(remote.namespace_digest.data(), testing::kTestNamespace, remote.namespace_digest.size());
     store_ = NewRemoteStore(remote);
   }
@@ -55,7 +56,9 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
     return testing::TestBlock(key, static_cast<uint32_t>(layers), seed ^ key.Prefix64());
   }
   void Advance(absl::Duration by) override { now_ms_ += absl::ToInt64Milliseconds(by); }
+  absl::Time Now() const override { return absl::FromUnixMillis(now_ms_.load()); }
 
+  bool is_local() const override { return false; }
   bool get_holds_space() const override { return false; }
   bool reservations_are_readable() const override { return false; }
   bool counts_all_events() const override { return false; }

@@ -1,0 +1,170 @@
+// The cases of the suite about what a store keeps beside the bytes: groups, expiry, why and when a block went, listing.
+#include <algorithm>
+#include <atomic>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/conformance/block_store_conformance.h"
+
+namespace kvist {
+
+// --- Expiry ---
+
+TEST_P(BlockStoreConformance, ABlockWhoseTimeIsOverIsAMissAndItsRoomIsFree) {
+  BlockTraits traits;
+  traits.expires = under_test().Now() + absl::Seconds(10);
+  ASSERT_TRUE(PutWith(1, traits).ok());
+  ASSERT_TRUE(Put(2).ok());
+  under_test().Advance(absl::Seconds(9));
+  EXPECT_TRUE(Has(1));
+  under_test().Advance(absl::Seconds(1));
+  EXPECT_EQ(WhyMissing(1), MissReason::kExpired);
+  EXPECT_EQ(Match(Chain(1, 2)).hits, 0u);
+  EXPECT_EQ(Match(Chain(1, 2)).miss, MissReason::kExpired);
+  EXPECT_TRUE(Has(2));
+  EXPECT_EQ(Stats().blocks, 1u);
+  EXPECT_TRUE(Eventually([&] { return Stats().used_bytes < 2 * kBlock * 5 / 4; }));
+}
+
+TEST_P(BlockStoreConformance, AnExpiredKeyCanBeStoredAgain) {
+  BlockTraits traits;
+  traits.expires = under_test().Now() + absl::Seconds(1);
+  ASSERT_TRUE(PutWith(1, traits).ok());
+  under_test().Advance(absl::Seconds(2));
+  ASSERT_TRUE(Put(1, kBlock, 9).ok());
+  under_test().Advance(absl::Hours(1));
+  auto lookup = store().Get(KeyOf(1));
+  ASSERT_TRUE(lookup.ok() && lookup->block != nullptr);
+  EXPECT_TRUE(BytesOf(*lookup->block) == BlockOf(1, kBlock, 9));
+}
+
+TEST_P(BlockStoreConformance, ALeasedBlockThatExpiresKeepsItsBytesUntilTheLeaseEnds) {
+  if (!under_test().is_local()) GTEST_SKIP() << "what a lease holds is the node's, and was tested there";
+  BlockTraits traits;
+  traits.expires = under_test().Now() + absl::Seconds(5);
+  ASSERT_TRUE(PutWith(1, traits).ok());
+  const MatchResult match = Match(Chain(1, 1), absl::Seconds(30));
+  ASSERT_EQ(match.hits, 1u);
+  under_test().Advance(absl::Seconds(6));
+  EXPECT_EQ(WhyMissing(1), MissReason::kExpired);
+  EXPECT_GT(Stats().pinned_bytes, 0u);
+  EXPECT_GT(Stats().used_bytes, 0u);
+  ASSERT_TRUE(store().Release(match.lease).ok());
+  EXPECT_EQ(Stats().pinned_bytes, 0u);
+  EXPECT_EQ(Stats().used_bytes, 0u);
+  EXPECT_EQ(Stats().expired_blocks, 1u);
+}
+
+// --- What a lookup tells ---
+
+TEST_P(BlockStoreConformance, TraitsComeBackWithTheBlock) {
+  if (!under_test().is_local()) GTEST_SKIP() << "traits go to the node and stay there";
+  BlockTraits traits;
+  traits.group = KeyOf(77);
+  traits.expires = under_test().Now() + absl::Hours(1);
+  ASSERT_TRUE(PutWith(1, traits).ok());
+  ASSERT_TRUE(Put(2).ok());
+  EXPECT_EQ(store().Get(KeyOf(1))->traits, traits);
+  EXPECT_EQ(store().Get(KeyOf(2))->traits, BlockTraits());
+}
+
+TEST_P(BlockStoreConformance, AMissTellsWhenTheBlockWentAndForWhom) {
+  if (!under_test().is_local()) GTEST_SKIP() << "the wire tells it by Explain";
+  PutAll(0, 3);
+  under_test().Advance(absl::Seconds(5));
+  ASSERT_TRUE(*store().Erase(KeyOf(1)));
+  ASSERT_TRUE(*store().Erase(KeyOf(2), MissReason::kDamaged));
+  const absl::Time erased = under_test().Now();
+  under_test().Advance(absl::Seconds(5));
+  EXPECT_EQ(store().Get(KeyOf(1))->gone, erased);
+  EXPECT_EQ(store().Get(KeyOf(1))->miss, MissReason::kErased);
+  EXPECT_EQ(store().Get(KeyOf(2))->miss, MissReason::kDamaged);
+  const uint64_t next = FillUntilEvicted(100, 1);
+  EXPECT_EQ(store().Get(KeyOf(0))->miss, MissReason::kEvicted);
+  EXPECT_EQ(store().Get(KeyOf(0))->gone, under_test().Now());
+  EXPECT_EQ(store().Get(KeyOf(0))->made_room_for, KeyOf(next - 1));
+}
+
+TEST_P(BlockStoreConformance, AGetThatDoesNotTouchLeavesTheOrderOfEvictionAlone) {
+  if (!under_test().is_local()) GTEST_SKIP() << "the wire has no such Get";
+  PutAll(0, 3);
+  ASSERT_NE(store().Get(KeyOf(0), /*touch=*/false)->block, nullptr);
+  ASSERT_NE(store().Get(KeyOf(1), /*touch=*/true)->block, nullptr);
+  FillUntilEvicted(100, 2);
+  EXPECT_EQ(WhyMissing(0), MissReason::kEvicted);
+  EXPECT_EQ(WhyMissing(2), MissReason::kEvicted);
+  EXPECT_TRUE(Has(1));
+}
+
+// --- Scan ---
+
+TEST_P(BlockStoreConformance, ScanListsEachBlockOnceWithItsFigures) {
+  if (!under_test().is_local()) GTEST_SKIP() << "a node does not list its blocks to others";
+  BlockTraits traits;
+  traits.group = KeyOf(500);
+  for (uint64_t i = 0; i < 10; ++i) ASSERT_TRUE(PutWith(i, traits).ok());
+  const absl::Time stored = under_test().Now();
+  under_test().Advance(absl::Seconds(3));
+  for (int reads = 0; reads < 4; ++reads) ASSERT_NE(store().Get(KeyOf(7))->block, nullptr);
+  for (const size_t limit : {size_t{1}, size_t{3}, size_t{10}, size_t{1000}}) {
+    std::set<Key> seen;
+    for (const ScannedBlock& block : ScanAll(limit)) {
+      EXPECT_TRUE(seen.insert(block.key).second) << "listed twice";
+      const bool read = block.key == KeyOf(7);
+      EXPECT_EQ(block.traits, traits);
+      EXPECT_EQ(block.gets, read ? 4u : 0u);
+      EXPECT_EQ(block.last_used, read ? stored + absl::Seconds(3) : stored);
+      EXPECT_EQ(block.size_bytes, BlockOf(0).size());
+    }
+    EXPECT_EQ(seen.size(), 10u) << "limit " << limit;
+  }
+}
+
+TEST_P(BlockStoreConformance, ScanListsNothingThatIsGoneExpiredOrBeingWritten) {
+  if (!under_test().is_local()) GTEST_SKIP() << "a node does not list its blocks to others";
+  EXPECT_TRUE(ScanAll(10).empty());
+  BlockTraits soon;
+  soon.expires = under_test().Now() + absl::Seconds(1);
+  ASSERT_TRUE(PutWith(1, soon).ok());
+  PutAll(2, 2);
+  ASSERT_TRUE(*store().Erase(KeyOf(2)));
+  auto reservation = store().Reserve(KeyOf(4), kBlock);
+  ASSERT_TRUE(reservation.ok());
+  under_test().Advance(absl::Seconds(2));
+  const std::vector<ScannedBlock> listed = ScanAll(10);
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0].key, KeyOf(3));
+}
+
+// Blocks come and go all the while; those that stay must be listed exactly once by every pass.
+TEST_P(BlockStoreConformance, ScanListsWhatStaysExactlyOnceWhileOthersComeAndGo) {
+  if (!under_test().is_local()) GTEST_SKIP() << "a node does not list its blocks to others";
+  constexpr uint64_t kStay = 20, kChurn = 1000;
+  PutAll(0, kStay);
+  std::atomic<bool> stop = false;
+  std::atomic<uint64_t> churned = 0;
+  std::thread churn([&] {
+    for (uint64_t i = kChurn; !stop; ++i) {
+      if (!Put(i, 8192).ok()) break;
+      if (!store().Erase(KeyOf(i)).ok()) break;
+      ++churned;
+    }
+  });
+  int passes = 0;
+  while (passes < 200 || churned < 200) {
+    std::vector<int> times(kStay);
+    for (const ScannedBlock& block : ScanAll(3)) {
+      for (uint64_t i = 0; i < kStay; ++i) times[i] += block.key == KeyOf(i);
+    }
+    ++passes;
+    if (std::count(times.begin(), times.end(), 1) == static_cast<long>(kStay)) continue;
+    ADD_FAILURE() << "pass " << passes << " did not list every block once";
+    break;
+  }
+  stop = true;
+  churn.join();
+}
+
+}  // namespace kvist
