@@ -40,7 +40,8 @@ struct Address {
   friend bool operator==(const Address&, const Address&) = default;
 };
 
-// Errors: InvalidArgument quotes the text: no colon, empty host, or a port that is no number of 0 to 65535.
+// Errors: InvalidArgument quotes the text: no colon, a host with other characters than those of names and addresses, or
+// a port that is no plain number of 0 to 65535.
 absl::StatusOr<Address> ParseAddress(absl::string_view text);
 
 // What a node does with new blocks and how much of its share it takes (ring.h).
