@@ -59,7 +59,7 @@ class GrpcEtcdClient final : public EtcdClient {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 500);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2'000);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     for (const std::string& endpoint : options.endpoints) {
@@ -220,7 +220,11 @@ class GrpcEtcdClient final : public EtcdClient {
       absl::Status login = LogIn(endpoint, attempt > 0);
       if (!login.ok()) return login;
       grpc::ClientContext context;
-      if (deadline != absl::InfiniteDuration()) context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+      if (deadline != absl::InfiniteDuration()) {
+        // A call that failed at once would leave nobody to drive the connection's handshake until the next call.
+        context.set_wait_for_ready(true);
+        context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+      }
       if (std::string token = Token(); !token.empty()) context.AddMetadata("token", token);
       if (!Begin(&context)) return absl::CancelledError("the conversation with etcd has ended");
       const grpc::Status status = act(&context, channels_[endpoint]);
@@ -253,6 +257,7 @@ class GrpcEtcdClient final : public EtcdClient {
     request.set_password(options_.password);
     pb::AuthenticateResponse response;
     grpc::ClientContext context;
+    context.set_wait_for_ready(true);
     context.set_deadline(absl::ToChronoTime(absl::Now() + options_.call_deadline));
     if (!Begin(&context)) return absl::CancelledError("the conversation with etcd has ended");
     const grpc::Status status = pb::Auth::NewStub(channels_[endpoint])->Authenticate(&context, request, &response);

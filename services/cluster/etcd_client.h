@@ -38,9 +38,9 @@ struct EtcdEvent {
 };
 
 struct EtcdChange {
-  int64_t revision = 0;            // of the store when this was sent
-  bool compacted = false;          // the watch cannot go on from where it was asked to: list again
-  std::vector<EtcdEvent> events;   // none in a progress report
+  int64_t revision = 0;           // of the store when this was sent
+  bool compacted = false;         // the watch cannot go on from where it was asked to: list again
+  std::vector<EtcdEvent> events;  // none in a progress report
 };
 
 // What a write is conditional on.

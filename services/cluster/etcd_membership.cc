@@ -79,8 +79,8 @@ class EtcdMembership final : public Membership {
       return std::exchange(refusal_, absl::OkStatus());
     }
     if (done && !stopping_) return absl::OkStatus();
-    return absl::DeadlineExceededError(absl::StrCat("node \"", self.id.value, "\" is not registered yet: ",
-                                                    problem_.empty() ? "no answer" : problem_));
+    return absl::DeadlineExceededError(absl::StrCat(
+        "node \"", self.id.value, "\" is not registered yet: ", problem_.empty() ? "no answer" : problem_));
   }
 
   absl::Status Update(const Node& self, absl::Time deadline) override {
@@ -91,9 +91,8 @@ class EtcdMembership final : public Membership {
     wanted_->id = id;
     dirty_ = true;
     changed_->NotifyAll();
-    const bool done = changed_->WaitUntil(lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return stopping_ || (registered_ && !dirty_);
-    });
+    const bool done = changed_->WaitUntil(
+        lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || (registered_ && !dirty_); });
     if (done) return absl::OkStatus();
     return absl::DeadlineExceededError(absl::StrCat("the record is not changed yet: ", problem_));
   }
@@ -104,8 +103,8 @@ class EtcdMembership final : public Membership {
     wanted_.reset();
     leaving_ = true;
     changed_->NotifyAll();
-    const bool done = changed_->WaitUntil(
-        lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !leaving_; });
+    const bool done =
+        changed_->WaitUntil(lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !leaving_; });
     if (done) return absl::OkStatus();
     return absl::DeadlineExceededError("etcd did not answer; the record ends with its lease");
   }
@@ -166,8 +165,8 @@ class EtcdMembership final : public Membership {
     });
   }
 
-  // Hands a view that has changed to the watchers. Releases the lock meanwhile; one thread at a time does it, and goes on
-  // with what came while it was busy.
+  // Hands a view that has changed to the watchers. Releases the lock meanwhile; one thread at a time does it, and goes
+  // on with what came while it was busy.
   void Publish(std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     changed_->NotifyAll();  // the keeper may have to register again, or to raise the base
     if (publishing_) return;
@@ -289,8 +288,10 @@ class EtcdMembership final : public Membership {
     dirty_ = false;
     lock.unlock();
     absl::Status way = ListOnce();
-    if (way.ok()) way = WaitForOurKey(self, lock);
-    else lock.lock();
+    if (way.ok())
+      way = WaitForOurKey(self, lock);
+    else
+      lock.lock();
     // REQUIRES: the lock is held from here on.
     if (!way.ok()) return way;
     const EtcdKeyValue* there = members_.Entry(self.id);
@@ -323,8 +324,8 @@ class EtcdMembership final : public Membership {
     return seen;
   }
 
-  // Our key may be free, or hold an earlier life of ours: one with our address, or one whose lease nobody renews. A lease
-  // that grows is a living node's. Returns with the lock held.
+  // Our key may be free, or hold an earlier life of ours: one with our address, or one whose lease nobody renews. A
+  // lease that grows is a living node's. Returns with the lock held.
   absl::Status WaitForOurKey(const Node& self, std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     absl::Duration least = absl::InfiniteDuration();
     for (const absl::Time give_up = runtime_->Now() + options_.lease + absl::Seconds(5);;) {
@@ -360,8 +361,8 @@ class EtcdMembership final : public Membership {
     dirty_ = false;
     const int64_t lease = lease_;
     lock.unlock();
-    const absl::StatusOr<bool> put = client_->PutIf(
-        members_.NodeKey(self.id), {EtcdCondition::Kind::kLease, lease}, RecordToJson(self), lease);
+    const absl::StatusOr<bool> put =
+        client_->PutIf(members_.NodeKey(self.id), {EtcdCondition::Kind::kLease, lease}, RecordToJson(self), lease);
     lock.lock();
     if (put.ok() && *put) {
       members_.SetSelf(self);
@@ -432,8 +433,7 @@ class EtcdMembership final : public Membership {
 absl::StatusOr<std::unique_ptr<Membership>> NewEtcdMembership(EtcdOptions options, Runtime* runtime) {
   absl::StatusOr<std::unique_ptr<EtcdClient>> client = NewEtcdClient(options);
   if (!client.ok()) return client.status();
-  return std::unique_ptr<Membership>(
-      std::make_unique<EtcdMembership>(std::move(options), *std::move(client), runtime));
+  return std::unique_ptr<Membership>(std::make_unique<EtcdMembership>(std::move(options), *std::move(client), runtime));
 }
 
 }  // namespace kvist

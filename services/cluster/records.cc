@@ -108,7 +108,8 @@ std::string RecordToJson(const Node& node) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
   options.always_print_primitive_fields = true;
-  (void)google::protobuf::util::MessageToJsonString(NodeToWire(node), &json, options);  // our own message can be written
+  (void)google::protobuf::util::MessageToJsonString(NodeToWire(node), &json,
+                                                    options);  // our own message can be written
   return json;
 }
 
@@ -119,8 +120,8 @@ absl::StatusOr<Node> RecordFromJson(const std::string& json) {
   const auto parsed = google::protobuf::util::JsonStringToMessage(json, &record, options);
   if (!parsed.ok()) return absl::InvalidArgumentError("it is no node record in JSON");
   if (record.protocol() > kProtocolVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("it speaks protocol ", record.protocol(), ", this node ",
-                                                      kProtocolVersion, ": update this node"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("it speaks protocol ", record.protocol(), ", this node ", kProtocolVersion, ": update this node"));
   }
   absl::StatusOr<Node> node = NodeFromWire(record);
   if (!node.ok()) return node.status();

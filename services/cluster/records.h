@@ -1,4 +1,5 @@
-// Records and views as they go over the wire and as they stand in etcd. What others say is checked before it is believed.
+// Records and views as they go over the wire and as they stand in etcd. What others say is checked before it is
+// believed.
 //
 // Threads pure.
 #ifndef KVIST_SERVICES_CLUSTER_RECORDS_H_

@@ -94,8 +94,8 @@ class StaticMembership final : public Membership {
   // Why this view cannot follow the one that was read last; "" if it can, or is the same.
   std::string CheckSuccessor(const View& read) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (read == file_view_ || read.number > file_view_.number) return "";
-    return absl::StrCat("cluster file ", cluster_file_, " has changed but its view is ", read.number.value, ", not above ",
-                        file_view_.number.value, ": raise it");
+    return absl::StrCat("cluster file ", cluster_file_, " has changed but its view is ", read.number.value,
+                        ", not above ", file_view_.number.value, ": raise it");
   }
 
   // Whether a node that had an address has another: a newer view for workers, though the file is the same.
