@@ -61,8 +61,9 @@ HWY_INLINE uint8_t CoveringLogScale(float absmax) {
   return uint8_t(u);
 }
 
+// Some code for NaN too (finite values near the largest overflow when they are rotated): such a tile misses its floor.
 HWY_INLINE int8_t CodeOf(float value, float inverse) {
-  return int8_t(RoundEven(std::clamp(value * inverse, -127.0f, 127.0f)));
+  return int8_t(RoundEven(std::min(127.0f, std::max(-127.0f, value * inverse))));
 }
 
 bool AllFinite(const TileShape& shape, const uint16_t* HWY_RESTRICT values) {

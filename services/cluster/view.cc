@@ -1,9 +1,11 @@
 #include "services/cluster/view.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -12,6 +14,7 @@ namespace kvist {
 namespace {
 
 constexpr size_t kMaxNodeIdLength = 63;
+constexpr size_t kMaxQuoted = 300;  // of a text that somebody else wrote: an address of 253 characters and its port fit
 
 std::string NodeIdProblem(const std::string& id) {
   if (id.empty()) return "its id is empty";
@@ -21,6 +24,15 @@ std::string NodeIdProblem(const std::string& id) {
     if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != '-') return "its id may hold only A-Z a-z 0-9 . _ -";
   }
   return "";
+}
+
+bool IsHost(absl::string_view host) {
+  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  const absl::string_view inner = bracketed ? host.substr(1, host.size() - 2) : host;
+  const absl::string_view others = bracketed ? ":.%" : ".-_";
+  return !inner.empty() && std::all_of(inner.begin(), inner.end(), [others](char c) {
+    return absl::ascii_isalnum(c) || others.find(c) != others.npos;
+  });
 }
 
 void FindNodeProblems(const Node& node, const std::string& name, std::vector<std::string>* problems) {
@@ -53,14 +65,16 @@ std::string Address::ToString() const { return absl::StrCat(host, ":", port); }
 
 absl::StatusOr<Address> ParseAddress(absl::string_view text) {
   const size_t colon = text.rfind(':');
-  uint32_t port = 0;
-  const bool port_fits =
-      colon != text.npos && absl::SimpleAtoi(text.substr(colon + 1), &port) && port <= 65535 && text.back() != ':';
   const absl::string_view host = text.substr(0, colon);
-  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
-  if (!port_fits || host.empty() || (!bracketed && host.find(':') != host.npos)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", text, "\" is not an address: write host:port, with a port of 0 to 65535"));
+  const absl::string_view digits = colon == text.npos ? absl::string_view() : text.substr(colon + 1);
+  uint32_t port = 0;
+  // Compared with its own digits: SimpleAtoi also takes signs, spaces and leading zeros, and an address has one
+  // spelling.
+  const bool port_fits = absl::SimpleAtoi(digits, &port) && port <= 65535 && absl::StrCat(port) == digits;
+  if (!port_fits || !IsHost(host)) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", absl::CHexEscape(text.substr(0, kMaxQuoted)),
+                                                   "\" is not an address: write host:port, with a name, an IPv4 "
+                                                   "address or an IPv6 address in brackets, and a port of 0 to 65535"));
   }
   return Address{std::string(host), static_cast<uint16_t>(port)};
 }

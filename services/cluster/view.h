@@ -40,7 +40,8 @@ struct Address {
   friend bool operator==(const Address&, const Address&) = default;
 };
 
-// Errors: InvalidArgument quotes the text: no colon, empty host, or a port that is no number of 0 to 65535.
+// Errors: InvalidArgument quotes the text: no colon, a host with other characters than those of names and addresses, or
+// a port that is no plain number of 0 to 65535.
 absl::StatusOr<Address> ParseAddress(absl::string_view text);
 
 // What a node does with new blocks and how much of its share it takes (ring.h).
@@ -58,10 +59,10 @@ struct Node {
   double weight = 1;            // share of the keys, relative to the other nodes; usually the capacity
   uint64_t capacity_bytes = 0;  // of its host tier
   NodeState state = NodeState::kServing;
-  double ramp = 1;              // of a joining node: the part of its weight that counts, in [0, 1]
-  uint64_t incarnation = 0;     // of this life of the node; a record of a greater one replaces a lesser. 0 in a file
+  double ramp = 1;           // of a joining node: the part of its weight that counts, in [0, 1]
+  uint64_t incarnation = 0;  // of this life of the node; a record of a greater one replaces a lesser. 0 in a file
   uint32_t protocol = kProtocolVersion;
-  Address http;                 // of its metrics and health; port 0 = not known
+  Address http;  // of its metrics and health; port 0 = not known
   friend bool operator==(const Node&, const Node&) = default;
 };
 

@@ -21,12 +21,16 @@ absl::Status Wrong(const std::string& path, const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
 }
 
-absl::StatusOr<Json> ReadJson(const std::string& path) {
+absl::StatusOr<std::string> ReadText(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
   std::ostringstream text;
   text << file.rdbuf();
-  Json json = Json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
+  return text.str();
+}
+
+absl::StatusOr<Json> ParseJson(const std::string& path, absl::string_view text) {
+  Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return Wrong(path, "not JSON");
   return json;
 }
@@ -87,8 +91,8 @@ size_t BytesPerToken(const BlockShape& shape) {
 
 }  // namespace
 
-absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path) {
-  absl::StatusOr<Json> json = ReadJson(path);
+absl::StatusOr<Namespace> ParseNamespace(const std::string& path, absl::string_view text) {
+  absl::StatusOr<Json> json = ParseJson(path, text);
   if (!json.ok()) return json.status();
   if (!json->is_object()) return Wrong(path, "not a JSON object");
   Fields fields(*std::move(json));
@@ -120,8 +124,8 @@ absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path) {
   return ns;
 }
 
-absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path) {
-  const absl::StatusOr<Json> json = ReadJson(path);
+absl::StatusOr<std::vector<uint32_t>> ParseTokens(const std::string& path, absl::string_view text) {
+  const absl::StatusOr<Json> json = ParseJson(path, text);
   if (!json.ok()) return json.status();
   if (!json->is_array()) return Wrong(path, "not a JSON list of token ids");
   std::vector<uint32_t> tokens;
@@ -133,6 +137,16 @@ absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path) {
     tokens.push_back(token.get<uint32_t>());
   }
   return tokens;
+}
+
+absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadText(path);
+  return text.ok() ? ParseNamespace(path, *text) : text.status();
+}
+
+absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadText(path);
+  return text.ok() ? ParseTokens(path, *text) : text.status();
 }
 
 absl::StatusOr<Kv> ReadKvFile(const std::string& path, const BlockShape& shape, size_t least_tokens) {

@@ -18,12 +18,17 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "services/worker/keys.h"
 
 namespace kvist {
 
 absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path);
 absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path);
+
+// The same of a file's text; `path` is what errors name.
+absl::StatusOr<Namespace> ParseNamespace(const std::string& path, absl::string_view text);
+absl::StatusOr<std::vector<uint32_t>> ParseTokens(const std::string& path, absl::string_view text);
 
 struct Kv {
   std::vector<uint16_t> values;

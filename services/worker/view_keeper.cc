@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/worker/retry.h"
-#include "services/worker/view_wire.h"
+#include "services/cluster/records.h"
 
 namespace kvist {
 namespace {

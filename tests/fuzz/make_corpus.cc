@@ -1,5 +1,5 @@
-// Writes the inputs that cannot be written by hand: blocks, and what holds blocks. `make_corpus FOLDER` fills
-// FOLDER/<target>/; the committed corpus was made by it, and a change of a format is followed by running it again.
+// Writes the inputs that are not text: `make_corpus FOLDER` fills FOLDER/<target>/. The committed corpus was made by
+// it; a change of a format, or of how a target reads its input, is followed by running it again.
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -10,6 +10,8 @@
 
 #include "kernels/codec.h"
 #include "kernels/half.h"
+#include "kvist/v1/cache.pb.h"
+#include "kvist/v1/cluster.pb.h"
 
 namespace kvist {
 namespace {
@@ -84,6 +86,142 @@ void WriteBlocks() {
   Write("block_fuzz", "cut-in-table", Choice(1, 0, 0, 0) + ladder.substr(0, kHeaderBytes + 20));
 }
 
+// --- Scripts: numbers in the order in which a target takes them ---
+
+Bytes Le(uint64_t number, int bytes) {
+  Bytes text;
+  for (int i = 0; i < bytes; ++i) text.push_back(static_cast<char>(number >> (8 * i)));
+  return text;
+}
+Bytes One(uint64_t number) { return Le(number, 1); }
+Bytes Str(const std::string& text) { return One(text.size()) + text; }
+
+void WriteValues() {
+  const auto values = [](Dtype dtype) {
+    Bytes bytes;
+    for (const uint16_t value : NormalValues({1, 1, 16, 64, dtype}, 7)) bytes += Le(value, 2);
+    return bytes.substr(0, 1200);
+  };
+  // shape, codec, floor in half dB, position, stride
+  const auto choice = [](int shape, int codec, int floor_db, int position, int stride) {
+    return One(shape) + One(codec) + One(floor_db) + One(position) + Le(stride, 2);
+  };
+  for (int codec = 0; codec < 3; ++codec) {
+    const std::string name = std::to_string(codec);
+    Write("encode_fuzz", "normal-bf16-" + name, choice(0, codec, 0, 1, 0) + values(Dtype::kBf16));
+    Write("encode_fuzz", "normal-f16-" + name, choice(64 + 1, codec, 0, 0, 0) + values(Dtype::kF16));
+    Write("encode_fuzz", "floor-" + name, choice(3, codec, 110, 0, 2) + values(Dtype::kBf16));
+    Write("encode_fuzz", "infinite-" + name, choice(128, codec, 0, 3, 0) + Bytes("\x80\x7f\x01\x00\x80\x3f", 6));
+  }
+  Write("encode_fuzz", "zeros", choice(4, 2, 0, 0, 0));
+}
+
+Bytes PartInput(const std::vector<int>& cuts, const Bytes& message) {
+  Bytes input = One(cuts.size());
+  for (const int at : cuts) input += Le(at, 2);
+  return input + message;
+}
+
+void WriteParts() {
+  v1::PutRequest part;
+  part.mutable_part()->set_item(3);
+  part.mutable_part()->set_offset(1 << 20);
+  part.mutable_part()->set_data("the bytes of a block, as many as one likes");
+  const Bytes whole = part.SerializeAsString();
+  Write("part_fuzz", "part", PartInput({}, whole));
+  Write("part_fuzz", "part-in-slices", PartInput({0, 1, 3, 3, 9, 20, 40}, whole));
+  Write("part_fuzz", "part-cut-off", PartInput({5}, whole.substr(0, 20)));
+  Write("part_fuzz", "data-twice", PartInput({7}, One(0x12) + Str("\x1a\x02hi\x1a\x03you")));
+  Write("part_fuzz", "long-varints",
+        PartInput({2}, One(0x12) + Str("\x08\x83\x80\x80\x80\x80\x80\x80\x80\x80\x01\x10\x07")));
+  v1::PutRequest other;
+  other.mutable_part();
+  Write("part_fuzz", "part-empty", PartInput({1}, other.SerializeAsString()));
+  other.mutable_commit()->set_size_bytes(4096);
+  Write("part_fuzz", "commit", PartInput({1}, other.SerializeAsString()));
+  other.mutable_reserve()->set_key(Bytes(32, 'k'));
+  other.mutable_reserve()->set_size_bytes(4096);
+  Write("part_fuzz", "reserve", PartInput({10, 20}, other.SerializeAsString()));
+  v1::GetResponse response;
+  response.mutable_header()->set_block_bytes(77);
+  Write("part_fuzz", "header", PartInput({}, response.SerializeAsString()));
+  response.mutable_trailer()->set_hits(2);
+  response.mutable_trailer()->mutable_load()->set_queued_bytes(9);
+  Write("part_fuzz", "trailer", PartInput({2}, response.SerializeAsString()));
+  Write("part_fuzz", "empty", "");
+}
+
+void WriteKeys() {
+  const auto ns = [](const std::string& model, int layers, int heads, int head_dim, int tokens_per_block) {
+    return Str(model) + Str("weights") + One(1) + One(layers) + One(heads) + One(head_dim) + Str("rope") + One(0) +
+           One(1) + One(0) + One(2) + One(tokens_per_block) + Bytes(16, 'p') + Str("salt");
+  };
+  const auto tokens = [](int per_block, int count) {
+    Bytes script = One(per_block - 1) + One(count);
+    for (int i = 0; i < count; ++i) script += i % 5 == 0 ? One(255) + Le(i * 1000003u, 4) : One(i);
+    return script;
+  };
+  Write("keys_fuzz", "chain", ns("model", 30, 3, 64, 128) + One(3) + One(0) + tokens(4, 23));
+  Write("keys_fuzz", "extra", ns("m", 1, 1, 80, 16) + One(0) + One(2) + Str("adapter") + Str("") + tokens(16, 20));
+  Write("keys_fuzz", "long-model", One(255) + One('m') + ns("m", 1, 1, 64, 16) + One(0));
+  Write("keys_fuzz", "nothing", "");
+}
+
+void AddNode(const std::string& id, const std::string& address, v1::NodeState state, double ramp, v1::View* view) {
+  v1::NodeRecord* node = view->add_nodes();
+  node->set_id(id);
+  node->set_address(address);
+  node->set_http_address("127.0.0.1:9090");
+  node->set_weight(2.5);
+  node->set_capacity_bytes(1 << 28);
+  node->set_state(state);
+  node->set_ramp(ramp);
+  node->set_incarnation(17);
+  node->set_protocol(1);
+}
+
+void WriteViews() {
+  v1::View view;
+  view.set_number(42);
+  AddNode("n0", "127.0.0.1:7070", v1::NODE_STATE_SERVING, 1, &view);
+  Write("view_fuzz", "one-node", One(0) + One(1) + view.SerializeAsString());
+  AddNode("n1", "[::1]:7071", v1::NODE_STATE_SERVING, 1, &view);
+  AddNode("n2", "node-2:7072", v1::NODE_STATE_SERVING, 1, &view);
+  Write("view_fuzz", "three-nodes", One(1) + One(9) + view.SerializeAsString());
+  AddNode("n3", "h:1", v1::NODE_STATE_JOINING, 0.25, &view);
+  AddNode("n4", "h:2", v1::NODE_STATE_DRAINING, 1, &view);
+  for (const int seed : {1, 2, 3, 4}) {
+    Write("view_fuzz", "changing-" + std::to_string(seed), One(0) + One(seed) + view.SerializeAsString());
+  }
+  view.mutable_nodes(2)->set_protocol(2);
+  Write("view_fuzz", "later-protocol", One(3) + One(5) + view.SerializeAsString());
+  view.mutable_nodes(0)->set_weight(-1);
+  Write("view_fuzz", "negative-weight", One(0) + One(5) + view.SerializeAsString());
+  Write("view_fuzz", "no-protobuf", One(0) + One(0) + Bytes("\x0a\xff\xff", 3));
+  v1::View draining;
+  draining.set_number(1);
+  AddNode("n0", "h:1", v1::NODE_STATE_DRAINING, 1, &draining);
+  AddNode("n1", "h:2", v1::NODE_STATE_JOINING, 0, &draining);
+  Write("view_fuzz", "nobody-takes-blocks", One(1) + One(5) + draining.SerializeAsString());
+}
+
+void WriteAllocations() {
+  const auto take = [](uint64_t bytes, bool large) { return One(large) + Le(bytes - 1, 3); };
+  const auto give_back = [](int which) { return One(2) + Le(which, 4); };
+  const auto shrink = [](int which, uint64_t kept) { return One(3) + Le(which | (kept - 1) << 8, 4); };
+  Bytes fill = Le(2047, 2), split = Le(6 * 256 - 1, 2), shrunk = Le(65535, 2);
+  for (int i = 0; i < 9; ++i) fill += take(20000 + 7 * i, false);
+  for (int i = 0; i < 9; ++i) fill += give_back(i);
+  for (int i = 0; i < 6; ++i) split += take(16384, false);
+  for (const int which : {0, 1, 1}) split += give_back(which);
+  split += take(3 * 16384 - 500, true) + take(90000, true) + give_back(0) + take(64, false);
+  for (int i = 0; i < 8; ++i) shrunk += take(400000 + 1000 * i, true) + shrink(i, 777 * (i + 1));
+  Write("allocator_fuzz", "fill-and-return", fill);
+  Write("allocator_fuzz", "split", split);
+  Write("allocator_fuzz", "shrink", shrunk);
+  Write("allocator_fuzz", "smallest", Le(0, 2) + take(1, false) + take(1, false));
+}
+
 }  // namespace
 }  // namespace kvist
 
@@ -94,5 +232,10 @@ int main(int argc, char** argv) {
   }
   kvist::folder = argv[1];
   kvist::WriteBlocks();
+  kvist::WriteValues();
+  kvist::WriteParts();
+  kvist::WriteKeys();
+  kvist::WriteViews();
+  kvist::WriteAllocations();
   return 0;
 }
