@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/worker/client_core.h"
+#include "services/worker/explain_job.h"
 #include "services/worker/fetch_job.h"
 #include "services/worker/match_job.h"
 #include "services/worker/put_job.h"
@@ -157,6 +158,10 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
     result.failed += failed[block];
   }
   return result;
+}
+
+absl::StatusOr<ExplainResult> Client::Explain(absl::Span<const Key> chain) {
+  return ExplainJob::Run(core_.get(), chain, core_->Deadline());
 }
 
 std::vector<NodeAnswer> Client::Stats() {

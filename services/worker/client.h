@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -84,6 +85,30 @@ struct PutResult {
 struct EraseResult {
   size_t erased = 0, failed = 0;  // blocks that were there and are gone; blocks whose owner did not answer
   std::string failure;
+};
+
+// Where a block is, or why it is not.
+struct BlockExplanation {
+  v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;  // UNSPECIFIED = Get finds it
+  std::string node;                                   // that has it, or whose reason this is: the owner
+  v1::Tier tier = v1::TIER_UNSPECIFIED;               // at `node`, if that has it; also when readers do not look there
+  uint64_t size_bytes = 0;                            // likewise
+  absl::Time gone = absl::InfinitePast();             // when it went, if the node remembers
+  std::optional<Key> made_room_for;                   // the block that took its room, if the node remembers
+  std::string detail;                                 // a sentence: the field that differs, what the owner said, ...
+};
+
+// Blocks of the same model that were stored under a namespace that differs in a few fields.
+struct NearNamespaceFound {
+  std::string digest;   // the 16 bytes of block headers, in hex
+  uint64_t blocks = 0;  // put under it, over all nodes
+  std::vector<v1::FieldDifference> fields;
+};
+
+struct ExplainResult {
+  size_t leading = 0;  // blocks that Match would report
+  std::vector<BlockExplanation> blocks;
+  std::vector<NearNamespaceFound> near;
 };
 
 struct NodeAnswer {
@@ -174,6 +199,10 @@ class Client {
   absl::StatusOr<PutResult> Put(absl::Span<const Key> chain, const ConstPages& pages);
 
   absl::StatusOr<EraseResult> Erase(absl::Span<const Key> chain);
+
+  // Says block by block where it is, or what became of it; and which namespaces almost match this client's. Asks every
+  // node; takes no lease and touches nothing. A node that cannot be asked is a reason, not an error.
+  absl::StatusOr<ExplainResult> Explain(absl::Span<const Key> chain);
 
   // One entry per node of the view, in its order.
   std::vector<NodeAnswer> Stats();

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/cluster/ring.h"
+#include "services/worker/namespace_text.h"
 
 namespace kvist {
 namespace {
@@ -29,6 +30,7 @@ ClientCore::ClientCore(ClientOptions client_options)
     : options(std::move(client_options)),
       shape(options.ns.Shape()),
       namespace_digest(NamespaceDigest(options.ns)),
+      namespace_text(NamespaceText(options.ns)),
       retries(options.retry, options.runtime),
       encoders(options.runtime, options.threads),
       reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, options.codec)),

@@ -43,6 +43,7 @@ struct ClientCore {
   const ClientOptions options;
   const BlockShape shape;
   const Digest namespace_digest;
+  const std::string namespace_text;  // namespace_text.h
 
   Counters counters;
   Retries retries;

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define KVIST_ABI_VERSION 1
+#define KVIST_ABI_VERSION 2
 #define KVIST_ERROR_BYTES 512
 
 /* Codes are those of gRPC and absl::StatusCode. */
@@ -50,13 +50,15 @@ typedef struct kvist_namespace {
 } kvist_namespace;
 
 typedef struct kvist_options {
-  const char* cluster_file; /* static cluster file */
+  const char* cluster_file; /* static cluster file; may be NULL if there are seeds */
   const char* codec;        /* for Put: "raw16", "i8", "ladder"; NULL = "ladder" */
   float floor_db;           /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;   /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;     /* of every call; 0 = 5000 */
   uint32_t lease_ms;        /* that Match asks for; 0 = 5000 */
   uint32_t threads;         /* decode and parallel calls; 0 = 2 */
+  const char* seeds;        /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
+  uint32_t replicas;        /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
 } kvist_options;
 
 typedef struct kvist_match_result {
@@ -112,6 +114,14 @@ kvist_code kvist_put(kvist_client* client, const uint32_t* tokens, size_t n_toke
 /* Forgets the blocks of the prompt; `erased` counts those that were there. */
 kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_tokens, uint32_t* erased,
                        kvist_error* error);
+
+/* Says block by block where each full block of the prompt is or what became of it, and names namespaces that almost
+ * match:
+ * {"leading_blocks": n, "blocks": [{"present", "miss_reason", "node", "tier", "size_bytes", "gone", "made_room_for",
+ * "detail"}], "near_namespaces": [{"digest", "blocks", "fields": [{"name", "asked", "stored"}]}]}. Fields that do not
+ * apply are left out. As kvist_stats_json. */
+kvist_code kvist_explain_json(kvist_client* client, const uint32_t* tokens, size_t n_tokens, char* json,
+                              size_t capacity, size_t* needed, kvist_error* error);
 
 /* One JSON object per node of the cluster, as a JSON array: id, address, reachable, and ServerInfo's figures. Returns
  * the bytes needed including the NUL in *needed; writes only if `capacity` is enough. */

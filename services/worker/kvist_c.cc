@@ -11,13 +11,16 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "services/cluster/static_file.h"
 #include "services/transport/miss_reason.h"
 #include "services/transport/transport.h"
 #include "services/version.h"
 #include "services/worker/client.h"
+#include "services/worker/explain_json.h"
 #include "services/worker/kvist.h"
 #include "services/worker/metrics.h"
 #include "services/worker/node_json.h"
@@ -94,9 +97,10 @@ kvist_code GiveText(kvist_client* client, std::pair<const char*, bool> place, ch
   return Guard(error, [&]() -> absl::Status {
     const absl::Status given = Require({{"client", client != nullptr}, place, {"needed", needed != nullptr}});
     if (!given.ok()) return given;
-    const std::string text = make();
-    *needed = text.size() + 1;
-    if (*needed <= capacity) std::memcpy(out, text.c_str(), *needed);
+    const absl::StatusOr<std::string> text = make();
+    if (!text.ok()) return text.status();
+    *needed = text->size() + 1;
+    if (*needed <= capacity) std::memcpy(out, text->c_str(), *needed);
     return absl::OkStatus();
   });
 }
@@ -135,9 +139,12 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
   options.deadline = absl::Milliseconds(given.deadline_ms == 0 ? kDefaultDeadlineMs : given.deadline_ms);
   options.lease = absl::Milliseconds(given.lease_ms == 0 ? kDefaultLeaseMs : given.lease_ms);
   options.threads = static_cast<int>(std::min<uint32_t>(given.threads == 0 ? kDefaultThreads : given.threads, 100000));
-  if (Text(given.cluster_file).empty()) {
-    problems.push_back("cluster_file is missing");
-  } else if (problems.empty()) {
+  options.replicas = static_cast<int>(std::min<uint32_t>(given.replicas == 0 ? 1 : given.replicas, 1000));
+  options.seeds = absl::StrSplit(Text(given.seeds), ',', absl::SkipWhitespace());
+  for (std::string& seed : options.seeds) seed = std::string(absl::StripAsciiWhitespace(seed));
+  if (Text(given.cluster_file).empty() && options.seeds.empty()) {
+    problems.push_back("cluster_file is missing, and so are seeds: one of them must lead to the cluster");
+  } else if (!Text(given.cluster_file).empty() && problems.empty()) {
     absl::StatusOr<kvist::View> view =
         kvist::LoadView(given.cluster_file, options.runtime->Now() + options.deadline, options.runtime->clock());
     if (!view.ok()) return view.status();
@@ -325,6 +332,19 @@ kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_to
     if (result->failed == 0) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not erased: ", result->failure));
   });
+}
+
+kvist_code kvist_explain_json(kvist_client* client, const uint32_t* tokens, size_t n_tokens, char* json,
+                              size_t capacity, size_t* needed, kvist_error* error) {
+  if (tokens == nullptr && n_tokens > 0) return Report(Require({{"tokens", false}}), error);
+  return GiveText(
+      client, {"json", json != nullptr || capacity == 0}, json, capacity, needed, error,
+      [&]() -> absl::StatusOr<std::string> {
+        const absl::StatusOr<kvist::ExplainResult> result = client->client->Explain(KeysOf(*client, tokens, n_tokens));
+        if (!result.ok()) return result.status();
+        // What nodes say may be no UTF-8; what cannot be shown is replaced.
+        return kvist::ExplainJson(*result).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+      });
 }
 
 kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, size_t* needed, kvist_error* error) {

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/cluster/ring.h"
 #include "services/transport/miss_reason.h"
+#include "services/transport/retry_hint.h"
 #include "services/worker/cpu_time.h"
 
 namespace kvist {
@@ -19,8 +21,10 @@ bool Retryable(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kResourceExhausted ||
          OwnAttemptIsOpen(status);
 }
+// A node that takes no new blocks.
+bool Leaves(const absl::Status& status) { return absl::IsFailedPrecondition(status); }
 bool OwnerFailed(const absl::Status& status) {
-  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded;
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || Leaves(status);
 }
 
 }  // namespace
@@ -68,9 +72,29 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
 void PutJob::RunLane(Queue* queue) {
   std::string owner_failure;
   while (const std::optional<size_t> block = NextBlock(queue, &owner_failure)) {
-    Upload upload{*block, queue->owner, {}};
-    Settle(queue, upload, owner_failure.empty() ? PutBlock(&upload) : absl::UnavailableError(owner_failure));
+    Upload upload{*block, nullptr, nullptr, {}};
+    Place(&upload);
+    // What the first owner said holds for those blocks only that are still its own.
+    const bool own = upload.node == view_->links[queue->owner];
+    Settle(queue, upload, owner_failure.empty() || !own ? PutBlock(&upload) : absl::UnavailableError(owner_failure));
   }
+}
+
+// By the newest view: a block may wait long for its turn.
+void PutJob::Place(Upload* upload) {
+  upload->view = core_->view();
+  upload->node = upload->view->links[Owner(chain_[SegmentHead(upload->block)], upload->view->view)];
+}
+
+// A node that refuses because it leaves, or is gone, may have a successor already.
+bool PutJob::MoveToNewOwner(Upload* upload, const absl::Status& status) {
+  if (upload->moved || !(absl::IsUnavailable(status) || absl::IsFailedPrecondition(status))) return false;
+  upload->moved = true;
+  if (!core_->keeper.Refresh(*upload->node, upload->view->view.number.value, deadline_)) return false;
+  const std::shared_ptr<NodeLink> before = upload->node;
+  Place(upload);
+  upload->reserved_before = upload->reserved_before && upload->node == before;
+  return upload->node != before;
 }
 
 std::optional<size_t> PutJob::NextBlock(Queue* queue, std::string* owner_failure) {
@@ -83,15 +107,15 @@ std::optional<size_t> PutJob::NextBlock(Queue* queue, std::string* owner_failure
 absl::StatusOr<PutJob::Outcome> PutJob::PutBlock(Upload* upload) {
   absl::StatusOr<Outcome> outcome = absl::UnknownError("not tried");
   for (int attempt = 0;; ++attempt) {
-    // A node that is given up meanwhile: what it said before is the better reason.
-    absl::Status refusal = Owner(*upload).Refusal();
+    absl::Status refusal = upload->node->Refusal();
     if (!refusal.ok() && attempt == 0) return refusal;
-    if (!refusal.ok()) return outcome;
+    if (!refusal.ok()) return outcome;  // given up meanwhile: what the node itself said is the better reason
     outcome = Try(upload);
     if (outcome.ok()) {
       core_->retries.Succeeded();
       return outcome;
     }
+    if (MoveToNewOwner(upload, outcome.status())) continue;
     if (!Retryable(outcome.status()) || !PauseBeforeRetry(attempt, outcome.status())) return outcome;
   }
 }
@@ -113,12 +137,12 @@ absl::StatusOr<PutJob::Outcome> PutJob::Try(Upload* upload) {
   }
   const absl::Span<const uint8_t> bytes = upload->buffer.span().first(upload->encoded_bytes);
   const absl::StatusOr<v1::PutResponse> response =
-      Owner(*upload).Ask<v1::PutResponse>([&](Channel&) -> absl::StatusOr<v1::PutResponse> {
+      upload->node->Ask<v1::PutResponse>([&](Channel&) -> absl::StatusOr<v1::PutResponse> {
         if (absl::Status written = (*stream)->Write(0, bytes); !written.ok()) return written;
         return (*stream)->Commit(bytes.size());
       });
   if (!response.ok()) return response.status();
-  core_->keeper.Heard(view_->links[upload->owner], response->view());
+  core_->keeper.Heard(upload->node, response->view());
   return response->stored() ? Outcome::kStored : Outcome::kPresent;
 }
 
@@ -127,8 +151,25 @@ absl::StatusOr<std::unique_ptr<PutStream>> PutJob::Reserve(Upload* upload, size_
   reserve.set_key(PackKeys(chain_, {upload->block}));
   reserve.set_size_bytes(size_bytes);
   reserve.set_namespace_digest(core_->NamespaceField());
-  reserve.set_view(view_->view.number.value);
-  return Owner(*upload).Ask<std::unique_ptr<PutStream>>([&](Channel& node) { return node.Put(reserve, deadline_); });
+  reserve.set_view(upload->view->view.number.value);
+  reserve.set_segment_head(PackKeys(chain_, {SegmentHead(upload->block)}));
+  reserve.set_replicas(static_cast<uint32_t>(core_->options.replicas));
+  Describe(upload->node);
+  return upload->node->Ask<std::unique_ptr<PutStream>>([&](Channel& node) { return node.Put(reserve, deadline_); });
+}
+
+// Tells the node once what our namespace is, so that it can name it to others whose is almost the same.
+void PutJob::Describe(const std::shared_ptr<NodeLink>& node) {
+  if (core_->namespace_text.empty() || !node->TakeDescribe()) return;
+  v1::DescribeRequest request;
+  request.set_namespace_digest(core_->NamespaceField());
+  request.set_namespace_text(core_->namespace_text);
+  const bool sent = core_->errands.Submit([core = core_, node, request = std::move(request)] {
+    // Past the breaker: an older node may not know the question, and no answer depends on it.
+    const absl::Status told = node->channel()->Describe(request, core->Now() + kErrandDeadline).status();
+    if (absl::IsUnavailable(told) || absl::IsDeadlineExceeded(told)) node->ForgetDescribe();
+  });
+  if (!sent) node->ForgetDescribe();
 }
 
 // The node says that the block exists or is being written. After a reservation of our own that may be ourselves: the
@@ -138,7 +179,7 @@ absl::StatusOr<PutJob::Outcome> PutJob::Present(const Upload& upload) {
   v1::MatchRequest request;
   request.add_chains()->set_keys(PackKeys(chain_, {upload.block}));
   const absl::StatusOr<v1::MatchResponse> response =
-      Owner(upload).Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(request, deadline_); });
+      upload.node->Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(request, deadline_); });
   if (!response.ok()) return response.status();
   if (response->chains_size() == 1 && response->chains(0).hits() == 1) return Outcome::kPresent;
   return absl::AbortedError("the space of an attempt that was given up is not free yet");
@@ -172,7 +213,7 @@ absl::Status PutJob::Encode(Upload* upload) {
 
 // False if there is no budget, or not enough time left.
 bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status) {
-  const absl::Time resume = core_->Now() + core_->retries.Pause(attempt);
+  const absl::Time resume = core_->Now() + core_->retries.Pause(attempt, RetryHint(status));
   if (resume >= deadline_) return false;
   if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return false;
   ++core_->counters.retries;
@@ -188,11 +229,12 @@ void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Out
     if (*outcome == Outcome::kStored) CountStored(upload);
     if (*outcome == Outcome::kPresent) ++result_.present;
   } else {
-    const absl::Status status = AtNode(view_->NodeName(queue->owner), outcome.status());
+    const absl::Status status = AtNode(upload.node->id(), outcome.status());
     ++result_.failed;
     if (result_.failure.empty()) result_.failure = std::string(status.message());
-    if (OwnerFailed(outcome.status())) queue->owner_failure = std::string(outcome.status().message());
-    if (IsFault(outcome.status())) fault_ = status;
+    const bool first_owner = upload.node == view_->links[queue->owner];
+    if (first_owner && OwnerFailed(outcome.status())) queue->owner_failure = std::string(outcome.status().message());
+    if (IsFault(outcome.status()) && !OwnerFailed(outcome.status())) fault_ = status;
   }
   if (unsettled_ == 0 || !fault_.ok()) changed_->NotifyAll();
 }

@@ -1,6 +1,9 @@
 // One Put: for each owner a few lanes that reserve, encode, stream and commit block after block. Internal to
 // services/worker.
 //
+// A refusal with a hint is obeyed: the next attempt comes then, jittered, if the retry budget and the deadline allow.
+// An owner that leaves or is gone has perhaps a successor: its view is asked for, and the block tried there once.
+//
 // Threads Run is called once, by the caller's thread. Lanes hold the job by shared_ptr, because a lane may end after
 // Run has
 //         returned; the door keeps it away from the caller's pages by then.
@@ -31,24 +34,29 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
  private:
   // The blocks of one owner, shared by its lanes.
   struct Queue {
-    size_t owner;
+    size_t owner;  // position in the view that the job began with
     std::vector<size_t> blocks;
     size_t next = 0;
     std::string owner_failure;  // says that the owner is down or late: the rest fails at once
   };
   // One block on its way. What was encoded is kept over retries.
   struct Upload {
-    size_t block, owner;
+    size_t block;
+    LinkedViewRef view;              // by which it is placed
+    std::shared_ptr<NodeLink> node;  // that it goes to
     BufferPool::Buffer buffer;
     size_t encoded_bytes = 0;  // 0 = not encoded yet
     bool reserved_before = false;
+    bool moved = false;  // to an owner by a newer view, once
   };
   enum class Outcome { kStored, kPresent };
 
   void RunLane(Queue* queue);
   std::optional<size_t> NextBlock(Queue* queue, std::string* owner_failure);
   absl::StatusOr<Outcome> PutBlock(Upload* upload);
-  NodeLink& Owner(const Upload& upload) { return *view_->links[upload.owner]; }
+  void Place(Upload* upload);
+  bool MoveToNewOwner(Upload* upload, const absl::Status& status);
+  void Describe(const std::shared_ptr<NodeLink>& node);
   absl::StatusOr<Outcome> Try(Upload* upload);
   absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);
   absl::StatusOr<Outcome> Present(const Upload& upload);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
@@ -57,10 +58,12 @@ class Retries {
 
   bool Take() { return budget_.Take(); }
   void Succeeded() { budget_.Earn(); }
-  // Before retry `attempt` (from 0): doubles each time up to the longest, jittered.
-  absl::Duration Pause(int attempt) {
+  // Before retry `attempt` (from 0): doubles each time up to the longest, jittered. A node's hint comes before, and
+  // callers that got the same one are spread over half of it.
+  absl::Duration Pause(int attempt, std::optional<absl::Duration> hint = std::nullopt) {
     const absl::Duration pause = std::min(options_.longest_pause, options_.first_pause * (1 << std::min(attempt, 16)));
-    return Jittered(pause, runtime_);
+    if (!hint) return Jittered(pause, runtime_);
+    return *hint + Jittered(std::max(options_.first_pause, *hint / 3), runtime_);
   }
 
  private:

@@ -153,6 +153,25 @@ class ClusterTest(unittest.TestCase):
         self.assertEqual({name: node["reachable"] for name, node in nodes.items()}, {"a": True, "b": False, "c": True})
         self.assertTrue(nodes["b"]["error"])
 
+    def test_explain_has_a_word_for_every_block(self) -> None:
+        client = self.client("explain")
+        client.put(self.tokens, self.kv)
+        told = client.explain(self.tokens)
+        self.assertEqual(len(told["blocks"]), 20)
+        for block in told["blocks"]:
+            self.assertIn(block["node"], ("a", "b", "c"))
+            self.assertEqual(block["present"], block["miss_reason"] == "")
+        self.assertEqual(told["near_namespaces"], [])
+
+    def test_seeds_that_lead_nowhere_are_named(self) -> None:
+        with self.assertRaisesRegex(kvist.KvistError, "no seed gave a view of the cluster: 127.0.0.1:1: "):
+            kvist.Client(None, namespace("seeds"), seeds=["127.0.0.1:1"], deadline_s=0.3)
+        for wrong in ("a:1,b:2", 7, "é:1"):
+            with self.assertRaisesRegex(ValueError, "a seed must be host:port"):
+                kvist.Client(None, namespace("seeds"), seeds=[wrong])
+        with self.assertRaisesRegex(kvist.KvistError, "replicas 4 is not 1 to 3"):
+            kvist.Client(self.cluster.file, namespace("seeds"), replicas=4)
+
     def test_metrics_count_what_the_worker_did(self) -> None:
         client = self.client("metrics")
         self.assertIn("kvist_worker_fetched_blocks_total 0", client.metrics())
@@ -240,9 +259,9 @@ class ClusterTest(unittest.TestCase):
 
     def test_a_library_of_another_abi_version_is_refused(self) -> None:
         path = self.cluster.file.with_name("libother.so")
-        functions = "".join(f"unsigned {name}(void) {{ return 2; }}\n" for name in _abi.PROTOTYPES)
+        functions = "".join(f"unsigned {name}(void) {{ return 3; }}\n" for name in _abi.PROTOTYPES)
         subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", path], input=functions, text=True, check=True)
-        with self.assertRaisesRegex(OSError, "libother.so has ABI version 2, this package speaks 1: install both alike"):
+        with self.assertRaisesRegex(OSError, "libother.so has ABI version 3, this package speaks 2: install both alike"):
             kvist.Client(self.cluster.file, namespace("x"), library=path)
 
     def test_the_library_is_looked_for_in_the_order_of_the_readme(self) -> None:

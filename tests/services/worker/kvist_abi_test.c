@@ -72,6 +72,20 @@ static void WrongArgumentsOfCreate(void) {
   EXPECT_SAYS("17");
   EXPECT_SAYS("floor_db -3");
   EXPECT_SAYS("threads");
+  ns = TestNamespace();
+  options = (kvist_options){0};
+  options.seeds = "nowhere, 127.0.0.1:0";
+  options.replicas = 9;
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("seed \"nowhere\" is not host:port");
+  EXPECT_SAYS("seed \"127.0.0.1:0\" is not host:port");
+  EXPECT_SAYS("replicas 9 is not 1 to 3");
+  options.seeds = "127.0.0.1:1";
+  options.replicas = 3;
+  options.deadline_ms = 300;
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_UNAVAILABLE);
+  EXPECT_SAYS("no seed gave a view of the cluster: 127.0.0.1:1: ");
+  EXPECT(client == NULL);
   kvist_client_destroy(NULL);
 }
 
@@ -108,6 +122,10 @@ static void WrongArgumentsOfCalls(kvist_client* client) {
   EXPECT(kvist_erase(client, tokens, 40, NULL, &error) == KVIST_INVALID_ARGUMENT);
   EXPECT(kvist_stats_json(client, NULL, 10, NULL, &error) == KVIST_INVALID_ARGUMENT);
   EXPECT_SAYS("json, needed are NULL");
+  EXPECT(kvist_explain_json(client, NULL, 3, NULL, 0, &count, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("tokens is NULL");
+  EXPECT(kvist_explain_json(NULL, tokens, 3, NULL, 10, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("client, json, needed are NULL");
   (void)erased;
 }
 
@@ -130,6 +148,9 @@ static void AClusterThatIsDown(kvist_client* client) {
   EXPECT(put.blocks == 2 && put.failed == 2 && strncmp(put.failure, "node n0: ", 9) == 0);
   EXPECT(kvist_erase(client, tokens, 40, &erased, &error) == KVIST_UNAVAILABLE && erased == 0);
   EXPECT_SAYS("2 blocks were not erased: node n0: ");
+  EXPECT(kvist_explain_json(client, tokens, 40, json, sizeof(json), &needed, &error) == KVIST_OK);
+  EXPECT(strlen(json) + 1 == needed && strstr(json, "\"leading_blocks\":0") != NULL);
+  EXPECT(strstr(json, "\"present\":false,\"miss_reason\":\"owner_down\",\"node\":\"n0\"") != NULL);
   EXPECT(kvist_stats_json(client, NULL, 0, &needed, &error) == KVIST_OK && needed > 10);
   EXPECT(kvist_stats_json(client, json, sizeof(json), &needed, &error) == KVIST_OK);
   EXPECT(strlen(json) + 1 == needed && strstr(json, "\"reachable\":false") != NULL);

@@ -4,7 +4,7 @@ import ctypes
 import os
 import pathlib
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 ERROR_BYTES = 512
 
 
@@ -26,6 +26,8 @@ class Options(ctypes.Structure):
         ("codec", ctypes.c_char_p),
         ("floor_db", ctypes.c_float),
         *((name, ctypes.c_uint32) for name in ("min_precision", "deadline_ms", "lease_ms", "threads")),
+        ("seeds", ctypes.c_char_p),
+        ("replicas", ctypes.c_uint32),
     ]
 
 
@@ -99,6 +101,11 @@ PROTOTYPES = {
     ),
     "kvist_erase": (
         ctypes.c_int, [ctypes.c_void_p, _Tokens, ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint32), _Error],
+    ),
+    "kvist_explain_json": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _Tokens, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t),
+         _Error],
     ),
     "kvist_stats_json": (
         ctypes.c_int,

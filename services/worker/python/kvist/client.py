@@ -104,19 +104,22 @@ def _plain(struct: ctypes.Structure) -> dict[str, Any]:
 
 
 class Client:
-    """Talks to the cluster that the static file `cluster` names, in one namespace.
+    """Talks to the cluster that the static file `cluster` names, or that the nodes `seeds` ("host:port") belong to, in one
+    namespace.
 
     codec: for put: "raw16", "i8" or "ladder". floor_db, min_precision: for get, what a block must promise or have at least;
-    floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode.
+    floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     """
 
     _handle: ctypes.c_void_p | None = None  # here too: __del__ runs even if __init__ never began
 
     def __init__(
         self,
-        cluster: str | os.PathLike[str],
+        cluster: str | os.PathLike[str] | None,
         namespace: Namespace,
         *,
+        seeds: Sequence[str] = (),
+        replicas: int = 1,
         codec: str = "ladder",
         floor_db: float = 0.0,
         min_precision: int = 0,
@@ -128,13 +131,15 @@ class Client:
         self._library = _abi.load(library)
         self.namespace = namespace
         options = _abi.Options(
-            cluster_file=_c_text("cluster", os.fsdecode(cluster), errors="surrogateescape"),
+            cluster_file=None if cluster is None else _c_text("cluster", os.fsdecode(cluster), errors="surrogateescape"),
             codec=_c_text("codec", codec),
             floor_db=_c_number("floor_db", floor_db),
             min_precision=_c_count("min_precision", min_precision),
             deadline_ms=_milliseconds("deadline_s", deadline_s),
             lease_ms=_milliseconds("lease_s", lease_s),
             threads=_c_count("threads", threads),
+            seeds=",".join(_seed(seed) for seed in seeds).encode(),
+            replicas=_c_count("replicas", replicas),
         )
         handle = ctypes.c_void_p()
         self._call("kvist_client_create", ctypes.byref(_c_namespace(namespace)), ctypes.byref(options), ctypes.byref(handle))
@@ -203,6 +208,10 @@ class Client:
         self._call("kvist_erase", self._open(), data, n, ctypes.byref(erased))
         return erased.value
 
+    def explain(self, tokens: Tokens) -> dict[str, Any]:
+        """Block by block where each is or what became of it, and which namespaces almost match (kvist.h says the fields)."""
+        return json.loads(self._text("kvist_explain_json", *_tokens(tokens)))
+
     def stats(self) -> list[dict[str, Any]]:
         """One dict a node: id, address, whether it answers, and its figures."""
         return json.loads(self._text("kvist_stats_json"))
@@ -211,12 +220,12 @@ class Client:
         """This worker's own metrics in Prometheus text format (kvist_worker_*), to add to what the process exposes."""
         return self._text("kvist_metrics_text")
 
-    def _text(self, function: str) -> str:
+    def _text(self, function: str, *arguments: Any) -> str:
         needed = ctypes.c_size_t()
         capacity = 1 << 16
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            self._call(function, self._open(), buffer, capacity, ctypes.byref(needed))
+            self._call(function, self._open(), *arguments, buffer, capacity, ctypes.byref(needed))
             if needed.value <= capacity:
                 return buffer.value.decode()
             capacity = needed.value
@@ -263,6 +272,12 @@ def _c_text(name: str, value: str, errors: str = "strict") -> bytes:
         return value.encode(errors=errors)
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} is no Unicode text: {error}") from error
+
+
+def _seed(seed: str) -> str:
+    if not isinstance(seed, str) or not seed.isascii() or "," in seed or "\0" in seed:
+        raise ValueError(f"a seed must be host:port, not {seed!r}")
+    return seed
 
 
 def _c_count(name: str, value: int) -> int:
