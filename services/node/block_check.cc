@@ -50,7 +50,7 @@ absl::Status CheckBeforeCommit(Pieces pieces, size_t size_bytes, const Key& key,
     return absl::FailedPreconditionError(absl::StrCat("the block was made for key ", HexText(block_key), ", not for ",
                                                       key.Hex(), " under which it was put"));
   }
-  if (block_namespace != namespace_digest) {
+  if (!namespace_digest.empty() && block_namespace != namespace_digest) {
     return absl::FailedPreconditionError(absl::StrCat("the block was made for namespace ", HexText(block_namespace),
                                                       ", not for ", HexText(namespace_digest),
                                                       " under which it was put"));
@@ -68,6 +68,12 @@ absl::StatusOr<BlockHead> BlockHead::Read(Pieces pieces) {
   if (!view.ok()) return view.status();
   head.view_ = *view;
   return head;
+}
+
+std::string_view BlockHead::HeadBytes() const {
+  const absl::Span<const uint8_t> bytes = view_.bytes();
+  const absl::StatusOr<size_t> size = BlockView::PrefixBytes(bytes);
+  return AsText(bytes).substr(0, size.ok() ? *size : 0);
 }
 
 bool BlockHead::IsOf(std::string_view namespace_digest) const {

@@ -19,7 +19,8 @@ namespace kvist {
 
 using Pieces = absl::Span<const absl::Span<const uint8_t>>;
 
-// Verifies that the first `size_bytes` of `pieces` are one whole block of this key and namespace, checksums included.
+// Verifies that the first `size_bytes` of `pieces` are one whole block of this key and namespace (empty = any),
+// checksums included.
 // On error `cause` says which metric it counts under: "format", "identity" or "checksum".
 // Errors: InvalidArgument  not a block, cut off, or longer than itself; FailedPrecondition  made for something else
 // (both
@@ -33,6 +34,7 @@ class BlockHead {
   static absl::StatusOr<BlockHead> Read(Pieces pieces);
   const BlockView& view() const { return view_; }
   bool IsOf(std::string_view namespace_digest) const;  // true also for an empty digest
+  std::string_view HeadBytes() const;                  // header and table
 
  private:
   std::vector<uint8_t> copy_;

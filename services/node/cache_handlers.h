@@ -33,8 +33,8 @@ struct ServiceIdentity {
   std::string version, node_id;
 };
 
-// What other parts of the node do at the handlers' events. Each may be empty, is called on the caller's thread with no
-// lock held, and must not wait.
+// What other parts of the node do at the handlers' events. Each may be empty, is called on the caller's thread, and
+// must neither wait nor use the session that it is told of.
 struct Hooks {
   // A block was committed that is no copy; `replicas` nodes shall keep it, this one included (at least 1).
   std::function<void(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas)>
@@ -92,6 +92,7 @@ class CacheHandlers {
   void EndSessions();
 
   v1::Load load() const;
+  absl::Time Now() const;  // of the Runtime, which deadlines are points of
 
  private:
   class Impl;

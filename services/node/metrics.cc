@@ -15,6 +15,7 @@
 namespace kvist {
 namespace {
 
+using prometheus::BuildCounter;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
@@ -22,8 +23,11 @@ using prometheus::MetricType;
 const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {
     .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
 
-constexpr std::array<std::string_view, kMethods> kMethodNames = {"match", "get",     "put",
-                                                                 "erase", "release", "server_info"};
+constexpr std::array<std::string_view, kMethods> kMethodNames = {"match",   "get",         "put",     "erase",
+                                                                 "release", "server_info", "explain", "describe",
+                                                                 "report",  "get_view",    "adopt",   "drain"};
+constexpr std::array<const char*, 3> kFoundBy = {"scrub", "report", "copy"};
+constexpr std::array<const char*, 2> kStreamEnds = {"slow_reader", "deadline"};
 constexpr std::array<std::string_view, 3> kRefusalCauses = {"checksum", "identity", "format"};
 
 std::string CodeName(int code) {
@@ -90,7 +94,30 @@ class Metrics::StoreCollector : public prometheus::Collectable {
 
 Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::string& version)
     : registry_(std::make_unique<prometheus::Registry>()), store_collector_(std::make_unique<StoreCollector>(store)) {
-  using prometheus::BuildCounter;
+  RegisterRpcs();
+  RegisterLookups();
+  RegisterBlocks();
+  auto& overloads = BuildCounter()
+                        .Name("kvist_overload_refusals_total")
+                        .Help("Requests refused because the node was at a limit, by limit.")
+                        .Register(*registry_);
+  for (int bound = 0; bound < kBounds; ++bound) {
+    overloads_[bound] = &overloads.Add({{"limit", std::string(BoundName(static_cast<Bound>(bound)))}});
+  }
+  auto& ended = BuildCounter()
+                    .Name("kvist_ended_streams_total")
+                    .Help("Streams that the node ended to get back what they held, by cause.")
+                    .Register(*registry_);
+  for (size_t i = 0; i < kStreamEnds.size(); ++i) ended_streams_[i] = &ended.Add({{"cause", kStreamEnds[i]}});
+  prometheus::BuildGauge()
+      .Name("kvist_build_info")
+      .Help("Constant 1; the labels say what runs.")
+      .Register(*registry_)
+      .Add({{"node", node_id}, {"version", version}})
+      .Set(1);
+}
+
+void Metrics::RegisterRpcs() {
   auto& rpc_seconds = prometheus::BuildHistogram()
                           .Name("kvist_rpc_seconds")
                           .Help("Duration of RPCs, from the first byte of the request to the end of the response.")
@@ -101,6 +128,9 @@ Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::strin
     rpc_seconds_[method] = &rpc_seconds.Add({{"method", name}}, kSecondsBuckets);
     for (int code = 0; code < 17; ++code) rpcs_[method][code] = &rpcs.Add({{"method", name}, {"code", CodeName(code)}});
   }
+}
+
+void Metrics::RegisterLookups() {
   auto& hits =
       BuildCounter().Name("kvist_hits_total").Help("Blocks that were asked for and found.").Register(*registry_);
   auto& misses = BuildCounter()
@@ -117,13 +147,17 @@ Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::strin
           &misses.Add({{"op", op}, {"reason", MissReasonName(static_cast<v1::MissReason>(reason))}});
     }
   }
-  sent_bytes_ =
-      &BuildCounter().Name("kvist_sent_bytes_total").Help("Block bytes sent to readers.").Register(*registry_).Add({});
-  received_bytes_ = &BuildCounter()
-                         .Name("kvist_received_bytes_total")
-                         .Help("Block bytes received from writers.")
-                         .Register(*registry_)
-                         .Add({});
+}
+
+void Metrics::RegisterBlocks() {
+  const auto counter = [this](const char* name, const char* help) {
+    return &BuildCounter().Name(name).Help(help).Register(*registry_).Add({});
+  };
+  sent_bytes_ = counter("kvist_sent_bytes_total", "Block bytes sent to readers.");
+  received_bytes_ = counter("kvist_received_bytes_total", "Block bytes received from writers.");
+  scrubbed_ = counter("kvist_scrubbed_blocks_total", "Resting blocks that the scrubber verified.");
+  conflicts_ = counter("kvist_conflicting_blocks_total",
+                       "Copies that came with other bytes than the stored block's, both valid; the first was kept.");
   auto& refused = BuildCounter()
                       .Name("kvist_refused_blocks_total")
                       .Help("Blocks refused at commit, by cause; cause checksum counts checksum failures.")
@@ -131,12 +165,11 @@ Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::strin
   for (std::string_view cause : kRefusalCauses) {
     refused_blocks_.emplace(cause, &refused.Add({{"cause", std::string(cause)}}));
   }
-  prometheus::BuildGauge()
-      .Name("kvist_build_info")
-      .Help("Constant 1; the labels say what runs.")
-      .Register(*registry_)
-      .Add({{"node", node_id}, {"version", version}})
-      .Set(1);
+  auto& damaged = BuildCounter()
+                      .Name("kvist_damaged_blocks_total")
+                      .Help("Resting blocks whose bytes were not those that were written, dropped; by what found them.")
+                      .Register(*registry_);
+  for (size_t i = 0; i < kFoundBy.size(); ++i) damaged_[i] = &damaged.Add({{"found_by", kFoundBy[i]}});
 }
 
 Metrics::~Metrics() = default;
@@ -159,9 +192,32 @@ void Metrics::CountRefusedBlock(std::string_view cause) {
   if (auto found = refused_blocks_.find(cause); found != refused_blocks_.end()) found->second->Increment();
 }
 
+void Metrics::CountOverload(Bound limit) { overloads_[static_cast<size_t>(limit)]->Increment(); }
+void Metrics::CountEndedStream(StreamEnd cause) { ended_streams_[static_cast<size_t>(cause)]->Increment(); }
+void Metrics::CountScrubbed() { scrubbed_->Increment(); }
+void Metrics::CountDamaged(FoundBy found_by) { damaged_[static_cast<size_t>(found_by)]->Increment(); }
+void Metrics::CountConflict() { conflicts_->Increment(); }
+
+void Metrics::AddFigure(Kind kind, std::string name, std::string help, std::map<std::string, std::string> labels,
+                        std::function<double()> read) {
+  figures_.push_back({kind, std::move(name), std::move(help), std::move(labels), std::move(read)});
+}
+
 std::string Metrics::Expose() const {
   std::vector<MetricFamily> families = registry_->Collect();
   for (MetricFamily& family : store_collector_->Collect()) families.push_back(std::move(family));
+  for (const Figure& figure : figures_) {
+    std::vector<prometheus::ClientMetric::Label> labels;
+    for (const auto& [name, value] : figure.labels) labels.push_back({name, value});
+    MetricFamily made = Family(figure.kind == Kind::kCounter ? MetricType::Counter : MetricType::Gauge, figure.name,
+                               figure.help, figure.read(), std::move(labels));
+    // One family a name: figures of one name that differ in their labels come one after the other.
+    if (families.back().name == made.name) {
+      families.back().metric.push_back(std::move(made.metric[0]));
+    } else {
+      families.push_back(std::move(made));
+    }
+  }
   return prometheus::TextSerializer().Serialize(families);
 }
 

@@ -1,22 +1,25 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause. All label sets exist from the start, at 0.
-// Threads any; counting takes no lock.
+// Labels are bounded: tier, method, code, reason, op, cause, limit, found_by. All label sets exist from the start, at
+// 0. Threads any; counting takes no lock.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cachestore/block_store.h"
 #include "kvist/v1/cache.pb.h"
+#include "services/node/admission.h"
+#include "services/runtime/runtime.h"
 
 namespace prometheus {
 class Counter;
@@ -26,9 +29,28 @@ class Registry;
 
 namespace kvist {
 
-enum class Method : uint8_t { kMatch, kGet, kPut, kErase, kRelease, kServerInfo };
-inline constexpr int kMethods = 6;
+enum class Method : uint8_t {
+  kMatch,
+  kGet,
+  kPut,
+  kErase,
+  kRelease,
+  kServerInfo,
+  kExplain,
+  kDescribe,
+  kReport,
+  kGetView,
+  kAdopt,
+  kDrain
+};
+inline constexpr int kMethods = 12;
 std::string_view MethodName(Method method);  // "match", ...
+
+// How a damaged block came to light.
+enum class FoundBy : uint8_t { kScrub, kReport, kCopy };
+
+// Why the node ended a stream.
+enum class StreamEnd : uint8_t { kSlowReader, kDeadline };
 
 class Metrics {
  public:
@@ -43,12 +65,33 @@ class Metrics {
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".
   void CountRefusedBlock(std::string_view cause);
+  void CountOverload(Bound limit);  // a request refused for a limit
+  void CountEndedStream(StreamEnd cause);
+  void CountScrubbed();
+  void CountDamaged(FoundBy found_by);
+  void CountConflict();
+
+  // A figure of another part of the node, read when somebody looks. Call it before the first Expose; `read` must be
+  // callable as long as Expose is.
+  enum class Kind : uint8_t { kCounter, kGauge };
+  void AddFigure(Kind kind, std::string name, std::string help, std::map<std::string, std::string> labels,
+                 std::function<double()> read);
 
   // Prometheus text format 0.0.4 of everything.
   std::string Expose() const;
 
  private:
   class StoreCollector;
+  struct Figure {
+    Kind kind;
+    std::string name, help;
+    std::map<std::string, std::string> labels;
+    std::function<double()> read;
+  };
+
+  void RegisterRpcs();
+  void RegisterLookups();
+  void RegisterBlocks();
 
   std::unique_ptr<prometheus::Registry> registry_;
   std::unique_ptr<StoreCollector> store_collector_;
@@ -59,13 +102,19 @@ class Metrics {
   std::array<std::array<prometheus::Counter*, v1::MissReason_ARRAYSIZE>, 2> misses_;
   prometheus::Counter *sent_bytes_, *received_bytes_;
   std::map<std::string, prometheus::Counter*, std::less<>> refused_blocks_;
+  std::array<prometheus::Counter*, kBounds> overloads_;
+  std::array<prometheus::Counter*, 2> ended_streams_;
+  std::array<prometheus::Counter*, 3> damaged_;
+  prometheus::Counter *scrubbed_, *conflicts_;
+  std::vector<Figure> figures_;
 };
 
 // Counts one RPC when it goes out of scope.
 class RpcTimer {
  public:
-  RpcTimer(Metrics* metrics, Method method) : metrics_(metrics), method_(method), start_(absl::Now()) {}
-  ~RpcTimer() { metrics_->CountRpc(method_, code_, absl::Now() - start_); }
+  RpcTimer(Metrics* metrics, Method method, Runtime* runtime)
+      : metrics_(metrics), method_(method), runtime_(runtime), start_(runtime->Now()) {}
+  ~RpcTimer() { metrics_->CountRpc(method_, code_, runtime_->Now() - start_); }
   RpcTimer(const RpcTimer&) = delete;
   RpcTimer& operator=(const RpcTimer&) = delete;
   void SetCode(absl::StatusCode code) { code_ = code; }
@@ -73,6 +122,7 @@ class RpcTimer {
  private:
   Metrics* const metrics_;
   const Method method_;
+  Runtime* const runtime_;
   const absl::Time start_;
   absl::StatusCode code_ = absl::StatusCode::kOk;
 };

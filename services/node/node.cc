@@ -5,53 +5,24 @@
 #include <grpcpp/server_builder.h>
 
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "cachestore/host_tier.h"
 #include "services/cluster/static_file.h"
 #include "services/node/cache_service.h"
 #include "services/node/http_server.h"
 #include "services/node/log.h"
-#include "services/node/metrics.h"
+#include "services/node/node_core.h"
 #include "services/runtime/runtime.h"
 #include "services/transport/grpc_library.h"
-#include "services/version.h"
+#include "services/transport/transport.h"
 
 namespace kvist {
 namespace {
 
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr size_t kGrpcMemoryBytes = size_t{512} << 20;  // receive buffers and streams; beyond it gRPC slows its peers
-constexpr absl::Duration kLeaseSweep = absl::Milliseconds(250);
-
-// Calls `act` every `period` until destruction.
-class Timer {
- public:
-  Timer(absl::Duration period, std::function<void()> act)
-      : thread_([this, period = absl::ToChronoMilliseconds(period), act = std::move(act)] {
-          std::unique_lock lock(mutex_);
-          while (!wake_.wait_for(lock, period, [this] { return stopped_; })) act();
-        }) {}
-  ~Timer() {
-    {
-      std::lock_guard lock(mutex_);
-      stopped_ = true;
-    }
-    wake_.notify_all();
-    thread_.join();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stopped_ = false;
-  std::thread thread_;
-};
 
 class RunningNode : public NodeServer {
  public:
@@ -62,24 +33,22 @@ class RunningNode : public NodeServer {
   }
 
   absl::Status Start() {
-    HostTierOptions tier;
-    tier.capacity_bytes = config_.capacity_bytes;
-    tier.clock = RealRuntime()->clock();
-    tier.max_lease = config_.max_lease;
-    tier.prefault = config_.prefault;
-    absl::StatusOr<std::unique_ptr<HostTier>> store = HostTier::Create(tier);
-    if (!store.ok()) return store.status();
-    store_ = *std::move(store);
-    metrics_ = std::make_unique<Metrics>(store_.get(), config_.id.value, kVersion);
-    Limits limits;
-    limits.max_lease = config_.max_lease;
-    limits.max_block_bytes = std::min(limits.max_block_bytes, config_.capacity_bytes);
-    service_ = std::make_unique<CacheService>(store_.get(), metrics_.get(),
-                                              ServiceIdentity{kVersion, config_.id.value, config_.view.value}, limits);
-    lease_timer_ = std::make_unique<Timer>(kLeaseSweep, [this] { store_->DropExpired(); });
+    NodeCoreOptions options;
+    options.id = config_.id;
+    options.capacity_bytes = config_.capacity_bytes;
+    options.max_lease = config_.max_lease;
+    options.prefault = config_.prefault;
+    if (absl::Status status = ReadView(&options); !status.ok()) return status;
+    absl::StatusOr<std::unique_ptr<NodeCore>> core =
+        NodeCore::Create(std::move(options), RealRuntime(), transport_.get(), /*membership=*/nullptr);
+    if (!core.ok()) return core.status();
+    core_ = *std::move(core);
+    cache_ = std::make_unique<CacheService>(core_->handlers());
+    cluster_ = std::make_unique<ClusterService>(core_->handlers());
     if (absl::Status status = StartHttp(); !status.ok()) return status;
     if (absl::Status status = StartGrpc(); !status.ok()) return status;
     if (absl::Status status = Publish(); !status.ok()) return status;
+    core_->Start(data_address_, http_address_);
     ready_ = true;  // last: whoever sees it ready also finds its addresses
     return absl::OkStatus();
   }
@@ -95,9 +64,18 @@ class RunningNode : public NodeServer {
   }
 
  private:
+  // The view of the cluster file, if there is one.
+  absl::Status ReadView(NodeCoreOptions* options) const {
+    if (config_.cluster_file.empty()) return absl::OkStatus();
+    absl::StatusOr<View> view = ReadClusterFile(config_.cluster_file);
+    if (!view.ok()) return view.status();
+    options->fixed_view = std::make_shared<const View>(*std::move(view));
+    return absl::OkStatus();
+  }
+
   absl::Status StartHttp() {
     absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(
-        config_.http.ToString(), [this] { return metrics_->Expose(); }, [this] { return ready_.load(); });
+        config_.http.ToString(), [this] { return core_->metrics()->Expose(); }, [this] { return ready_.load(); });
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
     absl::StatusOr<Address> bound = ParseAddress(http_->address());
@@ -121,7 +99,8 @@ class RunningNode : public NodeServer {
     grpc::ResourceQuota quota("kvistd");
     quota.Resize(kGrpcMemoryBytes);
     builder.SetResourceQuota(quota);
-    builder.RegisterService(service_.get());
+    builder.RegisterService(cache_.get());
+    builder.RegisterService(cluster_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
       return absl::UnavailableError(absl::StrCat(
@@ -144,10 +123,10 @@ class RunningNode : public NodeServer {
   Address data_address_, http_address_;
   std::atomic<bool> ready_ = false;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
-  std::unique_ptr<HostTier> store_;
-  std::unique_ptr<Metrics> metrics_;
-  std::unique_ptr<CacheService> service_;
-  std::unique_ptr<Timer> lease_timer_;
+  std::unique_ptr<Transport> transport_ = NewGrpcTransport();
+  std::unique_ptr<NodeCore> core_;
+  std::unique_ptr<CacheService> cache_;
+  std::unique_ptr<ClusterService> cluster_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<grpc::Server> server_;
 };

@@ -45,8 +45,8 @@ class GetSession {
   //         FailedPrecondition                   after the trailer or an error.
   virtual absl::StatusOr<Message> Next() = 0;
 
-  // `act` is called at most once, if the node ends the session, and never after the session's destruction has returned.
-  // It must not destroy the session and should make whoever waits for the wire give up.
+  // `act` is called at most once, if the node ends the session, and should make whoever waits for the wire give up. It
+  // may run while the session is being destroyed: it must own what it uses, and must not destroy the session itself.
   virtual void OnEnd(std::function<void()> act) = 0;
 };
 

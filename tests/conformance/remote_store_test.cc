@@ -22,6 +22,20 @@ namespace {
 
 constexpr size_t kLayerBytes = 4096;  // of one layer of a test block
 
+// The machine's threads and a clock of the test's.
+class TestClockRuntime final : public Runtime {
+ public:
+  explicit TestClockRuntime(Clock clock) : clock_(std::move(clock)) {}
+  absl::Time Now() override { return clock_(); }
+  uint64_t Random() override { return RealRuntime()->Random(); }
+  std::unique_ptr<Thread> Start(std::function<void()> body) override { return RealRuntime()->Start(std::move(body)); }
+  std::unique_ptr<Condition> NewCondition() override { return RealRuntime()->NewCondition(); }
+  void SleepUntil(absl::Time time) override {}
+
+ private:
+  const Clock clock_;
+};
+
 class RemoteStoreUnderTest final : public StoreUnderTest {
  public:
   explicit RemoteStoreUnderTest(uint64_t capacity_bytes) {
@@ -33,9 +47,16 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
     tier.max_pinned_fraction = kMaxPinnedFraction;
     tier_ = *HostTier::Create(tier);
     metrics_ = std::make_unique<Metrics>(tier_.get(), "test", "0");
-    Limits limits;
-    limits.max_lease = kMaxLease;
-    service_ = std::make_unique<CacheService>(tier_.get(), metrics_.get(), ServiceIdentity{"0", "test", 0}, limits);
+    CacheHandlersOptions options;
+    options.store = tier_.get();
+    options.metrics = metrics_.get();
+    options.runtime = &runtime_;
+    options.identity = {"0", "test"};
+    options.capacity_bytes = capacity_bytes;
+    options.admission.reserved_fraction = 1;  // the tier's own limits are what is tested
+    options.limits.max_lease = kMaxLease;
+    handlers_ = std::make_unique<CacheHandlers>(std::move(options));
+    service_ = std::make_unique<CacheService>(handlers_.get());
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
@@ -65,8 +86,10 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
 
  private:
   std::atomic<int64_t> now_ms_{1'700'000'000'000};
+  TestClockRuntime runtime_{[this] { return Now(); }};
   std::unique_ptr<HostTier> tier_;
   std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<CacheHandlers> handlers_;
   std::unique_ptr<CacheService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Transport> transport_ = NewGrpcTransport();

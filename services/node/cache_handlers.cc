@@ -1,0 +1,290 @@
+#include "services/node/cache_handlers.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/block_format.h"
+#include "services/node/block_check.h"
+#include "services/node/handlers_state.h"
+#include "services/node/request_keys.h"
+#include "services/node/view_message.h"
+#include "services/transport/miss_reason.h"
+#include "services/transport/transport.h"
+
+namespace kvist {
+namespace {
+
+constexpr size_t kMaxReportedKeys = 64, kMaxAdoptedKeys = 1024;
+
+v1::StoreState ToWire(const StoreStats& stats) {
+  v1::StoreState state;
+  state.set_capacity_bytes(stats.capacity_bytes);
+  state.set_used_bytes(stats.used_bytes);
+  state.set_pinned_bytes(stats.pinned_bytes);
+  state.set_reserved_bytes(stats.reserved_bytes);
+  state.set_blocks(stats.blocks);
+  state.set_leases(stats.leases);
+  state.set_evicted_blocks(stats.evicted_blocks);
+  state.set_evicted_bytes(stats.evicted_bytes);
+  return state;
+}
+
+}  // namespace
+
+class CacheHandlers::Impl : public HandlersState {
+ public:
+  using HandlersState::HandlersState;
+
+  // Runs a method's body and counts it.
+  template <typename Body>
+  auto Counted(Method method, Body body) -> decltype(body()) {
+    RpcTimer timer(options.metrics, method, options.runtime);
+    auto response = body();
+    timer.SetCode(response.status().code());
+    return response;
+  }
+
+  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request);
+  absl::Status MatchChain(const std::vector<Key>& chain, bool leased, absl::Duration lease, bool explain,
+                          v1::ChainMatch* match);
+  void AddHotSegments(const std::vector<Key>& chain, size_t hits, v1::MatchResponse* response) const;
+  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request);
+  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request);
+};
+
+absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequest& request) {
+  absl::StatusOr<Pass> pass = admission.EnterMatch();
+  if (!pass.ok()) return pass.status();
+  const absl::Duration lease = std::min(absl::Milliseconds(request.lease_ms()), options.limits.max_lease);
+  size_t keys_left = options.limits.max_keys;
+  std::vector<std::vector<Key>> chains;
+  for (const v1::Chain& chain : request.chains()) {
+    absl::StatusOr<std::vector<Key>> keys = ParseKeys(chain.keys(), keys_left);
+    if (!keys.ok()) return keys.status();
+    keys_left -= keys->size();
+    chains.push_back(*std::move(keys));
+  }
+  v1::MatchResponse response;
+  for (size_t i = 0; i < chains.size(); ++i) response.add_chains();
+  for (size_t i = chains.size(); i-- > 0;) {
+    // Without a lease it is a probe (a writer asking what is there), and no lookup of a reader.
+    const bool leased = request.lease_ms() > 0;
+    v1::ChainMatch* match = response.mutable_chains(static_cast<int>(i));
+    if (absl::Status status = MatchChain(chains[i], leased, lease, request.explain(), match); !status.ok()) {
+      return status;
+    }
+  }
+  if (options.hooks.hot_nodes) {
+    for (size_t i = 0; i < chains.size(); ++i) {
+      AddHotSegments(chains[i], response.chains(static_cast<int>(i)).hits(), &response);
+    }
+  }
+  const std::shared_ptr<const View> now = view();
+  response.set_view(now == nullptr ? 0 : now->number.value);
+  if (now != nullptr && request.view() != 0 && request.view() < now->number.value) {
+    kvist::ToWire(*now, response.mutable_newer_view());
+  }
+  *response.mutable_load() = load();
+  return response;
+}
+
+absl::Status CacheHandlers::Impl::MatchChain(const std::vector<Key>& chain, bool leased, absl::Duration lease,
+                                             bool explain, v1::ChainMatch* match) {
+  absl::StatusOr<MatchResult> result = store().Match(chain, lease);
+  if (!result.ok()) return result.status();
+  match->set_hits(static_cast<uint32_t>(result->hits));
+  match->set_hit_bytes(result->hit_bytes);
+  match->set_lease(result->lease.value);
+  match->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(result->lease_ttl)));
+  const v1::MissReason miss = kvist::ToWire(result->miss);
+  if (explain) match->set_first_miss(miss);
+  if (leased) metrics().CountLookup(Method::kMatch, result->hits, miss, chain.size() - result->hits);
+  return absl::OkStatus();
+}
+
+void CacheHandlers::Impl::AddHotSegments(const std::vector<Key>& chain, size_t hits,
+                                         v1::MatchResponse* response) const {
+  for (size_t i = 0; i < std::min(hits, chain.size()); ++i) {
+    const std::vector<NodeId> nodes = options.hooks.hot_nodes(chain[i]);
+    if (nodes.empty()) continue;
+    v1::HotSegment* hot = response->add_hot();
+    hot->set_head(chain[i].bytes.data(), sizeof(Key));
+    for (const NodeId& node : nodes) hot->add_nodes(node.value);
+  }
+}
+
+absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const v1::ReportRequest& request) {
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), kMaxReportedKeys);
+  if (!keys.ok()) return keys.status();
+  uint64_t bytes = 0;
+  for (const Key& key : *keys) {
+    const absl::StatusOr<Lookup> lookup = store().Get(key, /*touch=*/false);
+    if (!lookup.ok()) return lookup.status();
+    if (lookup->block != nullptr) bytes += lookup->block->size_bytes();
+  }
+  if (absl::Status status = admission.EnterReport(bytes); !status.ok()) return status;
+  v1::ReportResponse response;
+  for (const Key& key : *keys) {
+    const absl::StatusOr<bool> dropped = DropIfDamaged(this, key, FoundBy::kReport);
+    if (!dropped.ok()) return dropped.status();
+    response.set_damaged(response.damaged() + (*dropped ? 1 : 0));
+  }
+  return response;
+}
+
+absl::StatusOr<v1::AdoptResponse> CacheHandlers::Impl::Adopt(const v1::AdoptRequest& request) {
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), kMaxAdoptedKeys);
+  if (!keys.ok()) return keys.status();
+  if (request.segment_heads().size() != request.keys().size()) {
+    return absl::InvalidArgumentError(absl::StrCat("segment_heads has ", request.segment_heads().size(),
+                                                   " bytes; it names one head for each of the ", keys->size(),
+                                                   " keys, 32 bytes each"));
+  }
+  if (request.namespace_digest().size() != 16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace_digest has ", request.namespace_digest().size(), " bytes; it is 16 bytes"));
+  }
+  if (request.from() == options.identity.node_id) {
+    return absl::InvalidArgumentError(absl::StrCat("'", request.from(), "' is this node: it cannot fetch from itself"));
+  }
+  v1::AdoptResponse response;
+  if (options.hooks.adopt) response.set_accepted(options.hooks.adopt(request));
+  return response;
+}
+
+absl::StatusOr<bool> DropIfDamaged(HandlersState* state, const Key& key, FoundBy found_by) {
+  absl::StatusOr<Lookup> lookup = state->store().Get(key, /*touch=*/false);
+  if (!lookup.ok()) return lookup.status();
+  if (lookup->block == nullptr) return false;
+  std::string_view cause;
+  const absl::Status whole =
+      CheckBeforeCommit(lookup->block->pieces(), lookup->block->size_bytes(), key, /*namespace_digest=*/"", &cause);
+  if (whole.ok()) return false;
+  // If the key was erased and stored anew since, a good block goes: a miss, and nothing worse.
+  const absl::StatusOr<bool> erased = state->store().Erase(key, MissReason::kDamaged);
+  if (!erased.ok()) return erased.status();
+  if (!*erased) return false;
+  state->metrics().CountDamaged(found_by);
+  if (state->options.hooks.damaged) state->options.hooks.damaged(key, lookup->traits);
+  return true;
+}
+
+CacheHandlers::CacheHandlers(CacheHandlersOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+CacheHandlers::~CacheHandlers() = default;
+
+absl::StatusOr<v1::MatchResponse> CacheHandlers::Match(const v1::MatchRequest& request) {
+  return impl_->Counted(Method::kMatch, [&] { return impl_->Match(request); });
+}
+
+absl::StatusOr<v1::EraseResponse> CacheHandlers::Erase(const v1::EraseRequest& request) {
+  return impl_->Counted(Method::kErase, [&]() -> absl::StatusOr<v1::EraseResponse> {
+    const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), impl_->options.limits.max_keys);
+    if (!keys.ok()) return keys.status();
+    v1::EraseResponse response;
+    for (const Key& key : *keys) {
+      const absl::StatusOr<bool> erased = impl_->store().Erase(key);
+      if (!erased.ok()) return erased.status();
+      response.add_erased(*erased);
+    }
+    return response;
+  });
+}
+
+absl::StatusOr<v1::ReleaseResponse> CacheHandlers::Release(const v1::ReleaseRequest& request) {
+  return impl_->Counted(Method::kRelease, [&]() -> absl::StatusOr<v1::ReleaseResponse> {
+    if (request.leases_size() > static_cast<int>(impl_->options.limits.max_keys)) {
+      return absl::InvalidArgumentError(absl::StrCat(request.leases_size(), " leases in one request; at most ",
+                                                     impl_->options.limits.max_keys, " are allowed: send several"));
+    }
+    for (const uint64_t lease : request.leases()) {
+      if (absl::Status status = impl_->store().Release({lease}); !status.ok()) return status;
+    }
+    return v1::ReleaseResponse();
+  });
+}
+
+absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::ServerInfo() {
+  return impl_->Counted(Method::kServerInfo, [&]() -> absl::StatusOr<v1::ServerInfoResponse> {
+    const absl::StatusOr<StoreStats> stats = impl_->store().Stats();
+    if (!stats.ok()) return stats.status();
+    const Limits& limits = impl_->options.limits;
+    v1::ServerInfoResponse response;
+    response.set_version(impl_->options.identity.version);
+    response.set_node_id(impl_->options.identity.node_id);
+    response.set_view(impl_->view_number());
+    response.set_format_version(kFormatVersion);
+    for (const v1::Codec codec : {v1::CODEC_RAW16, v1::CODEC_I8, v1::CODEC_LADDER}) response.add_codecs(codec);
+    response.set_max_keys(limits.max_keys);
+    response.set_max_block_bytes(limits.max_block_bytes);
+    response.set_max_part_bytes(kMaxPartBytes);
+    response.set_max_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.max_lease)));
+    *response.mutable_store() = ToWire(*stats);
+    *response.mutable_load() = impl_->load();
+    return response;
+  });
+}
+
+absl::StatusOr<v1::ExplainResponse> CacheHandlers::Explain(const v1::ExplainRequest& request) {
+  return impl_->Counted(Method::kExplain, [&]() -> absl::StatusOr<v1::ExplainResponse> {
+    const absl::StatusOr<Pass> pass = impl_->admission.EnterMatch();
+    if (!pass.ok()) return pass.status();
+    return ExplainBlocks(impl_.get(), request);
+  });
+}
+
+absl::StatusOr<v1::DescribeResponse> CacheHandlers::Describe(const v1::DescribeRequest& request) {
+  return impl_->Counted(Method::kDescribe, [&]() -> absl::StatusOr<v1::DescribeResponse> {
+    absl::Status status = impl_->namespaces.Describe(request.namespace_digest(), request.namespace_text());
+    if (!status.ok()) return status;
+    return v1::DescribeResponse();
+  });
+}
+
+absl::StatusOr<v1::ReportResponse> CacheHandlers::Report(const v1::ReportRequest& request) {
+  return impl_->Counted(Method::kReport, [&] { return impl_->Report(request); });
+}
+
+absl::StatusOr<v1::GetViewResponse> CacheHandlers::GetView() {
+  return impl_->Counted(Method::kGetView, [&]() -> absl::StatusOr<v1::GetViewResponse> {
+    v1::GetViewResponse response;
+    const std::shared_ptr<const View> view = impl_->view();
+    if (view != nullptr) kvist::ToWire(*view, response.mutable_view());
+    return response;
+  });
+}
+
+absl::StatusOr<v1::AdoptResponse> CacheHandlers::Adopt(const v1::AdoptRequest& request) {
+  return impl_->Counted(Method::kAdopt, [&] { return impl_->Adopt(request); });
+}
+
+absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const v1::DrainRequest& request) {
+  return impl_->Counted(Method::kDrain, [&]() -> absl::StatusOr<v1::DrainResponse> {
+    if (!impl_->options.hooks.drain) return absl::UnimplementedError("this node cannot be drained: it is no member");
+    return impl_->options.hooks.drain(request);
+  });
+}
+
+absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const v1::GetRequest& request, absl::Time deadline) {
+  return OpenGetSession(impl_.get(), request, deadline);
+}
+
+absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(absl::Time deadline) {
+  return OpenPutSession(impl_.get(), deadline);
+}
+
+void CacheHandlers::Sweep() {
+  const absl::Time now = impl_->Now();
+  for (const std::shared_ptr<OpenSession>& session : impl_->sessions.All()) session->Sweep(now);
+}
+
+void CacheHandlers::EndSessions() {
+  for (const std::shared_ptr<OpenSession>& session : impl_->sessions.All()) {
+    session->End(absl::AbortedError("the node is stopping"));
+  }
+}
+
+absl::Time CacheHandlers::Now() const { return impl_->options.runtime->Now(); }
+v1::Load CacheHandlers::load() const { return impl_->load(); }
+
+}  // namespace kvist

@@ -1,0 +1,121 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "services/node/block_check.h"
+#include "services/node/handlers_state.h"
+#include "services/node/request_keys.h"
+#include "services/node/view_message.h"
+#include "services/transport/miss_reason.h"
+
+namespace kvist {
+namespace {
+
+std::string AsText(const std::array<uint8_t, 16>& digest) {
+  return std::string(reinterpret_cast<const char*>(digest.data()), digest.size());
+}
+
+// The sentence of a block that is not here.
+std::string WhyGone(const Lookup& lookup, absl::Time now) {
+  const std::string ago =
+      lookup.gone == absl::InfinitePast()
+          ? ""
+          : absl::StrCat(" ", absl::FormatDuration(absl::Trunc(now - lookup.gone, absl::Seconds(1))), " ago");
+  switch (lookup.miss) {
+    case MissReason::kEvicted:
+      return lookup.made_room_for == Key() ? absl::StrCat("evicted", ago)
+                                           : absl::StrCat("evicted", ago, " for block ", lookup.made_room_for.Hex());
+    case MissReason::kErased:
+      return absl::StrCat("erased by request", ago);
+    case MissReason::kExpired:
+      return absl::StrCat("expired", ago);
+    case MissReason::kDamaged:
+      return absl::StrCat("its checksum did not hold; dropped", ago);
+    case MissReason::kBeingWritten:
+      return "a writer has reserved it and not committed yet";
+    case MissReason::kNone:
+    case MissReason::kNeverStored:
+      break;
+  }
+  return "no record of it on this node: never stored, or gone for longer than the node remembers";
+}
+
+// Whose block it is, if it is not the caller's.
+std::string WhoseBlock(const HandlersState& state, const std::string& stored, const std::string& asked) {
+  const std::string difference = state.namespaces.Difference(stored, asked);
+  const std::string digests = absl::StrCat("stored under this key for namespace ", absl::BytesToHexString(stored),
+                                           ", asked for ", absl::BytesToHexString(asked));
+  return difference.empty() ? digests : absl::StrCat(digests, ": ", difference);
+}
+
+void DescribeHit(const HandlersState& state, const Lookup& lookup, const Key& key, const std::string& asked_namespace,
+                 v1::BlockFate* fate) {
+  const absl::StatusOr<BlockHead> head = BlockHead::Read(lookup.block->pieces());
+  if (!head.ok()) {
+    fate->set_miss(v1::MISS_REASON_CHECKSUM);
+    fate->set_detail(std::string(head.status().message()));
+    return;
+  }
+  const BlockIdentity& identity = head->view().identity();
+  if (identity.key != key.bytes) {
+    fate->set_miss(v1::MISS_REASON_IDENTITY_MISMATCH);
+    fate->set_detail(absl::StrCat("the block under this key says that its key is ", Key{identity.key}.Hex()));
+  } else if (!head->IsOf(asked_namespace)) {
+    fate->set_miss(v1::MISS_REASON_IDENTITY_MISMATCH);
+    fate->set_detail(WhoseBlock(state, AsText(identity.namespace_digest), asked_namespace));
+  } else {
+    fate->set_tier(static_cast<v1::Tier>(lookup.tier));
+    fate->set_size_bytes(lookup.block->size_bytes());
+    fate->set_detail(absl::StrCat("present: ", std::string(CodecName(head->view().codec())), " at ",
+                                  head->view().MaxPrecision(), " bits"));
+  }
+}
+static_assert(static_cast<int>(Tier::kHost) == v1::TIER_HOST && static_cast<int>(Tier::kDisk) == v1::TIER_DISK);
+
+}  // namespace
+
+absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1::ExplainRequest& request) {
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), state->options.limits.max_keys);
+  if (!keys.ok()) return keys.status();
+  if (const size_t size = request.namespace_digest().size(); size != 0 && size != 16) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace_digest has ", size, " bytes; it is 16 bytes, or absent"));
+  }
+  v1::ExplainResponse response;
+  if (!request.namespace_text().empty()) {
+    absl::StatusOr<std::vector<v1::NearNamespace>> near =
+        state->namespaces.Near(request.namespace_digest(), request.namespace_text());
+    if (!near.ok()) return near.status();
+    for (v1::NearNamespace& ns : *near) *response.add_near() = std::move(ns);
+    // The asker's own fields are known from now on, so that a mismatch can be named below.
+    if (!request.namespace_digest().empty()) {
+      state->namespaces.Describe(request.namespace_digest(), request.namespace_text()).IgnoreError();
+    }
+  }
+  const absl::Time now = state->Now();
+  for (const Key& key : *keys) {
+    const absl::StatusOr<Lookup> lookup = state->store().Get(key, /*touch=*/false);
+    if (!lookup.ok()) return lookup.status();
+    v1::BlockFate* fate = response.add_fates();
+    if (lookup->block != nullptr) {
+      DescribeHit(*state, *lookup, key, request.namespace_digest(), fate);
+      continue;
+    }
+    fate->set_miss(ToWire(lookup->miss));
+    if (lookup->gone != absl::InfinitePast()) fate->set_gone_unix_ms(absl::ToUnixMillis(lookup->gone));
+    if (lookup->made_room_for != Key()) {
+      fate->set_made_room_for(lookup->made_room_for.bytes.data(), sizeof(Key));
+    }
+    fate->set_detail(WhyGone(*lookup, now));
+  }
+  const std::shared_ptr<const View> view = state->view();
+  response.set_view(view == nullptr ? 0 : view->number.value);
+  if (view != nullptr && request.view() != 0 && request.view() < view->number.value) {
+    ToWire(*view, response.mutable_newer_view());
+  }
+  return response;
+}
+
+}  // namespace kvist

@@ -1,0 +1,57 @@
+// What the handlers and their sessions share. Internal to cache_handlers.
+#ifndef KVIST_SERVICES_NODE_HANDLERS_STATE_H_
+#define KVIST_SERVICES_NODE_HANDLERS_STATE_H_
+
+#include <memory>
+#include <utility>
+
+#include "absl/time/time.h"
+#include "services/node/admission.h"
+#include "services/node/cache_handlers.h"
+#include "services/node/namespaces.h"
+#include "services/node/open_sessions.h"
+
+namespace kvist {
+
+struct HandlersState {
+  explicit HandlersState(CacheHandlersOptions given)
+      : options(std::move(given)),
+        admission(options.admission, options.capacity_bytes, options.runtime,
+                  [metrics = options.metrics](Bound bound) { metrics->CountOverload(bound); }) {}
+
+  BlockStore& store() { return *options.store; }
+  Metrics& metrics() { return *options.metrics; }
+  absl::Time Now() { return options.runtime->Now(); }
+  std::shared_ptr<const View> view() const { return options.view ? options.view() : nullptr; }
+  uint64_t view_number() const {
+    const std::shared_ptr<const View> now = view();
+    return now == nullptr ? 0 : now->number.value;
+  }
+  v1::Load load() const {
+    v1::Load load;
+    load.set_streams(admission.gets());
+    load.set_queued_bytes(admission.queued_bytes());
+    return load;
+  }
+
+  const CacheHandlersOptions options;
+  Admission admission;
+  Namespaces namespaces;
+  OpenSessions sessions;
+};
+
+// InvalidArgument if the stream's deadline is none, or too far away.
+absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline);
+
+absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(HandlersState* state, const v1::GetRequest& request,
+                                                           absl::Time deadline);
+absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(HandlersState* state, absl::Time deadline);
+
+absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1::ExplainRequest& request);
+
+// Verifies the stored block whole, drops it if it is damaged, counts that and tells the hook. True if it was dropped.
+absl::StatusOr<bool> DropIfDamaged(HandlersState* state, const Key& key, FoundBy found_by);
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_NODE_HANDLERS_STATE_H_
