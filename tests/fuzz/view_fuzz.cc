@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "kvist/v1/cluster.pb.h"
+#include "services/cluster/records.h"
 #include "services/cluster/ring.h"
-#include "services/worker/view_wire.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace kvist {
