@@ -87,7 +87,7 @@ class BlockView {
   Codec codec() const { return codec_; }
   int codec_version() const { return codec_version_; }
   float floor_db() const { return floor_db_; }  // promised
-  // Achieved by the worst tile at full precision; above 255.9 = exact.
+  // Achieved by the worst tile at full precision; 65535 / 256 = exact.
   float min_sqnr_db() const { return min_sqnr_db_; }
   uint32_t raised_tiles() const { return raised_tiles_; }  // tiles kept at a higher precision than the codec's
   uint64_t block_bytes() const { return block_bytes_; }    // of the whole block

@@ -23,11 +23,11 @@
 namespace kvist {
 
 struct MembershipHealth {
-  bool connected = false;              // the source answered lately; a static file always has
-  bool registered = false;             // our own record stands there under a live lease
-  uint64_t registrations = 0;          // how often we had to register, the first time included
+  bool connected = false;      // the source answered lately; a static file always has
+  bool registered = false;     // our own record stands there under a live lease
+  uint64_t registrations = 0;  // how often we had to register, the first time included
   absl::Time last_answer = absl::InfinitePast();
-  std::string problem;                 // a sentence; "" = none
+  std::string problem;  // a sentence; "" = none
 };
 
 class Membership {
@@ -66,8 +66,8 @@ struct EtcdOptions {
   // After the source was wiped or our watch had a gap: how long members that are no longer listed stay in the view,
   // so that they can register again.
   absl::Duration hold = absl::Seconds(10);
-  std::string user, password;                  // "" = no authentication
-  std::string ca_file, cert_file, key_file;    // PEM; ca_file "" = plaintext
+  std::string user, password;                // "" = no authentication
+  std::string ca_file, cert_file, key_file;  // PEM; ca_file "" = plaintext
 };
 
 // Connects and watches in the background; returns at once. Errors: InvalidArgument names every option that is wrong,

@@ -72,9 +72,8 @@ SegmentNodes Place(const Key& segment_head, const View& view, size_t replicas) {
   SegmentNodes nodes{Owners(segment_head, view, replicas), std::nullopt};
   const auto settled = [](const Node& node) { return node.state == NodeState::kServing; };
   if (std::all_of(view.nodes.begin(), view.nodes.end(), settled)) return nodes;
-  const std::vector<size_t> before = Best(segment_head, view, 1, [](const Node& node) {
-    return node.state == NodeState::kJoining ? 0 : node.weight;
-  });
+  const std::vector<size_t> before =
+      Best(segment_head, view, 1, [](const Node& node) { return node.state == NodeState::kJoining ? 0 : node.weight; });
   if (!before.empty() && std::find(nodes.owners.begin(), nodes.owners.end(), before[0]) == nodes.owners.end()) {
     nodes.previous = before[0];
   }

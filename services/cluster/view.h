@@ -59,10 +59,10 @@ struct Node {
   double weight = 1;            // share of the keys, relative to the other nodes; usually the capacity
   uint64_t capacity_bytes = 0;  // of its host tier
   NodeState state = NodeState::kServing;
-  double ramp = 1;              // of a joining node: the part of its weight that counts, in [0, 1]
-  uint64_t incarnation = 0;     // of this life of the node; a record of a greater one replaces a lesser. 0 in a file
+  double ramp = 1;           // of a joining node: the part of its weight that counts, in [0, 1]
+  uint64_t incarnation = 0;  // of this life of the node; a record of a greater one replaces a lesser. 0 in a file
   uint32_t protocol = kProtocolVersion;
-  Address http;                 // of its metrics and health; port 0 = not known
+  Address http;  // of its metrics and health; port 0 = not known
   friend bool operator==(const Node&, const Node&) = default;
 };
 

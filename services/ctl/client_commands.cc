@@ -10,6 +10,7 @@
 #include "services/ctl/report.h"
 #include "services/transport/miss_reason.h"
 #include "services/worker/client.h"
+#include "services/worker/explain_json.h"
 #include "services/worker/node_json.h"
 
 namespace kvist {
@@ -106,6 +107,39 @@ absl::Status Match(const Command& command, Prompt& prompt, std::ostream& out) {
   return absl::OkStatus();
 }
 
+absl::Status Explain(const Command& command, Prompt& prompt, std::ostream& out) {
+  const absl::StatusOr<ExplainResult> result = prompt.client->Explain(prompt.chain);
+  if (!result.ok()) return result.status();
+  const Json json = ExplainJson(*result);
+  if (command.json) {
+    out << json.dump(2) << "\n";
+    return absl::OkStatus();
+  }
+  out << result->leading << " of " << prompt.chain.size() << " blocks can be read\n";
+  std::vector<std::vector<std::string>> rows = {{"block", "node", "what", "size", "detail"}};
+  for (size_t i = 0; i < result->blocks.size(); ++i) {
+    const BlockExplanation& block = result->blocks[i];
+    std::string detail = block.detail;
+    const auto add = [&](const std::string& part) { absl::StrAppend(&detail, detail.empty() ? "" : "; ", part); };
+    if (block.gone != absl::InfinitePast()) {
+      add("gone " + absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", block.gone, absl::UTCTimeZone()));
+    }
+    if (block.made_room_for) add("its room went to block " + block.made_room_for->Hex().substr(0, 16));
+    const std::string what = block.miss == v1::MISS_REASON_UNSPECIFIED ? "present" : MissReasonName(block.miss);
+    rows.push_back(
+        {absl::StrCat(i), block.node, what, block.size_bytes == 0 ? "" : FormatByteSize(block.size_bytes), detail});
+  }
+  PrintTable(rows, out);
+  for (const NearNamespaceFound& near : result->near) {
+    out << "almost this namespace: " << near.digest << " with " << near.blocks << " blocks differs in";
+    for (const v1::FieldDifference& field : near.fields) {
+      out << " " << field.name() << " (asked " << field.asked() << ", stored " << field.stored() << ")";
+    }
+    out << "\n";
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Erase(const Command& command, Prompt& prompt, std::ostream& out) {
   const absl::StatusOr<EraseResult> result = prompt.client->Erase(prompt.chain);
   if (!result.ok()) return result.status();
@@ -173,6 +207,8 @@ absl::Status RunClientCommand(const Command& command, Transport* transport, std:
       return Get(command, *prompt, out);
     case Act::kMatch:
       return Match(command, *prompt, out);
+    case Act::kExplain:
+      return Explain(command, *prompt, out);
     case Act::kErase:
       return Erase(command, *prompt, out);
     default:

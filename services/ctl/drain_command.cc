@@ -54,8 +54,8 @@ absl::StatusOr<Node> FindNode(const View& view, const std::string& id) {
   if (const Node* node = view.Find(NodeId{id})) return *node;
   std::vector<std::string> ids;
   for (const Node& node : view.nodes) ids.push_back(node.id.value);
-  return absl::NotFoundError(
-      absl::StrCat("node \"", id, "\" is not in view ", view.number.value, "; its nodes are ", absl::StrJoin(ids, ", ")));
+  return absl::NotFoundError(absl::StrCat("node \"", id, "\" is not in view ", view.number.value, "; its nodes are ",
+                                          absl::StrJoin(ids, ", ")));
 }
 
 }  // namespace
@@ -83,9 +83,9 @@ absl::Status RunDrain(const Command& command, Transport* transport, std::ostream
         PrintProgress(command.node_id, last, command.json, out);
         return absl::OkStatus();
       }
-      return absl::Status(progress.status().code(), absl::StrCat("node ", command.node_id, " at ",
-                                                                 node->address.ToString(), ": ",
-                                                                 std::string(progress.status().message())));
+      return absl::Status(progress.status().code(),
+                          absl::StrCat("node ", command.node_id, " at ", node->address.ToString(), ": ",
+                                       std::string(progress.status().message())));
     }
     last = *progress;
     PrintProgress(command.node_id, last, command.json, out);
@@ -98,7 +98,8 @@ absl::Status RunDrain(const Command& command, Transport* transport, std::ostream
     request.set_start(false);
     if (runtime->Now() >= give_up) {
       return absl::DeadlineExceededError(
-          absl::StrCat("node ", command.node_id, " has not left by its own deadline; it may be stopped by now: what it "
+          absl::StrCat("node ", command.node_id,
+                       " has not left by its own deadline; it may be stopped by now: what it "
                        "holds and could not hand over is lost to the cache, and to nothing else"));
     }
     runtime->SleepUntil(runtime->Now() + kPoll);

@@ -16,8 +16,8 @@ enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain };
 
 struct Command {
   Act act = Act::kStats;
-  std::string cluster_file;             // or
-  std::vector<std::string> seeds;       // "host:port" of nodes that are asked for the view
+  std::string cluster_file;        // or
+  std::vector<std::string> seeds;  // "host:port" of nodes that are asked for the view
   std::string namespace_file, tokens_file, kv_file;
   bool json = false;
   absl::Duration deadline = absl::Seconds(10);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 
 #include "absl/strings/escaping.h"
@@ -41,15 +42,17 @@ class Fields {
   explicit Fields(Json object) : object_(std::move(object)) {}
 
   std::string Text(const char* name, bool needed) {
-    const Json value = Take(name, needed);
-    if (value.is_string()) return value.get<std::string>();
-    if (!value.is_null()) problems.push_back(absl::StrCat("\"", name, "\" is not a string"));
+    const std::optional<Json> value = Take(name, needed);
+    if (!value) return "";
+    if (value->is_string()) return value->get<std::string>();
+    problems.push_back(absl::StrCat("\"", name, "\" is not a string"));
     return "";
   }
   uint32_t Number(const char* name, bool needed, uint32_t otherwise) {
-    const Json value = Take(name, needed);
-    if (value.is_number_unsigned() && value.get<uint64_t>() <= UINT32_MAX) return value.get<uint32_t>();
-    if (!value.is_null()) problems.push_back(absl::StrCat("\"", name, "\" is not a whole number of 0 to 4294967295"));
+    const std::optional<Json> value = Take(name, needed);
+    if (!value) return otherwise;
+    if (value->is_number_unsigned() && value->get<uint64_t>() <= UINT32_MAX) return value->get<uint32_t>();
+    problems.push_back(absl::StrCat("\"", name, "\" is not a whole number of 0 to 4294967295"));
     return otherwise;
   }
   void RefuseRest() {
@@ -59,11 +62,12 @@ class Fields {
   std::vector<std::string> problems;
 
  private:
-  Json Take(const char* name, bool needed) {
+  // A field that is null is there, with a value that is wrong.
+  std::optional<Json> Take(const char* name, bool needed) {
     const auto found = object_.find(name);
     if (found == object_.end()) {
       if (needed) problems.push_back(absl::StrCat("\"", name, "\" is missing"));
-      return nullptr;
+      return std::nullopt;
     }
     Json value = *found;
     object_.erase(found);
@@ -114,7 +118,7 @@ absl::StatusOr<Namespace> ParseNamespace(const std::string& path, absl::string_v
   fields.RefuseRest();
   if (const absl::StatusOr<Dtype> dtype = ParseDtype(dtype_name); dtype.ok()) {
     ns.dtype = *dtype;
-  } else if (!dtype_name.empty()) {
+  } else if (!dtype_name.empty() || fields.problems.empty()) {  // a missing one has been named above
     fields.problems.push_back(std::string(dtype.status().message()));
   }
   if (absl::Status valid = ValidateNamespace(ns); !valid.ok() && fields.problems.empty()) {

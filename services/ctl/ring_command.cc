@@ -40,8 +40,8 @@ void PrintShares(const Command& command, const View& view, std::ostream& out) {
     const Node& node = view.nodes[i];
     const double share = static_cast<double>(owned[i]) / static_cast<double>(command.keys),
                  expected = PlacementWeight(node) / weights;
-    rows.push_back({node.id.value, std::string(NodeStateName(node.state)), absl::StrCat(PlacementWeight(node)), absl::StrFormat("%.2f %%", 100 * share),
-                    absl::StrFormat("%.2f %%", 100 * expected)});
+    rows.push_back({node.id.value, std::string(NodeStateName(node.state)), absl::StrCat(PlacementWeight(node)),
+                    absl::StrFormat("%.2f %%", 100 * share), absl::StrFormat("%.2f %%", 100 * expected)});
     nodes.push_back({{"node", node.id.value},
                      {"state", std::string(NodeStateName(node.state))},
                      {"weight", PlacementWeight(node)},

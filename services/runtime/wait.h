@@ -54,6 +54,13 @@ class Slots {
     --free_;
     return true;
   }
+  // A place that is given back with the pointer; null if none came free in time.
+  struct Releaser {
+    void operator()(Slots* slots) const { slots->Release(); }
+  };
+  using Held = std::unique_ptr<Slots, Releaser>;
+  Held Hold(absl::Time deadline) { return Held(Acquire(deadline) ? this : nullptr); }
+
   void Release() {
     {
       std::lock_guard lock(mutex_);

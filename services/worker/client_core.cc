@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/cluster/ring.h"
+#include "services/transport/retry_hint.h"
 #include "services/worker/namespace_text.h"
 
 namespace kvist {
@@ -16,6 +17,7 @@ size_t LargestBlockBytes(const BlockShape& shape) {
 }
 
 constexpr size_t kMaxCallers = 128;
+constexpr int kMinLinkBuffers = 2;
 
 // A call that got no sign of life for a quarter of its time has met a silent node.
 BreakerOptions BreakerFor(const ClientOptions& options) {
@@ -35,8 +37,8 @@ ClientCore::ClientCore(ClientOptions client_options)
       encoders(options.runtime, options.threads),
       reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, options.codec)),
       locations(options.runtime),
-      keeper({options.runtime, options.transport, &callers, &counters, BreakerFor(options), options.seeds,
-              [this](size_t nodes) { Resize(nodes); }}),
+      keeper({options.runtime, options.transport, &callers, &counters, BreakerFor(options),
+              kMinLinkBuffers + options.threads, options.seeds, [this](size_t nodes) { Resize(nodes); }}),
       buffers(options.runtime, 0, LargestBlockBytes(shape)),
       decoders(options.runtime, options.threads),
       callers(options.runtime, std::min(kMaxCallers, options.seeds.size())),
@@ -58,6 +60,16 @@ BlockIdentity ClientCore::Identity(const Key& key, size_t block) const {
   identity.profile_digest = options.ns.profile_digest;
   identity.first_position = static_cast<uint32_t>(block * options.ns.tokens_per_block);
   return identity;
+}
+
+bool ClientCore::WaitAsTold(const absl::Status& status, int attempt, absl::Time deadline) {
+  const std::optional<absl::Duration> hint = RetryHint(status);
+  if (!absl::IsResourceExhausted(status) || !hint) return false;
+  const absl::Time resume = Now() + retries.Pause(attempt, hint);
+  if (resume >= deadline || !retries.Take()) return false;
+  ++counters.retries;
+  runtime()->SleepUntil(resume);
+  return true;
 }
 
 void ClientCore::CountMiss(v1::MissReason reason) {

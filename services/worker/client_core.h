@@ -36,6 +36,9 @@ struct ClientCore {
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
   void Resize(size_t nodes);  // before a view with so many is used
+  // A node that is full says when to come again. True after waiting until then, jittered; false if it said nothing, or
+  // the retry budget or the deadline do not allow it.
+  bool WaitAsTold(const absl::Status& status, int attempt, absl::Time deadline);
   void CountMiss(v1::MissReason reason);
   LinkedViewRef view() const { return keeper.current(); }
 

@@ -226,6 +226,7 @@ absl::StatusOr<GetResult> FetchJob::Conclude() {
 void FetchJob::RunStream(const std::shared_ptr<Stream>& stream) {
   absl::Span<const size_t> blocks = stream->blocks;
   NodeLink& link = *view_->links[stream->node];
+  int attempt = 0;
   while (!blocks.empty() && WantsAny(blocks)) {
     const absl::Span<const size_t> batch = blocks.first(std::min(blocks.size(), kMaxKeysPerCall));
     NodeLink::Wait wait(&link);
@@ -243,6 +244,11 @@ void FetchJob::RunStream(const std::shared_ptr<Stream>& stream) {
       break;
     }
     if (!sink.starved()) wait.End(status);
+    // Another holder is asked at once; where there is none, the node's hint is obeyed.
+    if (!rest.empty() && !alternatives_ && core_->WaitAsTold(status, attempt++, stream->deadline)) {
+      blocks = rest;
+      continue;
+    }
     if (IsFault(status) && !rest.empty() && OwnerOf(rest[0]) == stream->node) {
       EndWithFault(AtNode(link.id(), status));
     } else {

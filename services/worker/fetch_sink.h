@@ -54,6 +54,7 @@ class FetchJob::Sink final : public GetSink {
     }
     job_->Received(received_bytes_);
     auto buffer = std::make_shared<BufferPool::Buffer>(std::move(buffer_));
+    slot_ = nullptr;
     job_->core_->decoders.Submit([job = job_->shared_from_this(), stream = stream_, block = blocks_[next_], buffer,
                                   size = received_bytes_] { job->Decode(*stream, block, buffer->span().first(size)); });
     ++next_;
@@ -69,7 +70,8 @@ class FetchJob::Sink final : public GetSink {
  private:
   absl::Status Open(uint64_t bytes) {
     wait_->Pause();
-    buffer_ = job_->core_->buffers.Acquire(stream_->deadline);
+    slot_ = job_->view_->links[stream_->node]->buffers().Hold(stream_->deadline);
+    if (slot_) buffer_ = job_->core_->buffers.Acquire(stream_->deadline);
     wait_->Resume();
     starved_ = !buffer_;
     if (starved_) return absl::DeadlineExceededError("no buffer of this worker came free in time");
@@ -93,6 +95,7 @@ class FetchJob::Sink final : public GetSink {
   NodeLink::Wait* const wait_;
   const absl::Time began_;
   size_t next_ = 0;            // position in the batch of the first block that is not complete
+  Slots::Held slot_;           // of the node, while it fills the buffer
   BufferPool::Buffer buffer_;  // of the open item
   uint64_t expected_bytes_ = 0, received_bytes_ = 0;
   bool stopped_ = false, starved_ = false;

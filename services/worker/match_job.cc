@@ -161,8 +161,11 @@ MatchJob::Answer MatchJob::AskNode(ClientCore* core, const Question& question,
                                    absl::Span<const v1::MatchRequest> requests, absl::Time deadline) {
   Answer answer;
   for (size_t batch = 0; batch < requests.size(); ++batch) {
-    const absl::StatusOr<v1::MatchResponse> response =
-        question.node->Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(requests[batch], deadline); });
+    const auto ask = [&](Channel& node) { return node.Match(requests[batch], deadline); };
+    absl::StatusOr<v1::MatchResponse> response = question.node->Ask<v1::MatchResponse>(ask);
+    for (int attempt = 0; core->WaitAsTold(response.status(), attempt, deadline); ++attempt) {
+      response = question.node->Ask<v1::MatchResponse>(ask);
+    }
     if (!response.ok()) {
       answer.status = response.status();
       return answer;

@@ -12,7 +12,8 @@ NodeLink::NodeLink(Node node, std::unique_ptr<Channel> channel, Uses uses)
     : node_(std::move(node)),
       channel_(std::move(channel)),
       uses_(std::move(uses)),
-      breaker_(uses_.breaker, uses_.runtime) {}
+      breaker_(uses_.breaker, uses_.runtime),
+      buffers_(uses_.runtime, uses_.buffers) {}
 
 absl::Status NodeLink::Refusal() {
   if (channel_ == nullptr) {

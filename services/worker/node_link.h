@@ -24,6 +24,7 @@
 #include "services/cluster/view.h"
 #include "services/runtime/runtime.h"
 #include "services/runtime/thread_pool.h"
+#include "services/runtime/wait.h"
 #include "services/transport/transport.h"
 #include "services/worker/health.h"
 
@@ -38,6 +39,7 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
     Runtime* runtime;
     ThreadPool* callers;
     BreakerOptions breaker;
+    int buffers;                                                   // that calls to this node may fill or send at once
     std::function<void(const std::shared_ptr<NodeLink>&)> opened;  // its breaker has opened
   };
   // `channel` is null for a node whose address nobody knows: every call fails at once.
@@ -81,6 +83,10 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
 
   void Submit(std::function<void()> task);
 
+  // Held while a buffer of the client is filled from this node or sent to it: a node that stops in the middle of its
+  // streams keeps so many, and leaves the rest to the others.
+  Slots& buffers() { return buffers_; }
+
   // Bytes that the node has still to send, as far as we know: what it said in its last reply, for a second, and what
   // our own calls expect.
   uint64_t Busy();
@@ -100,6 +106,7 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
   const std::unique_ptr<Channel> channel_;
   const Uses uses_;
   Breaker breaker_;
+  Slots buffers_;
   std::atomic<bool> described_ = false;
   std::atomic<int64_t> expected_bytes_ = 0;
 

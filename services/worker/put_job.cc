@@ -72,7 +72,7 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
 void PutJob::RunLane(Queue* queue) {
   std::string owner_failure;
   while (const std::optional<size_t> block = NextBlock(queue, &owner_failure)) {
-    Upload upload{*block, nullptr, nullptr, {}};
+    Upload upload{*block, nullptr, nullptr, nullptr, nullptr, {}};
     Place(&upload);
     // What the first owner said holds for those blocks only that are still its own.
     const bool own = upload.node == view_->links[queue->owner];
@@ -187,7 +187,9 @@ absl::StatusOr<PutJob::Outcome> PutJob::Present(const Upload& upload) {
 
 absl::Status PutJob::Encode(Upload* upload) {
   if (upload->encoded_bytes > 0) return absl::OkStatus();
-  upload->buffer = core_->buffers.Acquire(deadline_);
+  upload->encoded_for = upload->node;
+  upload->slot = upload->node->buffers().Hold(deadline_);
+  if (upload->slot) upload->buffer = core_->buffers.Acquire(deadline_);
   if (!upload->buffer) return absl::ResourceExhaustedError("no buffer of this worker came free in time");
   if (!core_->encoders.Acquire(deadline_)) {
     return absl::DeadlineExceededError("no thread of this worker came free in time");

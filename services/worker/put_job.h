@@ -42,8 +42,10 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   // One block on its way. What was encoded is kept over retries.
   struct Upload {
     size_t block;
-    LinkedViewRef view;              // by which it is placed
-    std::shared_ptr<NodeLink> node;  // that it goes to
+    LinkedViewRef view;                     // by which it is placed
+    std::shared_ptr<NodeLink> node;         // that it goes to
+    std::shared_ptr<NodeLink> encoded_for;  // whose slot it is; the block may move on
+    Slots::Held slot;                       // of the first node, as long as there is a buffer
     BufferPool::Buffer buffer;
     size_t encoded_bytes = 0;  // 0 = not encoded yet
     bool reserved_before = false;

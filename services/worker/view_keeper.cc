@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/worker/retry.h"
-#include "services/worker/view_wire.h"
+#include "services/cluster/records.h"
 
 namespace kvist {
 namespace {
@@ -97,9 +97,10 @@ void ViewKeeper::Install(View view) {
     }
     std::unique_ptr<Channel> channel;
     if (node.address.port != 0) channel = uses_.transport->Connect(node.address.ToString());
-    after->links.push_back(std::make_shared<NodeLink>(
-        node, std::move(channel),
-        NodeLink::Uses{uses_.runtime, uses_.callers, uses_.breaker, [this](const auto& link) { Opened(link); }}));
+    after->links.push_back(
+        std::make_shared<NodeLink>(node, std::move(channel),
+                                   NodeLink::Uses{uses_.runtime, uses_.callers, uses_.breaker, uses_.link_buffers,
+                                                  [this](const auto& link) { Opened(link); }}));
   }
   after->view = std::move(view);
   std::lock_guard lock(mutex_);

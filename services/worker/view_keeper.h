@@ -37,6 +37,7 @@ class ViewKeeper {
     ThreadPool* callers;
     Counters* counters;
     BreakerOptions breaker;
+    int link_buffers;  // NodeLink::Uses::buffers
     std::vector<std::string> seeds;
     std::function<void(size_t nodes)> resized;  // before a view with so many nodes is used
   };

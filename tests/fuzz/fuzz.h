@@ -84,10 +84,8 @@ class AllocationMeter {
 }  // namespace kvist::fuzz
 
 // A property. What follows the condition is told when it does not hold: anything that absl::StrCat takes.
-#define KVIST_HOLDS(condition, ...)                                                                       \
-  do {                                                                                                    \
-    if (!(condition)) ::kvist::fuzz::Broken(__FILE__, __LINE__, #condition, ::absl::StrCat(__VA_ARGS__)); \
-  } while (false)
+#define KVIST_HOLDS(condition, ...) \
+  ((condition) ? void() : ::kvist::fuzz::Broken(__FILE__, __LINE__, #condition, ::absl::StrCat(__VA_ARGS__)))
 
 // Both are libFuzzer's: what a target defines, and what the driver offers to a target's own mutator.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);

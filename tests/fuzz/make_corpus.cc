@@ -222,6 +222,36 @@ void WriteAllocations() {
   Write("allocator_fuzz", "smallest", Le(0, 2) + take(1, false) + take(1, false));
 }
 
+// Acts of host_tier_fuzz.cc, with what each takes.
+void WriteTierScripts() {
+  const auto reserve = [](int key, int size_bytes, int lives) {
+    return One(0) + One(key) + Le(size_bytes - 1, 2) + One(0) + One(lives);
+  };
+  const auto finish = [](int how) { return One(2) + One(0) + One(how); };
+  const auto get = [](int key, int how) { return One(3) + One(key) + One(how); };
+  const Bytes let_go = One(4) + One(0);
+  const auto match = [](int first, int count, int ttl) { return One(5) + One(first) + One(count - 1) + One(ttl); };
+  const auto release = [](int id) { return One(6) + Le(id, 2); };
+  const auto erase = [](int key, int why) { return One(7) + One(key) + One(why); };
+  const auto later = [](int seconds) { return One(8) + One(seconds); };
+  Bytes fill = One(1);
+  for (int key = 0; key < 12; ++key) fill += reserve(key, 14000 + 100 * key, 0) + finish(7);
+  Write("host_tier_fuzz", "fill-and-evict",
+        fill + get(0, 1) + get(11, 3) + erase(11, 0) + reserve(1, 60000, 0) + finish(1) + let_go);
+  Write("host_tier_fuzz", "all-leased",
+        fill + match(5, 3, 9) + match(8, 4, 31) + release(1) + later(10) + reserve(2, 65000, 0) + finish(200));
+  Write("host_tier_fuzz", "all-held",
+        One(0) + reserve(0, 60000, 0) + finish(5) + reserve(1, 60000, 0) + finish(5) + get(0, 3) + get(1, 3) +
+            reserve(2, 60000, 0) + erase(0, 1) + let_go + reserve(2, 50000, 0) + finish(0));
+  Write("host_tier_fuzz", "expiry",
+        One(3) + reserve(4, 5000, 18) + finish(9) + reserve(5, 5000, 20) + finish(9) + match(4, 2, 20) + get(4, 3) +
+            later(3) + get(4, 1) + later(15) + let_go + get(5, 1) + reserve(6, 100, 16) + reserve(7, 100, 17) +
+            later(2) + finish(9) + get(7, 0));
+  Write("host_tier_fuzz", "refused",
+        One(0) + reserve(0, 65536, 0) + reserve(1, 65000, 0) + reserve(2, 1000, 0) + finish(8) + get(2, 1) +
+            match(0, 6, 0));
+}
+
 }  // namespace
 }  // namespace kvist
 
@@ -237,5 +267,6 @@ int main(int argc, char** argv) {
   kvist::WriteKeys();
   kvist::WriteViews();
   kvist::WriteAllocations();
+  kvist::WriteTierScripts();
   return 0;
 }

@@ -52,7 +52,7 @@ void CheckSize(const std::string& text) {
   if (!size.ok()) return;
   KVIST_HOLDS(*size >> 63 == 0, text, " is past 2^63");
   const double value = std::strtod(text.c_str(), nullptr);
-  KVIST_HOLDS(value < 1 || static_cast<double>(*size) > value * 0.999, text, " is not ", *size);
+  KVIST_HOLDS(value < 1 || static_cast<double>(*size) > value * 0.999 - 1, text, " is not ", *size);
   KVIST_HOLDS(ParseByteSize(absl::StrCat(*size)).value_or(0) == *size, "a number of bytes is not read as it is");
   if (*size >> 62 != 0) return;  // rounded up, it would be past the end
   const absl::StatusOr<uint64_t> rounded = ParseByteSize(FormatByteSize(*size));

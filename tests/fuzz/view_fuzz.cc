@@ -9,7 +9,7 @@
 
 #include "kvist/v1/cluster.pb.h"
 #include "services/cluster/ring.h"
-#include "services/worker/view_wire.h"
+#include "services/cluster/records.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace kvist {

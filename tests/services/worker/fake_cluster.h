@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "services/cluster/records.h"
 #include "services/transport/retry_hint.h"
 #include "services/transport/transport.h"
 #include "services/worker/client.h"
@@ -33,6 +34,7 @@ struct FakeNode {
   std::set<uint64_t> leases;
   std::set<std::string> reserved;
   std::vector<uint64_t> reservations;                        // sizes asked for, in order
+  int refuse_reads = 0;                                      // likewise
   int refuse_puts = 0, drop_commits = 0, keep_reserved = 0;  // how many of the next calls
   uint64_t next_lease = 1, view = 1;
   bool silent = false;     // answers nothing until the deadline
@@ -41,9 +43,9 @@ struct FakeNode {
   int release_calls = 0;
   std::map<std::string, int> calls;  // by method, those that were never answered included
   size_t part_bytes = 1000;
-  uint16_t port = 1;                                    // at any other, nobody listens
+  uint16_t port = 1;  // at any other, nobody listens
   std::vector<v1::DrainRequest> drain_requests;
-  std::vector<v1::DrainResponse> drain_answers;           // one a call; then the node is gone
+  std::vector<v1::DrainResponse> drain_answers;         // one a call; then the node is gone
   v1::View cluster;                                     // what GetView gives; absent while its number is 0
   v1::Load load;                                        // in replies
   std::map<std::string, std::vector<std::string>> hot;  // head -> nodes that hold copies
@@ -82,6 +84,7 @@ class FakeChannel final : public Channel {
 
   absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) override {
     if (absl::Status status = Reach("Match", deadline); !status.ok()) return status;
+    if (absl::Status status = RefuseRead(); !status.ok()) return status;
     v1::MatchResponse response;
     {
       std::lock_guard lock(node_->mutex);
@@ -175,6 +178,7 @@ class FakeChannel final : public Channel {
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     if (absl::Status status = Reach("Get", deadline); !status.ok()) return status;
     if (absl::Status status = Hold(deadline); !status.ok()) return status;
+    if (absl::Status status = RefuseRead(); !status.ok()) return status;
     v1::GetTrailer trailer;
     {
       std::lock_guard lock(node_->mutex);
@@ -270,6 +274,14 @@ class FakeChannel final : public Channel {
         for (const std::string& holder : hot->second) segment.add_nodes(holder);
       }
     }
+  }
+
+  absl::Status RefuseRead() {
+    std::lock_guard lock(node_->mutex);
+    if (node_->refuse_reads == 0) return absl::OkStatus();
+    --node_->refuse_reads;
+    const absl::Status full = absl::ResourceExhaustedError("the node is full");
+    return node_->retry_hint ? WithRetryHint(full, *node_->retry_hint) : full;
   }
 
   absl::Status Hold(absl::Time deadline) {
@@ -377,30 +389,11 @@ class FakeCluster final : public Transport {
     return view;
   }
 
-  // As the wire carries it.
-  static v1::View Wire(const View& view) {
-    v1::View wire;
-    wire.set_number(view.number.value);
-    for (const Node& node : view.nodes) {
-      v1::NodeRecord& record = *wire.add_nodes();
-      record.set_id(node.id.value);
-      record.set_address(node.address.ToString());
-      record.set_weight(node.weight);
-      record.set_capacity_bytes(node.capacity_bytes);
-      record.set_state(node.state == NodeState::kServing   ? v1::NODE_STATE_SERVING
-                       : node.state == NodeState::kJoining ? v1::NODE_STATE_JOINING
-                                                           : v1::NODE_STATE_DRAINING);
-      record.set_ramp(node.ramp);
-      record.set_incarnation(node.incarnation);
-      record.set_protocol(node.protocol);
-    }
-    return wire;
-  }
   // Every node learns this view.
   void Publish(const View& view) {
     for (const std::unique_ptr<FakeNode>& node : nodes_) {
       std::lock_guard lock(node->mutex);
-      node->cluster = Wire(view);
+      node->cluster = ViewToWire(view);
       node->view = view.number.value;
     }
   }

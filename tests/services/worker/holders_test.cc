@@ -37,6 +37,11 @@ class HoldersTest : public ClientTest {
       cluster_.node(owners[1]).blocks[KeyBytes(block)] = cluster_.node(owners[0]).blocks.at(KeyBytes(block));
     }
   }
+  static bool Eventually(const std::function<bool()>& condition) {
+    const absl::Time end = absl::Now() + absl::Seconds(10);
+    while (!condition() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+    return condition();
+  }
   size_t Replica(size_t block) { return Owners(chain_[SegmentHead(block)], options_.view, 2)[1]; }
   int CallsOfAll(const std::string& method) {
     int calls = 0;
@@ -260,6 +265,69 @@ TEST_F(HoldersTest, WhenTheHedgesAreSpentALateStreamIsLeftAloneUntilHalfOfTheTim
   std::lock_guard lock(OwnerOf(0).mutex);
   OwnerOf(0).hold_gets = false;
   OwnerOf(0).changed.notify_all();
+}
+
+TEST_F(HoldersTest, AFullNodeIsReadWhenItSaidOrFromAnotherHolder) {
+  Put();
+  FakeNode& node = OwnerOf(0);
+  node.retry_hint = absl::Milliseconds(200);
+  node.refuse_reads = 2;
+  const absl::Time start = absl::Now();
+  EXPECT_EQ(Match()->blocks(), kBlocks);
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(400));
+  node.refuse_reads = 2;
+  EXPECT_EQ(Get().blocks, kBlocks);
+  EXPECT_EQ(client().counters().retries, 4u);
+  options_.replicas = 2;
+  NewClient();
+  client();
+  Replicate();
+  node.refuse_reads = 1;
+  EXPECT_EQ(Get().blocks, kBlocks);
+  EXPECT_EQ(client().counters().retries, 0u);
+  node.retry_hint = std::nullopt;
+  options_.replicas = 1;
+  NewClient();
+  client();
+  node.refuse_reads = 1;
+  EXPECT_EQ(Get().blocks, 0u);
+}
+
+// Streams that stop in the middle of a block keep their buffers until their deadline: others must have some left.
+TEST_F(HoldersTest, ANodeThatStopsInTheMiddleLeavesBuffersToTheOthers) {
+  options_.threads = 1;
+  options_.deadline = absl::Seconds(20);
+  Put();
+  NewClient();
+  client();
+  const size_t stopped = owners_[0], other = BlockOfAnotherOwner();
+  FakeNode& node = cluster_.node(stopped);
+  std::atomic<int> inside = 0;
+  std::mutex mutex;
+  std::condition_variable open;
+  bool go_on = false;
+  node.change_part = [&](uint32_t*, uint64_t* offset) {
+    if (*offset == 0) return;
+    ++inside;
+    std::unique_lock lock(mutex);
+    open.wait(lock, [&] { return go_on; });
+  };
+  std::vector<std::unique_ptr<Thread>> readers;
+  for (int i = 0; i < 8; ++i) {
+    readers.push_back(RealRuntime()->Start([&] {
+      std::vector<uint16_t> pages(kv_.size());
+      const auto got = client().Get(chain_, {0, 1}, ContiguousPages(pages.data(), options_.ns.Shape(), capacity_));
+      EXPECT_EQ(got->blocks, 1u);
+    }));
+  }
+  EXPECT_TRUE(Eventually([&] { return inside == 3; }));
+  EXPECT_EQ(Get({other, other + 1}).blocks, 1u);
+  EXPECT_EQ(inside, 3);
+  {
+    std::lock_guard lock(mutex);
+    go_on = true;
+    open.notify_all();
+  }
 }
 
 TEST_F(HoldersTest, AHotPrefixIsReadFromAllWhoHoldIt) {

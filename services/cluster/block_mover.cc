@@ -1,0 +1,94 @@
+#include "services/cluster/block_mover.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvist {
+namespace {
+
+constexpr uint64_t kMaxBlockBytes = 256ull << 20;  // a peer that lies cannot fill our memory
+
+std::string KeyField(const Key& key) { return std::string(key.bytes.begin(), key.bytes.end()); }
+
+// Receives the one item of a Get.
+class OneBlock final : public GetSink {
+ public:
+  absl::Status OnHeader(const v1::GetHeader& header) override {
+    if (header.item() != 0 || !bytes.empty() || missing) return absl::DataLossError("the peer sent an item too many");
+    missing = header.miss() != v1::MISS_REASON_UNSPECIFIED;
+    if (missing) return absl::OkStatus();
+    if (header.sent_bytes() == 0 || header.sent_bytes() > kMaxBlockBytes) {
+      return absl::DataLossError(absl::StrCat("the peer sends a block of ", header.sent_bytes(), " bytes"));
+    }
+    bytes.resize(header.sent_bytes());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<absl::Span<uint8_t>> OnPart(uint32_t item, uint64_t offset, size_t size_bytes) override {
+    if (item != 0 || offset != received || size_bytes > bytes.size() - received) {
+      return absl::DataLossError("the peer sent a part out of place");
+    }
+    received += size_bytes;
+    return absl::MakeSpan(bytes).subspan(offset, size_bytes);
+  }
+
+  std::vector<uint8_t> bytes;
+  size_t received = 0;
+  bool missing = false;
+};
+
+}  // namespace
+
+absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, uint64_t view, absl::Duration ttl,
+                                          absl::Time deadline) {
+  absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  if (!found.ok()) return found.status();
+  if (found->block == nullptr) return absl::NotFoundError("the block is gone");
+  const absl::StatusOr<std::string> namespace_digest = reading_.namespace_of(found->block->pieces());
+  if (!namespace_digest.ok()) return namespace_digest.status();
+  v1::PutReserve reserve;
+  reserve.set_key(KeyField(key));
+  reserve.set_size_bytes(found->block->size_bytes());
+  reserve.set_namespace_digest(*namespace_digest);
+  reserve.set_view(view);
+  if (found->traits.group != Key{}) reserve.set_segment_head(KeyField(found->traits.group));
+  reserve.set_copy(true);
+  if (ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(ttl));
+  absl::StatusOr<std::unique_ptr<PutStream>> stream = to->Put(reserve, deadline);
+  if (absl::IsAlreadyExists(stream.status())) return 0;
+  if (!stream.ok()) return stream.status();
+  uint64_t offset = 0;
+  for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
+    if (absl::Status written = (*stream)->Write(offset, piece); !written.ok()) return written;
+    offset += piece.size();
+  }
+  const absl::StatusOr<v1::PutResponse> response = (*stream)->Commit(offset);
+  if (!response.ok()) return response.status();
+  return response->stored() ? offset : 0;
+}
+
+absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const Key& group, const std::string& namespace_digest,
+                                           Channel* from, uint64_t view, absl::Time deadline) {
+  const absl::StatusOr<Lookup> here = store_->Get(key, /*touch=*/false);
+  if (here.ok() && here->block != nullptr) return 0;
+  v1::GetRequest request;
+  request.set_keys(KeyField(key));
+  request.set_namespace_digest(namespace_digest);
+  request.set_view(view);
+  OneBlock sink;
+  const absl::StatusOr<v1::GetTrailer> trailer = from->Get(request, deadline, &sink);
+  if (!trailer.ok()) return trailer.status();
+  if (sink.missing) return absl::NotFoundError("the peer does not have the block");
+  if (sink.bytes.empty() || sink.received != sink.bytes.size()) return absl::DataLossError("the block came incomplete");
+  if (absl::Status verified = reading_.verify(sink.bytes, key, namespace_digest); !verified.ok()) return verified;
+  BlockTraits traits;
+  traits.group = group;
+  const absl::StatusOr<std::unique_ptr<Reservation>> reservation = store_->Reserve(key, sink.bytes.size(), traits);
+  if (absl::IsAlreadyExists(reservation.status())) return 0;
+  if (!reservation.ok()) return reservation.status();
+  if (absl::Status written = (*reservation)->Write(0, sink.bytes); !written.ok()) return written;
+  if (absl::Status committed = (*reservation)->Commit(sink.bytes.size()); !committed.ok()) return committed;
+  return sink.bytes.size();
+}
+
+}  // namespace kvist

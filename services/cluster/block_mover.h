@@ -1,0 +1,49 @@
+// Moves single blocks between this node's store and its peers: what replication, adoption, refetching and draining
+// share.
+//
+// Threads any; each call waits for its peer until the deadline given. Errors: those of Channel and BlockStore.
+#ifndef KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
+#define KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
+
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "cachestore/block_store.h"
+#include "services/transport/transport.h"
+
+namespace kvist {
+
+// What a node knows of a block's bytes, given from outside: this folder does not read blocks.
+struct BlockReading {
+  // Verifies that `bytes` are one whole block of this key, checksums included, and of this namespace unless that is "".
+  std::function<absl::Status(absl::Span<const uint8_t> bytes, const Key& key, const std::string& namespace_digest)>
+      verify;
+  // The 16 bytes of the namespace that a stored block names.
+  std::function<absl::StatusOr<std::string>(absl::Span<const absl::Span<const uint8_t>> pieces)> namespace_of;
+};
+
+class BlockMover {
+ public:
+  BlockMover(BlockStore* store, BlockReading reading) : store_(store), reading_(std::move(reading)) {}
+
+  // Sends our block to a peer, which keeps it as a copy. OK also if the peer has it already.
+  // Returns the bytes sent: 0 if the peer had it. Errors: NotFound  we do not have it (any more).
+  absl::StatusOr<uint64_t> Send(const Key& key, Channel* to, uint64_t view, absl::Duration ttl, absl::Time deadline);
+
+  // Fetches a block from a peer, verifies it and stores it. Returns its bytes; 0 if we have it.
+  // Errors: NotFound  the peer does not have it; DataLoss and others of `verify`  what came is not that block.
+  absl::StatusOr<uint64_t> Fetch(const Key& key, const Key& group, const std::string& namespace_digest, Channel* from,
+                                 uint64_t view, absl::Time deadline);
+
+ private:
+  BlockStore* const store_;
+  const BlockReading reading_;
+};
+
+}  // namespace kvist
+
+#endif  // KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
