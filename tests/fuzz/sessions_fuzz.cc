@@ -40,7 +40,8 @@ struct OpenPut {
   std::unique_ptr<PutSession> session;
   int key = 0, ns = 0;
   bool reserved = false, copy = false, over = false;
-  std::string block, written;  // what is to be sent; what the node has, zeros where nothing came
+  std::string block, written;  // what is to be sent; what was
+  std::vector<bool> came;      // which bytes were
   absl::Time deadline;
 };
 
@@ -98,7 +99,7 @@ class Script {
     const absl::Time deadline = node_.DeadlineIn(absl::Seconds(1 + input_->Below(30)));
     auto session = node_.handlers->OpenPut(deadline);
     if (!session.ok()) return CheckRefusal(session.status());
-    puts_.push_back({.session = *std::move(session), .block = {}, .written = {}, .deadline = deadline});
+    puts_.push_back({.session = *std::move(session), .block = {}, .written = {}, .came = {}, .deadline = deadline});
   }
 
   OpenPut* PickPut() { return puts_.empty() ? nullptr : &puts_[input_->Below(puts_.size())]; }
@@ -136,6 +137,7 @@ class Script {
     put->copy = reserve.copy();
     put->block = fuzz::TestBlock(key, ns);
     put->written.assign(reserve.size_bytes(), '\0');
+    put->came.assign(reserve.size_bytes(), false);
   }
 
   void Write() {
@@ -160,7 +162,9 @@ class Script {
       return;
     }
     KVIST_HOLDS(put->reserved && !put->over, "a session that was over takes a part");
-    if (offset + part.size() <= put->written.size()) put->written.replace(offset, part.size(), part);
+    if (offset > put->written.size()) return;  // a part without bytes
+    put->written.replace(offset, part.size(), part);
+    std::fill_n(put->came.begin() + static_cast<std::ptrdiff_t>(offset), part.size(), true);
   }
 
   void Commit() {
@@ -177,7 +181,7 @@ class Script {
     }
     if (answer->stored()) {
       KVIST_HOLDS(put->reserved && !put->over, "a session that was over stores a block");
-      KVIST_HOLDS(put->written.substr(0, put->block.size()) == put->block, "another block than was sent is stored");
+      CheckSent(*put);
       KVIST_HOLDS(node_.runtime.Now() < put->deadline, "stored behind its deadline");
       committed_[put->key] = put->ns;
       stored_ += put->copy ? 0 : 1;
@@ -185,6 +189,13 @@ class Script {
       stored_gate.Pass();
     }
     put->over = true;
+  }
+
+  // What came is the block. Where nothing came, the slab may have held the same block before: what a Get sends tells.
+  static void CheckSent(const OpenPut& put) {
+    for (size_t i = 0; i < put.block.size(); ++i) {
+      KVIST_HOLDS(!put.came[i] || put.written[i] == put.block[i], "a damaged byte is stored, at ", i);
+    }
   }
 
   // --- Get ---
