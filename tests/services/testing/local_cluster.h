@@ -74,9 +74,7 @@ class LocalCluster final : public Transport {
       options.id = node.id;
       options.capacity_bytes = capacity_bytes;
       options.prefault = false;
-      options.make_hooks = [capacity_bytes](const NodeParts& parts) {
-        return ReplicationHooks(parts, capacity_bytes, absl::Seconds(20), capacity_bytes);
-      };
+      options.make_hooks = [capacity_bytes](const NodeParts& parts) { return ReplicationHooks(parts, capacity_bytes); };
       cores_[node.id.value] = *NodeCore::Create(std::move(options), RealRuntime(), this, &membership_);
     }
     for (const auto& [id, core] : cores_) core->Start({id, 1}, {id, 2});
