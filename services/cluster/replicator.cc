@@ -206,7 +206,7 @@ void Replicator::Settle(Task task, const absl::StatusOr<uint64_t>& done, std::de
 // --- Housekeeping: hot segments, and copies after a member has gone ---
 
 void Replicator::KeepHouse() {
-  std::shared_ptr<const View> known;
+  std::shared_ptr<const View> known = options_.view();
   for (;;) {
     {
       std::unique_lock lock(mutex_);
