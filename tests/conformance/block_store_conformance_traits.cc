@@ -107,6 +107,7 @@ TEST_P(BlockStoreConformance, ScanListsEachBlockOnceWithItsFigures) {
   for (uint64_t i = 0; i < 10; ++i) ASSERT_TRUE(PutWith(i, traits).ok());
   const absl::Time stored = under_test().Now();
   under_test().Advance(absl::Seconds(3));
+  EXPECT_EQ(Stats().blocks, 10u) << "and the store has looked at its clock";
   for (int reads = 0; reads < 4; ++reads) ASSERT_NE(store().Get(KeyOf(7))->block, nullptr);
   for (const size_t limit : {size_t{1}, size_t{3}, size_t{10}, size_t{1000}}) {
     std::set<Key> seen;
