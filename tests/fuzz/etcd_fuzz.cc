@@ -130,7 +130,7 @@ class Script {
   void List(const EtcdListing& listing) {
     if (listing.revision < members_.revision()) wiped.Pass();
     records_.clear();
-    for (const EtcdKeyValue& entry : listing.entries) records_[entry.key] = entry;
+    for (const EtcdKeyValue& entry : listing.entries) records_[entry.key] = Read(entry);
     members_.Apply(listing, now_);
   }
   void Change(const EtcdChange& change) {
@@ -139,7 +139,7 @@ class Script {
         deleted.Pass();
         records_.erase(event.entry.key);
       } else {
-        records_[event.entry.key] = event.entry;
+        records_[event.entry.key] = Read(event.entry);
       }
     }
     members_.Apply(change, now_);
@@ -162,23 +162,30 @@ class Script {
   }
 
   // --- What must hold ---
-  // The node of a record that stands and can be read.
+  struct Record {
+    EtcdKeyValue entry;
+    std::optional<Node> node;  // empty: it cannot be read, or is of another
+  };
+  Record Read(const EtcdKeyValue& entry) const {
+    const std::string nodes = members_.prefix() + "nodes/";
+    if (entry.key.compare(0, nodes.size(), nodes) != 0) return {entry, std::nullopt};
+    absl::StatusOr<Node> node = RecordFromJson(entry.value);
+    if (!node.ok() || node->id.value != entry.key.substr(nodes.size())) return {entry, std::nullopt};
+    return {entry, *std::move(node)};
+  }
   std::optional<Node> Standing(const std::string& key) const {
     const auto record = records_.find(key);
-    const std::string nodes = members_.prefix() + "nodes/";
-    if (record == records_.end() || key.compare(0, nodes.size(), nodes) != 0) return std::nullopt;
-    absl::StatusOr<Node> node = RecordFromJson(record->second.value);
-    if (!node.ok() || node->id.value != key.substr(nodes.size())) return std::nullopt;
-    return *std::move(node);
+    return record == records_.end() ? std::nullopt : record->second.node;
   }
 
   void Check() {
     for (const auto& [key, record] : records_) {
-      const std::optional<Node> node = Standing(key);
+      const std::optional<Node>& node = record.node;
       if (!node) continue;
       const EtcdKeyValue* const entry = members_.Entry(node->id);
       KVIST_HOLDS(entry != nullptr, "the record ", key, " stands, and its node is no member");
-      KVIST_HOLDS(entry->value == record.value && entry->mod_revision == record.mod_revision, "an old record of ", key);
+      KVIST_HOLDS(entry->value == record.entry.value && entry->mod_revision == record.entry.mod_revision,
+                  "an old record of ", key);
       KVIST_HOLDS(members_.GreatestIncarnation(node->id) >= node->incarnation, "incarnation of ", key);
     }
     if (!members_.Problems().empty()) unreadable.Pass();
@@ -201,14 +208,20 @@ class Script {
   }
 
   // Only a later record of the same address takes a standing node's place.
+  bool IsReplaced(const std::string& key, const Node& node) const {
+    const int64_t revision = records_.at(key).entry.mod_revision;
+    return std::any_of(records_.begin(), records_.end(), [&](const auto& other) {
+      const Record& rival = other.second;
+      return other.first != key && rival.node && rival.node->address == node.address &&
+             rival.entry.mod_revision >= revision;
+    });
+  }
+
   void CheckStandingAreIn() {
-    for (const auto& [key, record] : records_) {
-      const std::optional<Node> node = Standing(key);
+    for (const auto& entry : records_) {
+      const std::optional<Node>& node = entry.second.node;
       if (!node) continue;
-      const bool replaced = std::any_of(records_.begin(), records_.end(), [&](const auto& other) {
-        const std::optional<Node> rival = other.first == key ? std::nullopt : Standing(other.first);
-        return rival && rival->address == node->address && other.second.mod_revision >= record.mod_revision;
-      });
+      const bool replaced = IsReplaced(entry.first, *node);
       if (replaced) two_at_one.Pass();
       const Node* const found = view_.Find(node->id);
       KVIST_HOLDS(replaced || (found != nullptr && *found == *node), "the view has another node ", node->id.value);
@@ -222,7 +235,7 @@ class Script {
     members_.Tick(now_);
     if (std::optional<View> view = members_.TakeView()) TakeView(*std::move(view));
     const bool any = std::any_of(records_.begin(), records_.end(),
-                                 [&](const auto& record) { return Standing(record.first).has_value(); });
+                                 [](const auto& record) { return record.second.node.has_value(); });
     if (!any) return;  // the last view stays
     for (const Node& node : view_.nodes) {
       const std::optional<Node> standing = Standing(members_.NodeKey(node.id));
@@ -233,8 +246,8 @@ class Script {
   fuzz::Input* const input_;
   EtcdMembers members_{"c", kHold};
   absl::Time now_ = absl::FromUnixSeconds(1000);
-  std::map<std::string, EtcdKeyValue> records_;  // that stand, by key
-  View view_;                                    // the last
+  std::map<std::string, Record> records_;  // that stand, by key
+  View view_;                              // the last
 };
 
 }  // namespace
