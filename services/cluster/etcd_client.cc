@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "etcd/rpc.grpc.pb.h"
+#include "services/cluster/etcd_wire.h"
 #include "services/transport/grpc_library.h"
 
 namespace kvist {
@@ -42,8 +43,6 @@ std::optional<std::string> ReadFile(const std::string& path) {
   text << file.rdbuf();
   return text.str();
 }
-
-EtcdKeyValue FromWire(const pb::KeyValue& kv) { return {kv.key(), kv.value(), kv.mod_revision(), kv.lease()}; }
 
 bool OfConnection(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED;
@@ -75,9 +74,7 @@ class GrpcEtcdClient final : public EtcdClient {
     pb::RangeResponse response;
     const absl::Status status = Call<pb::KV>(&pb::KV::Stub::Range, request, &response);
     if (!status.ok()) return status;
-    EtcdListing listing{response.header().revision(), response.header().cluster_id(), {}};
-    for (const pb::KeyValue& kv : response.kvs()) listing.entries.push_back(FromWire(kv));
-    return listing;
+    return FromWire(response);
   }
 
   absl::StatusOr<bool> PutIf(const std::string& key, const EtcdCondition& condition, const std::string& value,
@@ -179,12 +176,7 @@ class GrpcEtcdClient final : public EtcdClient {
           const auto stream = stub->Watch(context);
           stream->Write(request);
           for (pb::WatchResponse response; stream->Read(&response);) {
-            EtcdChange change;
-            change.revision = response.header().revision();
-            change.compacted = response.canceled();
-            for (const pb::Event& event : response.events()) {
-              change.events.push_back({event.type() == pb::Event::DELETE, FromWire(event.kv())});
-            }
+            const EtcdChange change = FromWire(response);
             if (!sink(change) || change.compacted) {
               ended_by_us = true;
               context->TryCancel();

@@ -11,6 +11,15 @@
 #include "services/cluster/records.h"
 
 namespace kvist {
+namespace {
+
+// Beyond these etcd, or whoever wrote the base, is mistaken; their sum still is a view's number.
+constexpr uint64_t kMaxBase = uint64_t{1} << 63;
+constexpr int64_t kMaxRevision = int64_t{1} << 62;
+
+int64_t PossibleRevision(int64_t revision) { return std::clamp<int64_t>(revision, 0, kMaxRevision); }
+
+}  // namespace
 
 EtcdMembers::EtcdMembers(const std::string& cluster, absl::Duration hold)
     : prefix_(absl::StrCat("/kvist/", cluster, "/")), hold_(hold) {}
@@ -25,7 +34,12 @@ bool EtcdMembers::NodeIdOf(const std::string& key, std::string* id) const {
 void EtcdMembers::Put(const EtcdKeyValue& entry) {
   if (entry.key == BaseKey()) {
     uint64_t base = 0;
-    if (absl::SimpleAtoi(entry.value, &base)) base_ = std::max(base_, base);
+    problems_.erase(entry.key);
+    if (absl::SimpleAtoi(entry.value, &base) && base <= kMaxBase) {
+      base_ = std::max(base_, base);
+    } else {
+      problems_[entry.key] = absl::StrCat(entry.key, " is left out: it is no number up to ", kMaxBase);
+    }
     base_mod_revision_ = entry.mod_revision;
     if (base_ >= wanted_base_) wanted_base_ = 0;
     return;
@@ -65,13 +79,14 @@ void EtcdMembers::Hold(const std::string& id, absl::Time now) {
 
 void EtcdMembers::Apply(const EtcdListing& listing, absl::Time now) {
   const bool another = cluster_id_ != 0 && listing.cluster_id != cluster_id_;
-  if (another || listing.revision < revision_) {  // wiped, or another cluster: its numbers start anew
+  const int64_t revision = PossibleRevision(listing.revision);
+  if (another || revision < revision_) {  // wiped, or another cluster: its numbers start anew
     wanted_base_ = last_.number.value;
     base_ = 0;
     base_mod_revision_ = 0;
   }
   cluster_id_ = listing.cluster_id;
-  revision_ = listing.revision;
+  revision_ = revision;
   std::set<std::string> listed;
   for (const EtcdKeyValue& entry : listing.entries) {
     Put(entry);
@@ -88,13 +103,15 @@ void EtcdMembers::Apply(const EtcdListing& listing, absl::Time now) {
 
 void EtcdMembers::Apply(const EtcdChange& change, absl::Time now) {
   const size_t before = Standing();
-  std::vector<std::string> deleted;
+  std::set<std::string> deleted;  // and not put again by a later event
   for (const EtcdEvent& event : change.events) {
     std::string id;
+    const bool of_node = NodeIdOf(event.entry.key, &id);
     if (!event.deleted) {
       Put(event.entry);
-    } else if (NodeIdOf(event.entry.key, &id)) {
-      deleted.push_back(id);
+      deleted.erase(id);
+    } else if (of_node) {
+      deleted.insert(id);
     }
   }
   for (const std::string& id : deleted) Hold(id, now);
@@ -104,7 +121,7 @@ void EtcdMembers::Apply(const EtcdChange& change, absl::Time now) {
     const bool ours = self_ && self_->id.value == id;
     if (!many && !ours && found != members_.end()) members_.erase(found);
   }
-  revision_ = std::max(revision_, change.revision);
+  revision_ = std::max(revision_, PossibleRevision(change.revision));
 }
 
 void EtcdMembers::Tick(absl::Time now) {
@@ -140,18 +157,23 @@ uint64_t EtcdMembers::GreatestIncarnation(const NodeId& id) const {
 
 std::optional<View> EtcdMembers::TakeView() {
   View view;
-  std::map<std::string, const Member*> by_address;  // a node that took another name at its address: the later record
+  // A node that took another name at its address: the later record. One that stands comes before one that is held,
+  // whose revision may be of an etcd before it was wiped.
+  const auto age = [](const Member& member) {
+    return std::make_pair(member.held_until == absl::InfiniteFuture(), member.entry.mod_revision);
+  };
+  std::map<std::string, const Member*> by_address;
   for (const auto& [id, member] : members_) {
     if (!member.node) continue;
     const Member*& at = by_address[member.node->address.ToString()];
-    if (at == nullptr || at->entry.mod_revision < member.entry.mod_revision) at = &member;
+    if (at == nullptr || age(*at) < age(member)) at = &member;
   }
   for (const auto& [id, member] : members_) {
     if (member.node && by_address[member.node->address.ToString()] == &member) view.nodes.push_back(*member.node);
   }
   if (view.nodes.empty()) return std::nullopt;
   if (view.nodes == last_.nodes) return std::nullopt;
-  view.number.value = std::max(last_.number.value + 1, base_ + static_cast<uint64_t>(std::max<int64_t>(0, revision_)));
+  view.number.value = std::max(last_.number.value + 1, base_ + static_cast<uint64_t>(revision_));
   last_ = view;
   return view;
 }

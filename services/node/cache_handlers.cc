@@ -59,6 +59,10 @@ absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequ
   if (!pass.ok()) return pass.status();
   const absl::Duration lease = std::min(absl::Milliseconds(request.lease_ms()), options.limits.max_lease);
   size_t keys_left = options.limits.max_keys;
+  if (static_cast<size_t>(request.chains_size()) > keys_left) {
+    return absl::InvalidArgumentError(absl::StrCat(request.chains_size(), " chains in one request; at most ", keys_left,
+                                                   " are allowed: send several"));
+  }
   std::vector<std::vector<Key>> chains;
   for (const v1::Chain& chain : request.chains()) {
     absl::StatusOr<std::vector<Key>> keys = ParseKeys(chain.keys(), keys_left);
