@@ -7,6 +7,7 @@
 #include "kernels/block_format.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
+#include "services/node/log.h"
 #include "services/node/request_keys.h"
 #include "services/node/view_message.h"
 #include "services/transport/miss_reason.h"
@@ -166,12 +167,18 @@ absl::StatusOr<bool> DropIfDamaged(HandlersState* state, const Key& key, FoundBy
   if (!erased.ok()) return erased.status();
   if (!*erased) return false;
   state->metrics().CountDamaged(found_by);
+  Log(LogLevel::kWarning, "damaged block dropped", {{"key", key.Hex()}, {"why", std::string(whole.message())}});
   if (state->options.hooks.damaged) state->options.hooks.damaged(key, lookup->traits);
   return true;
 }
 
-CacheHandlers::CacheHandlers(CacheHandlersOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
-CacheHandlers::~CacheHandlers() = default;
+CacheHandlers::CacheHandlers(CacheHandlersOptions options) : impl_(std::make_shared<Impl>(std::move(options))) {}
+CacheHandlers::~CacheHandlers() {
+  EndSessions();
+  // What is left of the sessions must not lead to what goes with the handlers.
+  impl_->options.hooks = {};
+  impl_->options.view = nullptr;
+}
 
 absl::StatusOr<v1::MatchResponse> CacheHandlers::Match(const v1::MatchRequest& request) {
   return impl_->Counted(Method::kMatch, [&] { return impl_->Match(request); });
@@ -266,11 +273,15 @@ absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const v1::DrainRequest& r
 }
 
 absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const v1::GetRequest& request, absl::Time deadline) {
-  return OpenGetSession(impl_.get(), request, deadline);
+  return OpenGetSession(impl_, request, deadline);
 }
 
 absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(absl::Time deadline) {
-  return OpenPutSession(impl_.get(), deadline);
+  return OpenPutSession(impl_, deadline);
+}
+
+absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_by) {
+  return kvist::DropIfDamaged(impl_.get(), key, found_by);
 }
 
 void CacheHandlers::Sweep() {

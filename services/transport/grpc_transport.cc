@@ -139,7 +139,9 @@ class GrpcPutStream : public PutStream {
   }
   absl::Status EarlyEnd() {
     absl::StatusOr<v1::PutResponse> response = Verdict();
-    return response.ok() ? absl::InternalError("the node ended a Put before its commit") : response.status();
+    if (!response.ok()) return response.status();
+    return response->stored() ? absl::InternalError("the node ended a Put before its commit")
+                              : absl::AlreadyExistsError("the node has this block");
   }
 
   RawStream stream_;

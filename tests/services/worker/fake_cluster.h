@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "services/cluster/records.h"
 #include "services/transport/retry_hint.h"
 #include "services/transport/transport.h"
 #include "services/worker/client.h"
@@ -388,30 +389,11 @@ class FakeCluster final : public Transport {
     return view;
   }
 
-  // As the wire carries it.
-  static v1::View Wire(const View& view) {
-    v1::View wire;
-    wire.set_number(view.number.value);
-    for (const Node& node : view.nodes) {
-      v1::NodeRecord& record = *wire.add_nodes();
-      record.set_id(node.id.value);
-      record.set_address(node.address.ToString());
-      record.set_weight(node.weight);
-      record.set_capacity_bytes(node.capacity_bytes);
-      record.set_state(node.state == NodeState::kServing   ? v1::NODE_STATE_SERVING
-                       : node.state == NodeState::kJoining ? v1::NODE_STATE_JOINING
-                                                           : v1::NODE_STATE_DRAINING);
-      record.set_ramp(node.ramp);
-      record.set_incarnation(node.incarnation);
-      record.set_protocol(node.protocol);
-    }
-    return wire;
-  }
   // Every node learns this view.
   void Publish(const View& view) {
     for (const std::unique_ptr<FakeNode>& node : nodes_) {
       std::lock_guard lock(node->mutex);
-      node->cluster = Wire(view);
+      node->cluster = ViewToWire(view);
       node->view = view.number.value;
     }
   }

@@ -134,7 +134,7 @@ TEST_F(ViewsTest, SeedsThatHaveNoViewYetAreAskedAgain) {
     FakeNode& seed = cluster_.node(0);
     std::unique_lock lock(seed.mutex);
     seed.changed.wait(lock, [&] { return seed.calls["GetView"] >= 2; });
-    seed.cluster = FakeCluster::Wire(cluster_.view());
+    seed.cluster = ViewToWire(cluster_.view());
   });
   EXPECT_EQ(client().view(), cluster_.view());
 }
