@@ -39,8 +39,7 @@ class OneBlock final : public GetSink {
 
 }  // namespace
 
-absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, uint64_t view, absl::Duration ttl,
-                                          absl::Time deadline) {
+absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const CopyTerms& terms, absl::Time deadline) {
   absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
   if (!found.ok()) return found.status();
   if (found->block == nullptr) return absl::NotFoundError("the block is gone");
@@ -50,10 +49,11 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, uint64_t 
   reserve.set_key(KeyField(key));
   reserve.set_size_bytes(found->block->size_bytes());
   reserve.set_namespace_digest(*namespace_digest);
-  reserve.set_view(view);
+  reserve.set_view(terms.view);
   if (found->traits.group != Key{}) reserve.set_segment_head(KeyField(found->traits.group));
   reserve.set_copy(true);
-  if (ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(ttl));
+  reserve.set_replicas(terms.replicas);
+  if (terms.ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(terms.ttl));
   absl::StatusOr<std::unique_ptr<PutStream>> stream = to->Put(reserve, deadline);
   if (absl::IsAlreadyExists(stream.status())) return 0;
   if (!stream.ok()) return stream.status();

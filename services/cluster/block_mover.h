@@ -26,13 +26,20 @@ struct BlockReading {
   std::function<absl::StatusOr<std::string>(absl::Span<const absl::Span<const uint8_t>> pieces)> namespace_of;
 };
 
+// What a copy is sent with.
+struct CopyTerms {
+  uint64_t view = 0;
+  uint32_t replicas = 0;  // nodes that shall keep the block; 0 = nobody cares
+  absl::Duration ttl = absl::InfiniteDuration();
+};
+
 class BlockMover {
  public:
   BlockMover(BlockStore* store, BlockReading reading) : store_(store), reading_(std::move(reading)) {}
 
   // Sends our block to a peer, which keeps it as a copy. OK also if the peer has it already.
   // Returns the bytes sent: 0 if the peer had it. Errors: NotFound  we do not have it (any more).
-  absl::StatusOr<uint64_t> Send(const Key& key, Channel* to, uint64_t view, absl::Duration ttl, absl::Time deadline);
+  absl::StatusOr<uint64_t> Send(const Key& key, Channel* to, const CopyTerms& terms, absl::Time deadline);
 
   // Fetches a block from a peer, verifies it and stores it. Returns its bytes; 0 if we have it.
   // Errors: NotFound  the peer does not have it; DataLoss and others of `verify`  what came is not that block.

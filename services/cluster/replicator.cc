@@ -58,20 +58,23 @@ bool Replicator::Stopping() const {
 
 // --- What comes in ---
 
+void Replicator::Copied(std::string_view namespace_digest, uint32_t replicas) {
+  std::lock_guard lock(mutex_);
+  const std::string digest(namespace_digest);
+  if (replicas_.size() < kNamespaces || replicas_.count(digest) > 0) replicas_[digest] = replicas;
+}
+
 void Replicator::Stored(const Key& key, const BlockTraits& traits, std::string_view namespace_digest,
                         uint32_t replicas) {
   if (replicas < 2) return;
+  Copied(namespace_digest, replicas);
   const std::shared_ptr<const View> view = options_.view();
-  {
-    std::lock_guard lock(mutex_);
-    const std::string digest(namespace_digest);
-    if (replicas_.size() < kNamespaces || replicas_.count(digest) > 0) replicas_[digest] = replicas;
-  }
   if (view == nullptr || view->nodes.empty()) return;
   for (const size_t owner : Place(traits.group, *view, replicas).owners) {
     if (view->nodes[owner].id == options_.self) continue;
     Task task;
     task.key = key;
+    task.replicas = replicas;
     task.peer = view->nodes[owner].id;
     Push(std::move(task));
   }
@@ -170,7 +173,7 @@ absl::StatusOr<uint64_t> Replicator::Do(const Task& task) {
   absl::StatusOr<uint64_t> done =
       task.fetch
           ? mover_.Fetch(task.key, task.group, task.namespace_digest, channel.get(), view->number.value, deadline)
-          : mover_.Send(task.key, channel.get(), view->number.value, absl::InfiniteDuration(), deadline);
+          : mover_.Send(task.key, channel.get(), {view->number.value, task.replicas}, deadline);
   if (absl::IsUnavailable(done.status()) || absl::IsDeadlineExceeded(done.status())) peers_.Failed(task.peer);
   return done;
 }
@@ -267,6 +270,7 @@ void Replicator::RepairAfter(const View& before, const View& now) {
     for (const NodeId& id : lacking) {
       Task task;
       task.key = block.key;
+      task.replicas = count->second;
       task.peer = id;
       Push(std::move(task));
     }
@@ -334,7 +338,7 @@ void Replicator::CopyHot(const Heat::Hot& hot, const View& view, const std::vect
     bool all = channel != nullptr;
     for (size_t i = 0; all && i < blocks.size(); ++i) {
       const absl::StatusOr<uint64_t> sent =
-          mover_.Send(blocks[i].key, channel.get(), view.number.value, options_.hot_ttl,
+          mover_.Send(blocks[i].key, channel.get(), {view.number.value, 0, options_.hot_ttl},
                       options_.runtime->Now() + options_.call_deadline);
       all = sent.ok();
       if (absl::IsUnavailable(sent.status()) || absl::IsDeadlineExceeded(sent.status())) peers_.Failed(id);
@@ -422,7 +426,7 @@ absl::StatusOr<uint64_t> Replicator::SendToHeir(const ScannedBlock& block, absl:
     const NodeId& heir = others.nodes[Owners(block.traits.group, others, 1).front()].id;
     const std::shared_ptr<Channel> channel = peers_.Find(heir, others);
     sent = channel == nullptr ? absl::StatusOr<uint64_t>(absl::UnavailableError("the next owner does not answer"))
-                              : mover_.Send(block.key, channel.get(), others.number.value, absl::InfiniteDuration(),
+                              : mover_.Send(block.key, channel.get(), {others.number.value, 0},
                                             std::min(deadline, options_.runtime->Now() + options_.call_deadline));
     if (absl::IsUnavailable(sent.status()) || absl::IsDeadlineExceeded(sent.status())) peers_.Failed(heir);
     if (sent.ok() || !Again(sent.status())) return sent;

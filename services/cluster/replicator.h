@@ -74,6 +74,8 @@ class Replicator {
 
   // A block was committed that is no copy. Does not wait.
   void Stored(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas);
+  // A copy came of a block that so many nodes shall keep.
+  void Copied(std::string_view namespace_digest, uint32_t replicas);
   void Read(const Key& group, uint64_t bytes) { heat_.Read(group, bytes); }
   // Where extra copies of a hot segment stand now.
   std::vector<NodeId> HotNodes(const Key& group);
@@ -94,9 +96,10 @@ class Replicator {
  private:
   struct Task {
     Key key;
-    NodeId peer;         // to send to; or to fetch from
-    bool fetch = false;  // else it is sent
-    Key group;           // of what is fetched
+    NodeId peer;            // to send to; or to fetch from
+    bool fetch = false;     // else it is sent
+    uint32_t replicas = 0;  // of what is sent: how many nodes shall keep it
+    Key group;              // of what is fetched
     std::string namespace_digest;
     bool refetch = false;
     absl::Time not_before, give_up;
