@@ -124,7 +124,7 @@ class Script {
     const auto response = Raw<etcdserverpb::RangeResponse>();
     if (!response) return;
     const EtcdListing listing = FromWire(*response);
-    if (listing.revision > 0 && listing.revision < kMostRevision) List(listing);  // the client lets no other through
+    if (listing.revision > 0 && listing.revision < kMostRevision) List(listing);  // the client lets no lesser through
   }
   void RawChange() {
     const auto response = Raw<etcdserverpb::WatchResponse>();
@@ -137,6 +137,7 @@ class Script {
 
   // --- Both sides ---
   void List(const EtcdListing& listing) {
+    if (listing.revision == members_.revision()) return;  // one revision is one content
     if (listing.revision < members_.revision()) wiped.Pass();
     records_.clear();
     for (const EtcdKeyValue& entry : listing.entries) records_[entry.key] = Read(entry);
