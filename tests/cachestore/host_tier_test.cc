@@ -181,6 +181,25 @@ TEST_F(HostTierTest, DropsABoundedNumberOfExpiredBlocksACall) {
   EXPECT_EQ(tier->Stats()->blocks, 0u) << "the last one was not forgotten";
 }
 
+TEST_F(HostTierTest, ADropThatStopsAtTheEndOfAShardDoesNotForgetTheNext) {
+  HostTierOptions options = WithManyBlocks();
+  options.index_shards = 2;
+  auto tier = *HostTier::Create(options);
+  const BlockTraits traits = Until(now_ + absl::Seconds(5));
+  for (uint64_t i = 0; i <= HostTier::kMostDropped; ++i) {
+    Key key;
+    const uint64_t number = i < HostTier::kMostDropped ? 2 * i : 1;  // the last one lies in the other shard
+    std::memcpy(key.bytes.data(), &number, sizeof(number));
+    auto reservation = tier->Reserve(key, 64, traits);
+    ASSERT_TRUE(reservation.ok() && (*reservation)->Commit(64).ok());
+  }
+  now_ += absl::Seconds(5);
+  EXPECT_TRUE(tier->DropExpired());
+  EXPECT_FALSE(tier->DropExpired());
+  now_ -= absl::Seconds(5);  // so that Stats itself expires nothing
+  EXPECT_EQ(tier->Stats()->blocks, 0u);
+}
+
 TEST_F(HostTierTest, AReservationMeetsMoreExpiredLeasesThanOneCallDropsAndFindsRoom) {
   HostTierOptions options = WithManyBlocks();
   options.max_pinned_fraction = 1.0;
