@@ -193,6 +193,7 @@ class Script {
     if (entry.key.compare(0, nodes.size(), nodes) != 0) return {entry, std::nullopt};
     absl::StatusOr<Node> node = RecordFromJson(entry.value);
     if (!node.ok() || node->id.value != entry.key.substr(nodes.size())) return {entry, std::nullopt};
+    if (node->address.port == 0) return {entry, std::nullopt};  // nobody could reach it
     return {entry, *std::move(node)};
   }
   std::optional<Node> Standing(const std::string& key) const {
