@@ -93,4 +93,42 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const Key& group, con
   return sink.bytes.size();
 }
 
+absl::StatusOr<std::vector<bool>> BlockMover::Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                                    absl::Time deadline) {
+  v1::ExplainRequest request;
+  request.set_view(view);
+  for (const Key& key : keys) request.mutable_keys()->append(KeyField(key));
+  const absl::StatusOr<v1::ExplainResponse> response = peer->Explain(request, deadline);
+  if (!response.ok()) return response.status();
+  if (response->fates().size() != static_cast<int>(keys.size())) {
+    return absl::DataLossError(
+        absl::StrCat("the peer tells of ", response->fates().size(), " blocks, asked for ", keys.size()));
+  }
+  std::vector<bool> lacks;
+  for (const v1::BlockFate& fate : response->fates()) {
+    lacks.push_back(fate.miss() == v1::MISS_REASON_NEVER_STORED || fate.miss() == v1::MISS_REASON_EXPIRED ||
+                    fate.miss() == v1::MISS_REASON_CHECKSUM);
+  }
+  return lacks;
+}
+
+bool BlockMover::DropIfDamaged(const Key& key) {
+  const absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  if (!found.ok() || found->block == nullptr) return false;
+  std::vector<uint8_t> bytes;
+  bytes.reserve(found->block->size_bytes());
+  for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
+    bytes.insert(bytes.end(), piece.begin(), piece.end());
+  }
+  if (reading_.verify(bytes, key, "").ok()) return false;
+  return store_->Erase(key, MissReason::kDamaged).value_or(false);
+}
+
+absl::StatusOr<std::string> BlockMover::NamespaceOf(const Key& key) {
+  const absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  if (!found.ok()) return found.status();
+  if (found->block == nullptr) return absl::NotFoundError("the block is gone");
+  return reading_.namespace_of(found->block->pieces());
+}
+
 }  // namespace kvist

@@ -5,8 +5,11 @@
 #ifndef KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
 #define KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -45,6 +48,17 @@ class BlockMover {
   // Errors: NotFound  the peer does not have it; DataLoss and others of `verify`  what came is not that block.
   absl::StatusOr<uint64_t> Fetch(const Key& key, const Key& group, const std::string& namespace_digest, Channel* from,
                                  uint64_t view, absl::Time deadline);
+
+  // For each key, whether the peer lacks the block and should be sent it. What it evicted for room, or was told to
+  // erase, it should not: a copy would come back for ever.
+  absl::StatusOr<std::vector<bool>> Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                          absl::Time deadline);
+
+  // Verifies our own block, and drops it if it is damaged. True if it was.
+  bool DropIfDamaged(const Key& key);
+
+  // The namespace of our block; NotFound if we do not have it.
+  absl::StatusOr<std::string> NamespaceOf(const Key& key);
 
  private:
   BlockStore* const store_;
