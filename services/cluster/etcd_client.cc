@@ -18,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "etcd/rpc.grpc.pb.h"
 #include "services/cluster/etcd_wire.h"
+#include "services/cluster/etcd_membership.h"
 #include "services/transport/grpc_library.h"
 
 namespace kvist {
@@ -468,6 +469,12 @@ absl::StatusOr<std::unique_ptr<EtcdClient>> NewEtcdClient(const EtcdOptions& opt
   if (!problems.empty()) return absl::InvalidArgumentError(absl::StrCat("etcd: ", absl::StrJoin(problems, "; ")));
   return std::make_unique<GrpcEtcdClient>(
       options, options.ca_file.empty() ? grpc::InsecureChannelCredentials() : grpc::SslCredentials(tls));
+}
+
+absl::StatusOr<std::unique_ptr<Membership>> NewEtcdMembership(EtcdOptions options, Runtime* runtime) {
+  absl::StatusOr<std::unique_ptr<EtcdClient>> client = NewEtcdClient(options);
+  if (!client.ok()) return client.status();
+  return NewMembershipOver(*std::move(client), std::move(options), runtime);
 }
 
 }  // namespace kvist

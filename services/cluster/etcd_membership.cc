@@ -1,5 +1,7 @@
 // Membership over etcd. One thread, the keeper, holds the conversation: it lists, applies what the watch brings, keeps
 // our record and writes. A second reads the watch, and a third tells the watchers, who may take their time.
+#include "services/cluster/etcd_membership.h"
+
 #include <algorithm>
 #include <mutex>
 #include <utility>
@@ -7,10 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "services/cluster/etcd_client.h"
 #include "services/cluster/etcd_members.h"
 #include "services/cluster/etcd_registration.h"
-#include "services/cluster/membership.h"
 
 namespace kvist {
 namespace {
@@ -410,10 +410,9 @@ class EtcdMembership final : public Membership {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Membership>> NewEtcdMembership(EtcdOptions options, Runtime* runtime) {
-  absl::StatusOr<std::unique_ptr<EtcdClient>> client = NewEtcdClient(options);
-  if (!client.ok()) return client.status();
-  return std::make_unique<EtcdMembership>(std::move(options), *std::move(client), runtime);
+std::unique_ptr<Membership> NewMembershipOver(std::unique_ptr<EtcdClient> client, EtcdOptions options,
+                                              Runtime* runtime) {
+  return std::make_unique<EtcdMembership>(std::move(options), std::move(client), runtime);
 }
 
 }  // namespace kvist
