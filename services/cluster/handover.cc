@@ -147,24 +147,24 @@ std::optional<Handover::Lanes::Taken> Handover::Next() {
 
 void Handover::Send() {
   while (std::optional<Lanes::Taken> taken = Next()) {
-    const std::shared_ptr<const View> view = options_.view();
-    const Task& task = taken->task;
-    absl::StatusOr<uint64_t> sent = absl::UnavailableError("there is no view");
-    if (view != nullptr) {
-      const absl::StatusOr<std::shared_ptr<Channel>> channel = options_.peers->Connect(taken->lane.peer, *view);
-      sent = channel.status();
-      if (channel.ok()) {
-        const absl::Time deadline = CallDeadline(options_.runtime->Now(), options_.call_deadline, task.size_bytes);
-        sent = options_.mover->Send(task.key, channel->get(), {view->number.value, task.replicas},
-                                    std::min(deadline, deadline_of_all()));
-        options_.peers->Report(taken->lane.peer, *channel, sent.status());
-      }
-    }
+    const absl::StatusOr<uint64_t> sent = SendTo(taken->lane.peer, taken->task);
     Settle(*std::move(taken), sent);
   }
 }
 
-absl::Time Handover::deadline_of_all() const {
+absl::StatusOr<uint64_t> Handover::SendTo(const NodeId& heir, const Task& task) {
+  const std::shared_ptr<const View> view = options_.view();
+  if (view == nullptr) return absl::UnavailableError("there is no view");
+  const absl::StatusOr<std::shared_ptr<Channel>> channel = options_.peers->Connect(heir, *view);
+  if (!channel.ok()) return channel.status();
+  const absl::Time deadline = CallDeadline(options_.runtime->Now(), options_.call_deadline, task.size_bytes);
+  absl::StatusOr<uint64_t> sent = options_.mover->Send(task.key, channel->get(), {view->number.value, task.replicas},
+                                                       std::min(deadline, this->deadline()));
+  options_.peers->Report(heir, *channel, sent.status());
+  return sent;
+}
+
+absl::Time Handover::deadline() const {
   std::lock_guard lock(mutex_);
   return deadline_;
 }

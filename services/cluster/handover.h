@@ -81,9 +81,10 @@ class Handover {
   Around ViewsAround() const;
   std::optional<NodeId> Heir(const Around& around, const Key& group, uint32_t replicas) const;
   void Send();
+  absl::StatusOr<uint64_t> SendTo(const NodeId& heir, const Task& task);
   std::optional<Lanes::Taken> Next();
   void Settle(Lanes::Taken taken, const absl::StatusOr<uint64_t>& sent);
-  absl::Time deadline_of_all() const;
+  absl::Time deadline() const;
   void Count(const Task& task, bool sent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const HandoverOptions options_;
