@@ -109,7 +109,7 @@ class SimCondition final : public Condition {
     Fiber* const self = scheduler_->running_;
     lock.unlock();
     scheduler_->CheckHoldsNoMutex("a Condition");
-    absl::Time until = host_->FromLocal(deadline);
+    absl::Time until = host_->TrueTime(deadline);
     if (scheduler_->options_.spurious > 0 && scheduler_->Chance(scheduler_->options_.spurious)) {
       until = std::min(until, scheduler_->now() + absl::Microseconds(scheduler_->Below(1000)));
     }
@@ -153,7 +153,7 @@ absl::Time SimHost::Now() {
   return scheduler_->now_ + offset_ + since * drift_;
 }
 
-absl::Time SimHost::FromLocal(absl::Time local) const {
+absl::Time SimHost::TrueTime(absl::Time local) const {
   if (local == absl::InfiniteFuture() || local == absl::InfinitePast()) return local;
   const absl::Duration since = (local - offset_ - scheduler_->begin_) / (1 + drift_);
   // Rounded up: a wait must not end before its deadline by the host's own clock.
@@ -174,7 +174,7 @@ std::unique_ptr<Condition> SimHost::NewCondition() { return std::make_unique<Sim
 
 void SimHost::SleepUntil(absl::Time time) {
   scheduler_->CheckHoldsNoMutex("a sleep");
-  while (Now() < time) scheduler_->Block("a sleep", FromLocal(time));
+  while (Now() < time) scheduler_->Block("a sleep", TrueTime(time));
 }
 
 void SimHost::Thaw() {
@@ -361,6 +361,20 @@ void Scheduler::Block(const char* why, absl::Time until) {
 void Scheduler::Sleep(absl::Duration duration) {
   CheckHoldsNoMutex("a sleep");
   Block("a sleep", now_ + duration);
+}
+
+void Signal::Wait(const char* why, absl::Time until) {
+  scheduler_->CheckHoldsNoMutex(why);
+  Fiber* const self = scheduler_->running_;
+  waiters_.push_back(self);
+  scheduler_->Block(why, until);
+  std::erase(waiters_, self);
+}
+
+void Signal::NotifyAll() {
+  std::vector<Fiber*> waiters;
+  waiters.swap(waiters_);
+  for (Fiber* fiber : waiters) scheduler_->MakeReady(fiber);
 }
 
 void Scheduler::Yield() {

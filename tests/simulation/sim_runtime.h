@@ -66,13 +66,14 @@ class SimHost final : public Runtime {
   void Thaw();
   bool frozen() const { return frozen_; }
 
+  // When the scheduler's clock shows what this host's will show as `local`.
+  absl::Time TrueTime(absl::Time local) const;
+
  private:
   friend class Scheduler;
   friend class SimCondition;
   SimHost(Scheduler* scheduler, std::string name, absl::Duration offset, double drift)
       : scheduler_(scheduler), name_(std::move(name)), offset_(offset), drift_(drift) {}
-  absl::Time FromLocal(absl::Time local) const;
-
   Scheduler* const scheduler_;
   const std::string name_;
   const absl::Duration offset_;
@@ -122,7 +123,7 @@ class Scheduler {
   friend class SimHost;
   friend class SimCondition;
   friend class SimThread;
-  friend struct Fiber;
+  friend class Signal;
   struct Watchdog;
 
   Fiber* NewFiber(SimHost* host, std::string_view what, std::function<void()> body);
@@ -155,6 +156,21 @@ class Scheduler {
   std::map<uint64_t, std::unique_ptr<Fiber>> fibers_;
   std::vector<std::unique_ptr<Fiber>> pool_;  // with their stacks
   std::unique_ptr<Watchdog> watchdog_;
+};
+
+// What the simulation's own parts wait on: without a mutex, since nothing runs between a look and the wait.
+class Signal {
+ public:
+  explicit Signal(Scheduler* scheduler) : scheduler_(scheduler) {}
+  Signal(const Signal&) = delete;
+  Signal& operator=(const Signal&) = delete;
+  // Until NotifyAll or `until` by the scheduler's clock. May end for no reason.
+  void Wait(const char* why, absl::Time until);
+  void NotifyAll();
+
+ private:
+  Scheduler* const scheduler_;
+  std::vector<Fiber*> waiters_;
 };
 
 }  // namespace kvist::simulation
