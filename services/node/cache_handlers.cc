@@ -5,11 +5,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/block_format.h"
+#include "services/cluster/records.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
 #include "services/node/log.h"
 #include "services/node/request_keys.h"
-#include "services/node/view_message.h"
 #include "services/transport/miss_reason.h"
 #include "services/transport/transport.h"
 
@@ -59,6 +59,10 @@ absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequ
   if (!pass.ok()) return pass.status();
   const absl::Duration lease = std::min(absl::Milliseconds(request.lease_ms()), options.limits.max_lease);
   size_t keys_left = options.limits.max_keys;
+  if (static_cast<size_t>(request.chains_size()) > keys_left) {
+    return absl::InvalidArgumentError(absl::StrCat(request.chains_size(), " chains in one request; at most ", keys_left,
+                                                   " are allowed: send several"));
+  }
   std::vector<std::vector<Key>> chains;
   for (const v1::Chain& chain : request.chains()) {
     absl::StatusOr<std::vector<Key>> keys = ParseKeys(chain.keys(), keys_left);
@@ -84,7 +88,7 @@ absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequ
   const std::shared_ptr<const View> now = view();
   response.set_view(now == nullptr ? 0 : now->number.value);
   if (now != nullptr && request.view() != 0 && request.view() < now->number.value) {
-    kvist::ToWire(*now, response.mutable_newer_view());
+    *response.mutable_newer_view() = ViewToWire(*now);
   }
   *response.mutable_load() = load();
   return response;
@@ -127,7 +131,7 @@ absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const v1::ReportR
   if (absl::Status status = admission.EnterReport(bytes); !status.ok()) return status;
   v1::ReportResponse response;
   for (const Key& key : *keys) {
-    const absl::StatusOr<bool> dropped = DropIfDamaged(this, key, FoundBy::kReport);
+    const absl::StatusOr<bool> dropped = kvist::DropIfDamaged(this, key, FoundBy::kReport);
     if (!dropped.ok()) return dropped.status();
     response.set_damaged(response.damaged() + (*dropped ? 1 : 0));
   }
@@ -256,7 +260,7 @@ absl::StatusOr<v1::GetViewResponse> CacheHandlers::GetView() {
   return impl_->Counted(Method::kGetView, [&]() -> absl::StatusOr<v1::GetViewResponse> {
     v1::GetViewResponse response;
     const std::shared_ptr<const View> view = impl_->view();
-    if (view != nullptr) kvist::ToWire(*view, response.mutable_view());
+    if (view != nullptr) *response.mutable_view() = ViewToWire(*view);
     return response;
   });
 }

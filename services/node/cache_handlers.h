@@ -39,6 +39,8 @@ struct Hooks {
   // A block was committed that is no copy; `replicas` nodes shall keep it, this one included (at least 1).
   std::function<void(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas)>
       stored;
+  // A copy was committed of a block that so many nodes shall keep: whoever holds it last sees to that.
+  std::function<void(std::string_view namespace_digest, uint32_t replicas)> copied;
   // A Get sends so many bytes of a block of this group.
   std::function<void(const Key& group, uint64_t bytes)> read;
   // Who holds extra copies of this segment; mostly nobody. Asked for every hit of a Match.

@@ -261,6 +261,7 @@ void Member::HandOver(absl::Time until) {
       progress_ = *progress;
     }
     if (progress->phase() != v1::DrainResponse::PHASE_HANDING_OVER) return;
+    if (progress->sent_blocks() + progress->failed_blocks() >= progress->blocks()) return;
     if (runtime_->Now() >= until + kHandOverGrace) return;
     if (!WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true)) return;
     request.set_start(false);

@@ -54,8 +54,8 @@ struct NodeCoreOptions {
   // The view of a node without a Membership; null = a node by itself.
   std::shared_ptr<const View> fixed_view;
   // Called once, in Create. The returned hooks are called until ~NodeCore, which destroys them before the parts.
-  // `drain` among them hands blocks over: it begins at request.start, then says how far it is, and any phase but
-  // HANDING_OVER ends it; state and leaving are the core's. `taking_blocks` is the core's own.
+  // `drain` among them hands blocks over, as MemberOptions::hand_over (member.h); state and leaving are the core's.
+  // `taking_blocks` is the core's own.
   std::function<Hooks(const NodeParts& parts)> make_hooks;
 };
 

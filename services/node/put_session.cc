@@ -241,6 +241,9 @@ class PutState final : public OpenSession {
   // REQUIRES: the session is closed, so that nobody changes what is read here.
   void TellOfStored() {
     node_->namespaces.CountBlock(namespace_digest_);
+    if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
+      node_->options.hooks.copied(namespace_digest_, replicas_);
+    }
     if (!copy_ && node_->options.hooks.stored) {
       node_->options.hooks.stored(key_, traits_, namespace_digest_, replicas_);
     }

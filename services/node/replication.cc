@@ -30,12 +30,8 @@ BlockReading ReadingOfThisFormat() {
 // The replicator and, once a drain was asked for, the thread that hands over.
 class Replication {
  public:
-  Replication(const NodeParts& parts, uint64_t capacity_bytes, absl::Duration drain_deadline,
-              uint64_t drain_budget_bytes)
-      : runtime_(parts.runtime),
-        drain_deadline_(drain_deadline),
-        drain_budget_bytes_(drain_budget_bytes),
-        replicator_(Options(parts, capacity_bytes)) {}
+  Replication(const NodeParts& parts, uint64_t capacity_bytes)
+      : runtime_(parts.runtime), replicator_(Options(parts, capacity_bytes)) {}
   ~Replication() {
     replicator_.Stop();
     hand_over_ = nullptr;
@@ -46,11 +42,8 @@ class Replication {
   v1::DrainResponse Drain(const v1::DrainRequest& request) {
     std::lock_guard lock(mutex_);
     if (request.start() && hand_over_ == nullptr) {
-      const absl::Duration time =
-          request.deadline_ms() == 0 ? drain_deadline_ : absl::Milliseconds(request.deadline_ms());
-      const uint64_t budget = request.budget_bytes() == 0 ? drain_budget_bytes_ : request.budget_bytes();
-      const absl::Time deadline = runtime_->Now() + time;
-      replicator_.PlanHandOver(deadline, budget);
+      const absl::Time deadline = runtime_->Now() + absl::Milliseconds(static_cast<int64_t>(request.deadline_ms()));
+      replicator_.PlanHandOver(deadline, request.budget_bytes());
       hand_over_ = runtime_->Start([this] { replicator_.HandOver(); });
     }
     return replicator_.progress();
@@ -70,8 +63,6 @@ class Replication {
   }
 
   Runtime* const runtime_;
-  const absl::Duration drain_deadline_;
-  const uint64_t drain_budget_bytes_;
   Replicator replicator_;
   std::mutex mutex_;
   std::unique_ptr<Thread> hand_over_ ABSL_GUARDED_BY(mutex_);
@@ -79,13 +70,39 @@ class Replication {
 
 }  // namespace
 
-Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes, absl::Duration drain_deadline,
-                       uint64_t drain_budget_bytes) {
-  const auto replication = std::make_shared<Replication>(parts, capacity_bytes, drain_deadline, drain_budget_bytes);
+namespace {
+
+void AddFigures(const std::shared_ptr<Replication>& replication, Metrics* metrics) {
+  const auto add = [&](Metrics::Kind kind, const char* name, const char* help, uint64_t ReplicatorCounters::*count) {
+    metrics->AddFigure(kind, name, help, {},
+                       [replication, count] { return replication->replicator().counters().*count; });
+  };
+  const auto total = Metrics::Kind::kCounter;
+  add(total, "kvist_copied_blocks_total", "Blocks sent to other nodes as copies.", &ReplicatorCounters::copied_blocks);
+  add(total, "kvist_copied_bytes_total", "Bytes of those.", &ReplicatorCounters::copied_bytes);
+  add(total, "kvist_copies_failed_total", "Copies and adoptions given up.", &ReplicatorCounters::failed);
+  add(total, "kvist_copies_dropped_total", "Copies and adoptions that found the queue full.",
+      &ReplicatorCounters::dropped);
+  add(total, "kvist_adopted_blocks_total", "Blocks fetched from the segment's previous owner.",
+      &ReplicatorCounters::adopted_blocks);
+  add(total, "kvist_refetched_blocks_total", "Damaged blocks fetched again from another holder.",
+      &ReplicatorCounters::refetched_blocks);
+  add(Metrics::Kind::kGauge, "kvist_hot_segments", "Segments of which extra copies stand elsewhere.",
+      &ReplicatorCounters::hot_segments);
+}
+
+}  // namespace
+
+Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes) {
+  const auto replication = std::make_shared<Replication>(parts, capacity_bytes);
+  AddFigures(replication, parts.metrics);
   Hooks hooks;
   hooks.stored = [replication](const Key& key, const BlockTraits& traits, std::string_view namespace_digest,
                                uint32_t replicas) {
     replication->replicator().Stored(key, traits, namespace_digest, replicas);
+  };
+  hooks.copied = [replication](std::string_view namespace_digest, uint32_t replicas) {
+    replication->replicator().Copied(namespace_digest, replicas);
   };
   hooks.read = [replication](const Key& group, uint64_t bytes) { replication->replicator().Read(group, bytes); };
   hooks.hot_nodes = [replication](const Key& group) { return replication->replicator().HotNodes(group); };

@@ -13,10 +13,9 @@
 namespace kvist {
 
 // What NodeCoreOptions.make_hooks of every real and simulated node returns. `capacity_bytes` is the tier's.
-// The `drain` hook starts a hand-over at its first call with `start`, and tells how far it is; it is over when all
-// blocks are sent or have failed, or when no time is left.
-Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes, absl::Duration drain_deadline,
-                       uint64_t drain_budget_bytes);
+// Adds the replicator's figures to the node's metrics. The `drain` hook starts a hand-over at its first call with
+// `start`, for the time and bytes that the request names, and tells how far it is.
+Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes);
 
 }  // namespace kvist
 

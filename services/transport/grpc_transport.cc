@@ -140,8 +140,9 @@ class GrpcPutStream : public PutStream {
   absl::Status EarlyEnd() {
     absl::StatusOr<v1::PutResponse> response = Verdict();
     if (!response.ok()) return response.status();
-    return response->stored() ? absl::InternalError("the node ended a Put before its commit")
-                              : absl::AlreadyExistsError("the node has this block");
+    // A copy of a block that is there ends once its head has been compared.
+    if (!response->stored()) return absl::AlreadyExistsError("the node has this block");
+    return absl::InternalError("the node ended a Put before its commit");
   }
 
   RawStream stream_;
@@ -171,7 +172,7 @@ absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1:
 class GrpcChannel : public Channel {
  public:
   explicit GrpcChannel(std::shared_ptr<grpc::Channel> channel)
-      
+
       : cluster_stub_(v1::Cluster::NewStub(channel)),
         stub_(v1::Cache::NewStub(channel)),
         raw_stub_(std::move(channel)) {}

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "etcd/rpc.pb.h"
 #include "kernels/codec.h"
 #include "kernels/half.h"
 #include "kvist/v1/cache.pb.h"
@@ -404,6 +405,63 @@ void WriteSessions() {
             begin_get({0}, 0) + read);
 }
 
+// Acts of etcd_fuzz.cc, with what each takes.
+void WriteEtcdScripts() {
+  const auto entry = [](int which, int how, int revision) { return One(which) + One(how) + One(revision); };
+  const auto list = [](int revision, int cluster, std::initializer_list<Bytes> entries) {
+    Bytes act = One(0) + One(revision) + One(cluster) + One(entries.size());
+    for (const Bytes& one : entries) act += one;
+    return act;
+  };
+  const auto change = [](int revision, std::initializer_list<Bytes> events) {
+    Bytes act = One(1) + One(revision) + One(events.size());
+    for (const Bytes& event : events) act += event;
+    return act;
+  };
+  const Bytes put = One(0), gone = One(1);
+  const auto turn = [](int seconds) { return One(6) + One(seconds); };
+  const auto self = [](int id, bool forget) { return One(7) + One(id) + One(forget); };
+  const Bytes three = list(10, 0, {entry(0, 1, 3), entry(1, 2, 4), entry(2, 3, 5)});
+  Write("etcd_fuzz", "join-and-leave",
+        three + change(11, {put + entry(3, 4, 11)}) + change(12, {gone + entry(1, 0, 12)}) + turn(11));
+  Write("etcd_fuzz", "wiped",
+        three + self(0, false) + list(2, 1, {entry(4, 1, 1)}) + turn(5) + list(4, 1, {entry(7, 3, 4), entry(0, 1, 3)}) +
+            turn(6));
+  Write("etcd_fuzz", "most-go-at-once",
+        three + change(12, {gone + entry(0, 0, 12), gone + entry(1, 0, 12)}) + turn(4) +
+            change(14, {put + entry(0, 33, 14)}) + turn(8));
+  Write("etcd_fuzz", "gone-and-back", three + change(13, {gone + entry(1, 0, 12), put + entry(1, 34, 13)}) + turn(1));
+  Write("etcd_fuzz", "one-address",
+        list(9, 0, {entry(0, 1, 3), entry(1, 1, 4), entry(2, 1, 9)}) + change(11, {gone + entry(2, 0, 11)}));
+  Write("etcd_fuzz", "renamed-after-a-wipe", list(200, 0, {entry(0, 1, 150)}) + list(3, 1, {entry(1, 1, 2)}) + turn(3));
+  Write("etcd_fuzz", "wrong-records",
+        list(10, 0,
+             {entry(0, 249, 3), One(1) + One(253) + "{\"id\": \"n1\"}",
+              One(6) + "xyz" + One(250) + "0123456789" + One(4)}) +
+            three);
+  Write("etcd_fuzz", "largest-base",
+        three + change(20, {put + entry(7, 0, 20)}) + change(21, {put + entry(3, 4, 21)}) +
+            change(22, {gone + entry(3, 4, 22)}));
+  Write("etcd_fuzz", "largest-revision",
+        One(0) + One(255) + Le(INT64_MAX, 8) + One(0) + One(1) + entry(0, 1, 3) + change(21, {put + entry(3, 4, 21)}));
+  etcdserverpb::RangeResponse range;
+  range.mutable_header()->set_revision(77);
+  range.mutable_header()->set_cluster_id(3);
+  etcdserverpb::KeyValue* kv = range.add_kvs();
+  kv->set_key("/kvist/c/nodes/n0");
+  kv->set_value(
+      R"({"id": "n0", "address": "h:1", "weight": 1, "state": "NODE_STATE_SERVING", "ramp": 1, "protocol": 1})");
+  kv->set_mod_revision(70);
+  kv->set_lease(12);
+  etcdserverpb::WatchResponse watch;
+  watch.mutable_header()->set_revision(78);
+  watch.add_events()->mutable_kv()->set_key("/kvist/c/nodes/n0");
+  watch.mutable_events(0)->set_type(etcdserverpb::Event::DELETE);
+  const Bytes listing = range.SerializeAsString(), events = watch.SerializeAsString();
+  Write("etcd_fuzz", "raw",
+        One(4) + Le(listing.size(), 2) + listing + One(5) + Le(events.size(), 2) + events + turn(12));
+}
+
 }  // namespace
 }  // namespace kvist
 
@@ -423,5 +481,6 @@ int main(int argc, char** argv) {
   kvist::WriteStreamRequests();
   kvist::WriteRequests();
   kvist::WriteSessions();
+  kvist::WriteEtcdScripts();
   return 0;
 }

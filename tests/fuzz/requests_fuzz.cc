@@ -41,6 +41,7 @@ void Match(fuzz::NodeUnderTest& node, const v1::MatchRequest& request) {
   const auto response = node.handlers->Match(request);
   if (!Said(response)) return;
   KVIST_HOLDS(response->chains_size() == request.chains_size(), response->chains_size(), " verdicts");
+  KVIST_HOLDS(request.chains_size() <= static_cast<int>(fuzz::kMaxTestKeys), "chains without keys are free");
   for (int i = 0; i < request.chains_size(); ++i) {
     const v1::ChainMatch& match = response->chains(i);
     const uint64_t keys = WholeKeys(request.chains(i).keys());

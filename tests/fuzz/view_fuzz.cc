@@ -104,6 +104,8 @@ void Run(fuzz::Input input) {
   }
   const absl::Status valid = ValidateView(*view);
   KVIST_HOLDS(valid.ok(), valid.message());
+  KVIST_HOLDS(ViewToWire(*view).SerializeAsString() == Written(*view).SerializeAsString(),
+              "ViewToWire leaves out a field");
   const absl::StatusOr<View> again = ViewFromWire(Written(*view));
   KVIST_HOLDS(again.ok() && *again == *view, "written out, it is another view");
   CheckPlaces(*view, head, replicas);

@@ -67,8 +67,7 @@ TEST_F(ReplicationTest, EveryBlockComesToStandOnAsManyNodesAsWereAskedForAndOnTh
     const std::vector<size_t> right = NodesOf(KeyOf(i), 1 + i % 3).owners;
     for (size_t node = 0; node < 4; ++node) {
       const bool wanted = std::find(right.begin(), right.end(), node) != right.end();
-      if (wanted) EXPECT_TRUE(WaitFor([&] { return Has(Name(node), i); })) << "block " << i << " on " << Name(node);
-      if (!wanted) EXPECT_FALSE(Has(Name(node), i)) << "block " << i << " on " << Name(node);
+      EXPECT_TRUE(WaitFor([&] { return Has(Name(node), i) == wanted; })) << "block " << i << " on " << Name(node);
     }
   }
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "services/cluster/membership.h"
 #include "services/node/local_channel.h"
 #include "services/node/node_core.h"
@@ -18,7 +19,7 @@
 
 namespace kvist::testing {
 
-// One view for everybody; registration always succeeds and changes nothing.
+// One view for everybody, which shows what its members report of themselves.
 class GivenMembership final : public Membership {
  public:
   void Set(View view) {
@@ -39,8 +40,17 @@ class GivenMembership final : public Membership {
     std::lock_guard lock(mutex_);
     watchers_.push_back(std::move(watcher));
   }
-  absl::Status Register(const Node&, absl::Time) override { return absl::OkStatus(); }
-  absl::Status Update(const Node&, absl::Time) override { return absl::OkStatus(); }
+  absl::Status Register(const Node& self, absl::Time deadline) override { return Update(self, deadline); }
+  absl::Status Update(const Node& self, absl::Time) override {
+    std::lock_guard updating(update_mutex_);
+    View view = *this->view();
+    for (Node& node : view.nodes) {
+      if (node.id == self.id) node = self;
+    }
+    ++view.number.value;
+    Set(std::move(view));
+    return absl::OkStatus();
+  }
   absl::Status Leave(absl::Time) override { return absl::OkStatus(); }
   MembershipHealth health() const override {
     MembershipHealth health;
@@ -49,6 +59,7 @@ class GivenMembership final : public Membership {
   }
 
  private:
+  std::mutex update_mutex_;  // one change at a time
   mutable std::mutex mutex_;
   std::shared_ptr<const View> view_;
   std::vector<std::function<void(std::shared_ptr<const View>)>> watchers_;
@@ -56,7 +67,7 @@ class GivenMembership final : public Membership {
 
 class LocalCluster final : public Transport {
  public:
-  // Nodes n0, n1, ... of `capacity_bytes` each, all serving under view 1. A view may also name nodes that do not exist.
+  // Nodes n0, n1, ... of `capacity_bytes` each, all serving. A view may also name nodes that do not exist.
   LocalCluster(size_t nodes, uint64_t capacity_bytes) {
     View view;
     view.number.value = 1;
@@ -74,12 +85,15 @@ class LocalCluster final : public Transport {
       options.id = node.id;
       options.capacity_bytes = capacity_bytes;
       options.prefault = false;
-      options.make_hooks = [capacity_bytes](const NodeParts& parts) {
-        return ReplicationHooks(parts, capacity_bytes, absl::Seconds(20), capacity_bytes);
-      };
+      options.weight = 1;
+      options.join_ramp = options.join_window = absl::ZeroDuration();
+      options.make_hooks = [capacity_bytes](const NodeParts& parts) { return ReplicationHooks(parts, capacity_bytes); };
       cores_[node.id.value] = *NodeCore::Create(std::move(options), RealRuntime(), this, &membership_);
     }
     for (const auto& [id, core] : cores_) core->Start({id, 1}, {id, 2});
+    for (const auto& [id, core] : cores_) {
+      while (!core->status().ready || core->status().state != NodeState::kServing) absl::SleepFor(absl::Milliseconds(1));
+    }
   }
 
   std::unique_ptr<Channel> Connect(const std::string& address) override;
