@@ -59,7 +59,9 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, uint64_t 
   if (!stream.ok()) return stream.status();
   uint64_t offset = 0;
   for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
-    if (absl::Status written = (*stream)->Write(offset, piece); !written.ok()) return written;
+    const absl::Status written = (*stream)->Write(offset, piece);
+    if (absl::IsAlreadyExists(written)) return 0;
+    if (!written.ok()) return written;
     offset += piece.size();
   }
   const absl::StatusOr<v1::PutResponse> response = (*stream)->Commit(offset);

@@ -42,7 +42,7 @@ Replicator::Replicator(ReplicatorOptions options)
   threads_.push_back(options_.runtime->Start([this] { KeepHouse(); }));
 }
 
-Replicator::~Replicator() {
+void Replicator::Stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -363,7 +363,7 @@ View Replicator::ViewWithoutSelf(const View& view) const {
   return without;
 }
 
-void Replicator::HandOver(absl::Time deadline, uint64_t budget_bytes) {
+void Replicator::PlanHandOver(absl::Time deadline, uint64_t budget_bytes) {
   std::vector<ScannedBlock> blocks;
   ForEachBlock([&](const ScannedBlock& block) {
     if (block.traits.expires == absl::InfiniteFuture()) blocks.push_back(block);
@@ -373,57 +373,63 @@ void Replicator::HandOver(absl::Time deadline, uint64_t budget_bytes) {
     return a.gets != b.gets ? a.gets > b.gets : a.last_used > b.last_used;
   });
   uint64_t bytes = 0;
-  const auto over = std::find_if(blocks.begin(), blocks.end(),
-                                 [&](const ScannedBlock& block) { return (bytes += block.size_bytes) > budget_bytes; });
-  if (over != blocks.end()) bytes -= over->size_bytes;
-  blocks.erase(over, blocks.end());
-  {
-    std::lock_guard lock(mutex_);
-    drain_.Clear();
-    drain_.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
-    drain_.set_blocks(blocks.size());
-    drain_.set_bytes(blocks.empty() ? 0 : bytes);
-    drain_deadline_ = deadline;
-  }
-  size_t next = 0;  // guarded by mutex_
+  size_t fit = 0;
+  while (fit < blocks.size() && bytes + blocks[fit].size_bytes <= budget_bytes) bytes += blocks[fit++].size_bytes;
+  blocks.resize(fit);
+  std::lock_guard lock(mutex_);
+  drain_.Clear();
+  drain_.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
+  drain_.set_blocks(blocks.size());
+  drain_.set_bytes(bytes);
+  drain_deadline_ = deadline;
+  plan_ = std::move(blocks);
+  next_planned_ = 0;
+}
+
+void Replicator::HandOver() {
   std::vector<std::unique_ptr<Thread>> senders;
-  for (int i = 0; i < kHandOverThreads; ++i) {
-    senders.push_back(options_.runtime->Start([&] {
-      for (;;) {
-        const ScannedBlock* block = nullptr;
-        {
-          std::lock_guard lock(mutex_);
-          if (stopping_ || next == blocks.size() || options_.runtime->Now() >= deadline) return;
-          block = &blocks[next++];
-        }
-        absl::StatusOr<uint64_t> sent = absl::UnavailableError("no view");
-        while (options_.runtime->Now() < deadline && !Stopping()) {
-          const std::shared_ptr<const View> view = options_.view();
-          if (view == nullptr) break;
-          const View others = ViewWithoutSelf(*view);
-          if (others.nodes.empty()) break;
-          const NodeId& heir = others.nodes[Owners(block->traits.group, others, 1).front()].id;
-          const std::shared_ptr<Channel> channel = peers_.Find(heir, others);
-          sent = channel == nullptr
-                     ? absl::StatusOr<uint64_t>(absl::UnavailableError("the next owner does not answer"))
-                     : mover_.Send(block->key, channel.get(), view->number.value, absl::InfiniteDuration(),
-                                   std::min(deadline, options_.runtime->Now() + options_.call_deadline));
-          if (absl::IsUnavailable(sent.status()) || absl::IsDeadlineExceeded(sent.status())) peers_.Failed(heir);
-          if (sent.ok() || !Again(sent.status())) break;
-          const absl::Duration pause = RetryHint(sent.status()).value_or(kFirstPause * 4);
-          options_.runtime->SleepUntil(std::min(deadline, options_.runtime->Now() + pause));
-        }
-        std::lock_guard lock(mutex_);
-        if (sent.ok()) {
-          drain_.set_sent_blocks(drain_.sent_blocks() + 1);
-          drain_.set_sent_bytes(drain_.sent_bytes() + block->size_bytes);
-        } else {
-          drain_.set_failed_blocks(drain_.failed_blocks() + 1);
-        }
-      }
-    }));
-  }
+  for (int i = 0; i < kHandOverThreads; ++i) senders.push_back(options_.runtime->Start([this] { SendPlanned(); }));
   senders.clear();  // joins; each ends by the deadline
+}
+
+void Replicator::SendPlanned() {
+  for (;;) {
+    ScannedBlock block;
+    absl::Time deadline;
+    {
+      std::lock_guard lock(mutex_);
+      deadline = drain_deadline_;
+      if (stopping_ || next_planned_ == plan_.size() || options_.runtime->Now() >= deadline) return;
+      block = plan_[next_planned_++];
+    }
+    const absl::StatusOr<uint64_t> sent = SendToHeir(block, deadline);
+    std::lock_guard lock(mutex_);
+    if (sent.ok()) {
+      drain_.set_sent_blocks(drain_.sent_blocks() + 1);
+      drain_.set_sent_bytes(drain_.sent_bytes() + block.size_bytes);
+    } else {
+      drain_.set_failed_blocks(drain_.failed_blocks() + 1);
+    }
+  }
+}
+
+absl::StatusOr<uint64_t> Replicator::SendToHeir(const ScannedBlock& block, absl::Time deadline) {
+  absl::StatusOr<uint64_t> sent = absl::UnavailableError("no other node");
+  while (options_.runtime->Now() < deadline && !Stopping()) {
+    const std::shared_ptr<const View> view = options_.view();
+    const View others = view == nullptr ? View() : ViewWithoutSelf(*view);
+    if (others.nodes.empty()) return sent;
+    const NodeId& heir = others.nodes[Owners(block.traits.group, others, 1).front()].id;
+    const std::shared_ptr<Channel> channel = peers_.Find(heir, others);
+    sent = channel == nullptr ? absl::StatusOr<uint64_t>(absl::UnavailableError("the next owner does not answer"))
+                              : mover_.Send(block.key, channel.get(), others.number.value, absl::InfiniteDuration(),
+                                            std::min(deadline, options_.runtime->Now() + options_.call_deadline));
+    if (absl::IsUnavailable(sent.status()) || absl::IsDeadlineExceeded(sent.status())) peers_.Failed(heir);
+    if (sent.ok() || !Again(sent.status())) return sent;
+    const absl::Duration pause = RetryHint(sent.status()).value_or(kFirstPause * 4);
+    options_.runtime->SleepUntil(std::min(deadline, options_.runtime->Now() + pause));
+  }
+  return sent;
 }
 
 v1::DrainResponse Replicator::progress() const {

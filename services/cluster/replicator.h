@@ -68,7 +68,9 @@ struct ReplicatorCounters {
 class Replicator {
  public:
   explicit Replicator(ReplicatorOptions options);
-  ~Replicator();  // drops what is queued
+  ~Replicator() { Stop(); }
+  // Drops what is queued and joins the threads; a hand-over that is under way ends. Later calls do nothing.
+  void Stop();
 
   // A block was committed that is no copy. Does not wait.
   void Stored(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas);
@@ -80,10 +82,12 @@ class Replicator {
   // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one.
   void Damaged(const Key& key, const BlockTraits& traits);
 
-  // Hands blocks to their next owners, the most read first, until all are sent, `deadline`, or `budget_bytes`. Returns
-  // then. Our own record should say draining by now, or the owners are those of a view without us.
-  void HandOver(absl::Time deadline, uint64_t budget_bytes);
-  v1::DrainResponse progress() const;  // of the hand-over; PHASE_UNSPECIFIED before it
+  // Chooses what is handed over: the most read blocks within the budget.
+  void PlanHandOver(absl::Time deadline, uint64_t budget_bytes);
+  // Sends them to their next owners, which are those of the view without us. Returns when all are sent or have failed,
+  // or at the deadline. REQUIRES: PlanHandOver.
+  void HandOver();
+  v1::DrainResponse progress() const;  // of the hand-over; PHASE_UNSPECIFIED before it was planned
 
   ReplicatorCounters counters() const;
 
@@ -117,6 +121,8 @@ class Replicator {
   bool ForEachBlock(const std::function<bool(const ScannedBlock&)>& act);  // false: stopped on the way
   bool Stopping() const;
   View ViewWithoutSelf(const View& view) const;
+  void SendPlanned();
+  absl::StatusOr<uint64_t> SendToHeir(const ScannedBlock& block, absl::Time deadline);
 
   const ReplicatorOptions options_;
   Peers peers_;
@@ -133,6 +139,8 @@ class Replicator {
   ReplicatorCounters counters_ ABSL_GUARDED_BY(mutex_);
   v1::DrainResponse drain_ ABSL_GUARDED_BY(mutex_);
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_);
+  std::vector<ScannedBlock> plan_ ABSL_GUARDED_BY(mutex_);
+  size_t next_planned_ ABSL_GUARDED_BY(mutex_) = 0;
 
   std::vector<std::unique_ptr<Thread>> threads_;  // last: they use all of the above
 };

@@ -15,6 +15,7 @@
 #include "services/node/http_server.h"
 #include "services/node/log.h"
 #include "services/node/node_core.h"
+#include "services/node/replication.h"
 #include "services/node/test_faults.h"
 #include "services/runtime/runtime.h"
 #include "services/transport/grpc_library.h"
@@ -42,6 +43,10 @@ NodeCoreOptions CoreOptions(const NodeConfig& config) {
   options.drain_budget_bytes = config.drain_budget_bytes;
   options.scrub_rate = config.scrub_rate;
   options.scrub_pause = config.scrub_pause;
+  options.make_hooks = [config](const NodeParts& parts) {
+    return ReplicationHooks(parts, config.capacity_bytes, config.drain_deadline,
+                            config.drain_budget_bytes > 0 ? config.drain_budget_bytes : config.capacity_bytes / 2);
+  };
   return options;
 }
 

@@ -152,6 +152,7 @@ class PutState final : public OpenSession {
 
   absl::StatusOr<bool> TryReserve(const v1::PutReserve& reserve) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return Copy(ended_);
+    if (reservation_ != nullptr || head_) return absl::FailedPreconditionError("a Put reserves once");
     if (absl::Status status = Check(reserve); !status.ok()) return status;
     std::memcpy(key_.bytes.data(), reserve.key().data(), sizeof(Key));
     traits_.group = key_;

@@ -140,9 +140,8 @@ class GrpcPutStream : public PutStream {
   absl::Status EarlyEnd() {
     absl::StatusOr<v1::PutResponse> response = Verdict();
     if (!response.ok()) return response.status();
-    // A copy of a block that is there ends once its head has been compared.
-    if (!response->stored()) return absl::AlreadyExistsError("the node has this block");
-    return absl::InternalError("the node ended a Put before its commit");
+    return response->stored() ? absl::InternalError("the node ended a Put before its commit")
+                              : absl::AlreadyExistsError("the node has this block");
   }
 
   RawStream stream_;
