@@ -2,8 +2,11 @@
 //
 // Endpoints  one is used at a time; a call that fails for the connection's sake moves on to the next.
 // Units      revisions and lease ids are etcd's; TTLs are whole seconds on its wire.
-// Threads    any. Every call but Watch returns within `call_deadline`.
-// Errors     etcd's own codes; Unavailable and DeadlineExceeded name the endpoint. Unauthenticated after one new login.
+// Threads    any. Every call returns within twice `call_deadline` (a login may come first); Run of a watch takes as
+// long
+//            as the watch.
+// Errors     Unavailable and DeadlineExceeded name every endpoint that failed since it last answered, and what it said;
+//            whatever is not etcd's own word counts as Unavailable. Other codes are etcd's, after one new login.
 #ifndef KVIST_SERVICES_CLUSTER_ETCD_CLIENT_H_
 #define KVIST_SERVICES_CLUSTER_ETCD_CLIENT_H_
 
@@ -27,7 +30,7 @@ struct EtcdKeyValue {
 };
 
 struct EtcdListing {
-  int64_t revision = 0;
+  int64_t revision = 0;  // above 0
   uint64_t cluster_id = 0;
   std::vector<EtcdKeyValue> entries;
 };
@@ -38,9 +41,8 @@ struct EtcdEvent {
 };
 
 struct EtcdChange {
-  int64_t revision = 0;           // of the store when this was sent
   bool compacted = false;         // the watch cannot go on from where it was asked to: list again
-  std::vector<EtcdEvent> events;  // none in a progress report
+  std::vector<EtcdEvent> events;  // in order of their revisions; none: the watch only says that it lives
 };
 
 // What a write is conditional on.
@@ -49,26 +51,40 @@ struct EtcdCondition {
   int64_t value = 0;
 };
 
+struct EtcdPut {
+  bool done = false;     // the condition held and the value stands
+  int64_t revision = 0;  // of the store afterwards
+};
+
+class EtcdWatch {
+ public:
+  virtual ~EtcdWatch() = default;
+
+  // Hands every change to `sink` until the connection breaks, the watch is compacted, `sink` returns false, or Cancel.
+  // Why it ended. To be called once.
+  virtual absl::Status Run(const std::function<bool(const EtcdChange&)>& sink) = 0;
+  // Asks for a sign of life: a change without events follows.
+  virtual void Ask() = 0;
+  virtual void Cancel() = 0;
+};
+
 class EtcdClient {
  public:
-  virtual ~EtcdClient() = default;  // cancels what is under way
+  virtual ~EtcdClient() = default;  // REQUIRES: no call is under way
 
   virtual absl::StatusOr<EtcdListing> List(const std::string& prefix) = 0;
-  // True if the condition held and the value stands.
-  virtual absl::StatusOr<bool> PutIf(const std::string& key, const EtcdCondition& condition, const std::string& value,
-                                     int64_t lease) = 0;
+  virtual absl::StatusOr<EtcdPut> PutIf(const std::string& key, const EtcdCondition& condition,
+                                        const std::string& value, int64_t lease) = 0;
   virtual absl::StatusOr<int64_t> GrantLease(absl::Duration ttl) = 0;
   // What is left of the lease; zero: it is gone.
   virtual absl::StatusOr<absl::Duration> KeepAlive(int64_t lease) = 0;
   virtual absl::StatusOr<absl::Duration> TimeToLive(int64_t lease) = 0;
-  virtual absl::Status Revoke(int64_t lease) = 0;
+  virtual absl::Status Revoke(int64_t lease) = 0;  // ok, too, if there is none
 
-  // Sends every change of the prefix from `revision` on to `sink`, until the connection breaks, the watch is compacted,
-  // `sink` returns false or Cancel. Why it ended.
-  virtual absl::Status Watch(const std::string& prefix, int64_t revision,
-                             const std::function<bool(const EtcdChange&)>& sink) = 0;
+  // Every change of the prefix from `revision` on. The watch must not outlive the client.
+  virtual std::unique_ptr<EtcdWatch> Watch(const std::string& prefix, int64_t revision) = 0;
 
-  // Ends what is under way, and refuses what comes after, as Cancelled.
+  // Ends what is under way, watches included, and refuses what comes after, as Cancelled.
   virtual void Cancel() = 0;
 };
 

@@ -1,5 +1,7 @@
-// Membership over etcd. Two threads: one lists and watches, one keeps our record and its lease; both go through
-// EtcdMembers, under one mutex, and hand views to the watchers in order.
+// Membership over etcd. One thread, the keeper, holds the conversation: it lists, applies what the watch brings, keeps
+// our record and writes. A second reads the watch, and a third tells the watchers, who may take their time.
+#include "services/cluster/etcd_membership.h"
+
 #include <algorithm>
 #include <mutex>
 #include <utility>
@@ -7,29 +9,24 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "services/cluster/etcd_client.h"
 #include "services/cluster/etcd_members.h"
-#include "services/cluster/membership.h"
-#include "services/cluster/records.h"
+#include "services/cluster/etcd_registration.h"
 
 namespace kvist {
 namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100), kLongestPause = absl::Seconds(2);
-constexpr absl::Duration kLivingPoll = absl::Milliseconds(500);  // while we find out whether a record's node lives
+constexpr absl::Duration kBaseRetry = absl::Milliseconds(500);
+constexpr absl::Duration kSettled = absl::Seconds(5);  // a conversation this long: the next loss pauses briefly again
+constexpr size_t kMaxInbox = 4096;
 
-bool ForGood(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kUnauthenticated:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kUnimplemented:
-      return true;
-    default:
-      return false;
-  }
-}
+// What the watch brought and the keeper has not applied yet. Of one watch.
+struct Inbox {
+  std::vector<EtcdEvent> events;
+  absl::Time heard = absl::InfinitePast();
+  bool compacted = false, overflowed = false, ended = false;
+  absl::Status end;
+};
 
 class EtcdMembership final : public Membership {
  public:
@@ -37,22 +34,27 @@ class EtcdMembership final : public Membership {
       : options_(std::move(options)),
         client_(std::move(client)),
         runtime_(runtime),
-        changed_(runtime->NewCondition()),
-        members_(options_.cluster, options_.hold) {
-    problem_ = absl::StrCat("etcd at ", absl::StrJoin(options_.endpoints, ", "), " has not answered yet");
-    watching_ = runtime_->Start([this] { ListAndWatch(); });
-    keeping_ = runtime_->Start([this] { KeepRecord(); });
+        work_(runtime->NewCondition()),
+        done_(runtime->NewCondition()),
+        told_(runtime->NewCondition()),
+        members_(options_.cluster, options_.hold),
+        registration_(options_, client_.get(), &members_, runtime) {
+    connection_problem_ = absl::StrCat("etcd at ", absl::StrJoin(options_.endpoints, ", "), " has not answered yet");
+    telling_ = runtime_->Start([this] { Tell(); });
+    keeping_ = runtime_->Start([this] { Keep(); });
   }
 
   ~EtcdMembership() override {
     {
       std::lock_guard lock(mutex_);
       stopping_ = true;
-      changed_->NotifyAll();
+      work_->NotifyAll();
+      done_->NotifyAll();
+      told_->NotifyAll();
     }
     client_->Cancel();
-    watching_.reset();
     keeping_.reset();
+    telling_.reset();
   }
 
   std::shared_ptr<const View> view() const override {
@@ -66,374 +68,351 @@ class EtcdMembership final : public Membership {
   }
 
   absl::Status Register(const Node& self, absl::Time deadline) override {
+    if (absl::Status valid = Check(self); !valid.ok()) return valid;
     std::unique_lock lock(mutex_);
-    wanted_ = self;
-    refusal_ = absl::OkStatus();
-    dirty_ = true;
-    changed_->NotifyAll();
-    const bool done = changed_->WaitUntil(lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return stopping_ || !refusal_.ok() || (registered_ && InView());
-    });
-    if (!refusal_.ok()) {
-      wanted_.reset();
-      return std::exchange(refusal_, absl::OkStatus());
+    if (wanted_ && wanted_->id != self.id) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("node \"", wanted_->id.value, "\" is registered here: Leave first"));
     }
-    if (done && !stopping_) return absl::OkStatus();
-    return absl::DeadlineExceededError(absl::StrCat(
-        "node \"", self.id.value, "\" is not registered yet: ", problem_.empty() ? "no answer" : problem_));
+    return Settle(self, deadline, lock);
   }
 
   absl::Status Update(const Node& self, absl::Time deadline) override {
+    if (absl::Status valid = Check(self); !valid.ok()) return valid;
     std::unique_lock lock(mutex_);
     if (!wanted_) return absl::FailedPreconditionError("Update before Register");
-    const NodeId id = wanted_->id;
-    wanted_ = self;
-    wanted_->id = id;
-    dirty_ = true;
-    changed_->NotifyAll();
-    const bool done = changed_->WaitUntil(
-        lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || (registered_ && !dirty_); });
-    if (done) return absl::OkStatus();
-    return absl::DeadlineExceededError(absl::StrCat("the record is not changed yet: ", problem_));
+    if (wanted_->id != self.id) return absl::FailedPreconditionError("Update cannot change the id");
+    return Settle(self, deadline, lock);
   }
 
   absl::Status Leave(absl::Time deadline) override {
     std::unique_lock lock(mutex_);
-    if (!wanted_) return absl::OkStatus();
+    if (!wanted_ && !leaving_) return absl::OkStatus();
     wanted_.reset();
     leaving_ = true;
-    changed_->NotifyAll();
-    const bool done =
-        changed_->WaitUntil(lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !leaving_; });
-    if (done) return absl::OkStatus();
-    return absl::DeadlineExceededError("etcd did not answer; the record ends with its lease");
+    Wake();
+    done_->WaitUntil(lock, deadline, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !leaving_; });
+    if (!leaving_) return absl::OkStatus();
+    return absl::DeadlineExceededError(
+        absl::StrCat("etcd could not be told; a record of ours ends with its lease: ", Problem()));
   }
 
   MembershipHealth health() const override {
     std::lock_guard lock(mutex_);
     MembershipHealth health;
-    health.connected = problem_.empty();
-    health.registered = registered_ && runtime_->Now() < lease_ends_;
+    health.connected = connected_;
+    health.registered = stands_ && runtime_->Now() < lease_ends_;
     health.registrations = registrations_;
     health.last_answer = last_answer_;
-    health.problem = problem_;
-    const std::string left_out = members_.Problems();
-    if (!left_out.empty()) absl::StrAppend(&health.problem, health.problem.empty() ? "" : "; ", left_out);
+    health.problem = Problem();
     return health;
   }
 
  private:
-  // --- The watching thread ---
+  // --- Callers ---
 
-  void ListAndWatch() {
-    absl::Duration pause = kFirstPause;
-    while (!Stopping()) {
-      absl::Status ended = ListOnce();
-      if (ended.ok()) {
-        pause = kFirstPause;
-        ended = WatchOn();
+  static absl::Status Check(const Node& self) {
+    absl::Status valid = ValidateView({ViewNumber{1}, {self}});
+    if (valid.ok() && self.address.port == 0) {
+      valid = absl::InvalidArgumentError(
+          absl::StrCat("node \"", self.id.value, "\": its address has port 0: bind before you register"));
+    }
+    return valid;
+  }
+
+  // Waits until `self` stands and was seen.
+  absl::Status Settle(const Node& self, absl::Time deadline,
+                      std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    wanted_ = self;
+    const uint64_t generation = ++generation_;
+    Wake();
+    done_->WaitUntil(lock, deadline, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return stopping_ || settled_ >= generation || refused_ >= generation || !wanted_;
+    });
+    if (settled_ >= generation) return absl::OkStatus();
+    if (refused_ >= generation) return absl::Status(refusal_code_, refusal_);
+    if (stopping_ || !wanted_) return absl::CancelledError("the node leaves");
+    return absl::DeadlineExceededError(absl::StrCat(
+        "node \"", self.id.value, "\" is not registered yet: ", Problem().empty() ? "etcd is slow" : Problem()));
+  }
+
+  void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    woken_ = true;
+    work_->NotifyAll();
+  }
+
+  std::string Problem() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::vector<std::string> sentences;
+    for (const std::string* each : {&connection_problem_, &registration_problem_, &members_problem_}) {
+      if (!each->empty()) sentences.push_back(*each);
+    }
+    return absl::StrJoin(sentences, "; ");
+  }
+
+  // --- The telling thread ---
+
+  void Tell() {
+    std::unique_lock lock(mutex_);
+    for (std::shared_ptr<const View> last; !stopping_;) {
+      if (view_ == last) {
+        told_->WaitUntil(lock, absl::InfiniteFuture());
+        continue;
       }
-      Answered(ended);
-      Sleep(Jittered(pause));
-      pause = std::min(kLongestPause, pause * 2);
+      last = view_;
+      const auto watchers = watchers_;
+      lock.unlock();
+      for (const auto& watcher : watchers) watcher(last);
+      lock.lock();
     }
   }
 
-  absl::Status ListOnce() {
+  // --- The keeping thread: everything below ---
+
+  void Keep() {
+    for (size_t failures = 0; !Stopping();) {
+      const absl::Time began = runtime_->Now();
+      const absl::Status ended = Converse();
+      Disconnected(ended);
+      failures = runtime_->Now() - began > kSettled ? 0 : failures + 1;
+      Pause(failures / options_.endpoints.size());
+    }
+  }
+
+  // Why it ended.
+  absl::Status Converse() {
     const absl::StatusOr<EtcdListing> listing = client_->List(members_.prefix());
     if (!listing.ok()) return listing.status();
-    Answered(absl::OkStatus());
-    std::unique_lock lock(mutex_);
     members_.Apply(*listing, runtime_->Now());
-    Publish(lock);
-    return absl::OkStatus();
-  }
-
-  absl::Status WatchOn() {
-    int64_t from = 0;
     {
       std::lock_guard lock(mutex_);
-      from = members_.revision() + 1;
+      inbox_ = Inbox();
+      connected_ = true;
+      last_answer_ = runtime_->Now();
+      connection_problem_.clear();
     }
-    return client_->Watch(members_.prefix(), from, [this](const EtcdChange& change) {
-      Answered(absl::OkStatus());
-      if (change.compacted) return false;  // list again
-      std::unique_lock lock(mutex_);
-      members_.Apply(change, runtime_->Now());
-      Publish(lock);
-      return !stopping_;
+    const std::unique_ptr<EtcdWatch> watch = client_->Watch(members_.prefix(), members_.revision() + 1);
+    std::unique_ptr<Thread> reading = runtime_->Start([this, &watch] { Read(watch.get()); });
+    absl::Status ended = Serve(watch.get());
+    watch->Cancel();
+    reading.reset();
+    return ended;
+  }
+
+  // On a thread of its own.
+  void Read(EtcdWatch* watch) {
+    absl::Status end = watch->Run([this](const EtcdChange& change) {
+      std::lock_guard lock(mutex_);
+      inbox_.heard = last_answer_ = runtime_->Now();
+      inbox_.compacted = change.compacted;
+      inbox_.overflowed = inbox_.events.size() + change.events.size() > kMaxInbox;
+      if (!inbox_.overflowed) inbox_.events.insert(inbox_.events.end(), change.events.begin(), change.events.end());
+      work_->NotifyAll();
+      return !stopping_ && !inbox_.overflowed;
     });
+    std::lock_guard lock(mutex_);
+    inbox_.ended = true;
+    inbox_.end = std::move(end);
+    work_->NotifyAll();
   }
 
-  // Hands a view that has changed to the watchers. Releases the lock meanwhile; one thread at a time does it, and goes
-  // on with what came while it was busy.
-  void Publish(std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    changed_->NotifyAll();  // the keeper may have to register again, or to raise the base
-    if (publishing_) return;
-    publishing_ = true;
-    while (std::optional<View> view = members_.TakeView()) {
-      view_ = std::make_shared<const View>(*std::move(view));
-      changed_->NotifyAll();
-      const auto watchers = watchers_;
-      const std::shared_ptr<const View> current = view_;
-      lock.unlock();
-      for (const auto& watcher : watchers) watcher(current);
-      lock.lock();
-    }
-    publishing_ = false;
-  }
-
-  // --- The keeping thread ---
-
-  void KeepRecord() {
-    absl::Duration pause = kFirstPause;
-    std::unique_lock lock(mutex_);
-    while (!stopping_) {
+  absl::Status Serve(EtcdWatch* watch) {
+    const absl::Duration tick = options_.lease / 3;
+    absl::Time asked = runtime_->Now();  // by creating it: etcd says when it stands
+    for (;;) {
+      if (absl::Status lives = TakeInbox(); !lives.ok()) return lives;
+      const absl::Time now = runtime_->Now();
+      const bool answered = heard_ >= asked;
+      if (!answered && now >= asked + options_.call_deadline) return WatchIsSilent();
+      if (answered && now >= asked + tick) {
+        asked = now;
+        watch->Ask();
+      }
       members_.Tick(runtime_->Now());
-      Publish(lock);
-      if (!HasWork()) {
-        changed_->WaitUntil(lock, std::min(members_.NextTick(), NextRenewal()));
-        continue;
-      }
-      lock.unlock();
-      const absl::Status done = WorkOnce();
-      Answered(done);
-      lock.lock();
-      if (done.ok()) {
-        pause = kFirstPause;
-        continue;
-      }
-      if (ForGood(done) || absl::IsAlreadyExists(done)) {
-        refusal_ = registered_once_ ? absl::OkStatus() : Refusal(done);
-        changed_->NotifyAll();
-      }
-      const absl::Time until = runtime_->Now() + Jittered(pause);
-      pause = std::min(kLongestPause, pause * 2);
-      while (!stopping_ && changed_->WaitUntil(lock, until)) {
-      }
+      Publish();
+      if (absl::Status done = Work(); !done.ok()) return done;
+      Publish();
+      if (!Wait(asked + (heard_ >= asked ? tick : options_.call_deadline))) return absl::CancelledError("stopping");
     }
   }
 
-  static absl::Status Refusal(const absl::Status& status) {
-    if (absl::IsAlreadyExists(status)) return absl::Status(status);
-    return absl::FailedPreconditionError(status.message());
+  absl::Status WatchIsSilent() const {
+    return absl::UnavailableError(
+        absl::StrCat("etcd's watch said nothing within ", absl::FormatDuration(options_.call_deadline)));
   }
 
-  absl::Time NextRenewal() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return lease_ != 0 && wanted_ ? renew_at_ : absl::InfiniteFuture();
-  }
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (leaving_) return true;
-    if (members_.WantedBase() != 0) return true;
-    if (!wanted_) return false;
-    return !registered_ || dirty_ || members_.own_record_is_gone() || runtime_->Now() >= renew_at_;
-  }
-
-  absl::Status WorkOnce() {
-    std::unique_lock lock(mutex_);
-    if (leaving_) return TakeRecordAway(lock);
-    if (const uint64_t base = members_.WantedBase(); base != 0) return RaiseBase(base, lock);
-    if (lease_ != 0 && runtime_->Now() >= renew_at_) return Renew(lock);
-    if (registered_ && members_.own_record_is_gone()) Lost();
-    if (!registered_) return RegisterNow(lock);
-    return Rewrite(lock);
-  }
-
-  absl::Status TakeRecordAway(std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    const int64_t lease = std::exchange(lease_, 0);
-    registered_ = false;
-    members_.ForgetSelf();
-    lock.unlock();
-    const absl::Status revoked = lease == 0 ? absl::OkStatus() : client_->Revoke(lease);
-    lock.lock();
-    leaving_ = false;  // in any case: a record that could not be taken away ends with its lease
-    changed_->NotifyAll();
-    return revoked;
-  }
-
-  absl::Status RaiseBase(uint64_t base, std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    const int64_t known = members_.base_mod_revision();
-    lock.unlock();
-    const EtcdCondition condition = known == 0 ? EtcdCondition{EtcdCondition::Kind::kAbsent, 0}
-                                               : EtcdCondition{EtcdCondition::Kind::kModRevision, known};
-    const absl::StatusOr<bool> put = client_->PutIf(members_.BaseKey(), condition, absl::StrCat(base), 0);
-    if (!put.ok()) return put.status();
-    return ListOnce();  // whoever won: what stands is read
-  }
-
-  absl::Status Renew(std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    const int64_t lease = lease_;
-    lock.unlock();
-    const absl::Time asked = runtime_->Now();
-    const absl::StatusOr<absl::Duration> left = client_->KeepAlive(lease);
-    lock.lock();
-    if (lease_ != lease) return absl::OkStatus();
-    if (!left.ok()) return left.status();
-    if (*left <= absl::ZeroDuration()) {
-      Lost();
-      return absl::OkStatus();
+  // Applies what came. An error if no more will.
+  absl::Status TakeInbox() {
+    Inbox taken;
+    {
+      std::lock_guard lock(mutex_);
+      taken = std::exchange(inbox_, Inbox());
     }
-    lease_ends_ = asked + options_.lease * 0.8;
-    renew_at_ = asked + options_.lease / 3;
+    heard_ = std::max(heard_, taken.heard);
+    members_.Apply(taken.events, runtime_->Now());
+    if (taken.compacted || taken.overflowed) {
+      return absl::AbortedError("what happened meanwhile is lost to the watch: listing again");
+    }
+    if (taken.ended) return std::move(taken.end);
     return absl::OkStatus();
   }
 
-  void Lost() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    registered_ = false;
-    lease_ = 0;
-  }
-
-  absl::Status RegisterNow(std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    Node self = *wanted_;
-    dirty_ = false;
-    lock.unlock();
-    absl::Status way = ListOnce();
-    if (way.ok())
-      way = WaitForOurKey(self, lock);
-    else
-      lock.lock();
-    // REQUIRES: the lock is held from here on.
-    if (!way.ok()) return way;
-    const EtcdKeyValue* there = members_.Entry(self.id);
-    const EtcdCondition condition = there == nullptr
-                                        ? EtcdCondition{EtcdCondition::Kind::kAbsent, 0}
-                                        : EtcdCondition{EtcdCondition::Kind::kModRevision, there->mod_revision};
-    self.incarnation = std::max<uint64_t>(
-        {absl::ToUnixMillis(runtime_->Now()) > 0 ? static_cast<uint64_t>(absl::ToUnixMillis(runtime_->Now())) : 1,
-         members_.GreatestIncarnation(self.id) + 1, incarnation_ + 1});
-    lock.unlock();
-    const absl::Time asked = runtime_->Now();
-    const absl::StatusOr<int64_t> lease = client_->GrantLease(options_.lease);
-    absl::StatusOr<bool> put = false;
-    if (lease.ok()) put = client_->PutIf(members_.NodeKey(self.id), condition, RecordToJson(self), *lease);
-    lock.lock();
-    if (!lease.ok()) return lease.status();
-    if (!put.ok()) return put.status();
-    if (!*put) return absl::AbortedError("another wrote the record meanwhile; trying again");
-    lease_ = *lease;
-    lease_ends_ = asked + options_.lease * 0.8;
-    renew_at_ = asked + options_.lease / 3;
-    incarnation_ = self.incarnation;
-    registered_ = registered_once_ = true;
-    ++registrations_;
-    members_.SetSelf(self);
-    changed_->NotifyAll();
-    lock.unlock();
-    const absl::Status seen = ListOnce();
-    lock.lock();
-    return seen;
-  }
-
-  // Our key may be free, or hold an earlier life of ours: one with our address, or one whose lease nobody renews. A
-  // lease that grows is a living node's. Returns with the lock held.
-  absl::Status WaitForOurKey(const Node& self, std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    absl::Duration least = absl::InfiniteDuration();
-    for (const absl::Time give_up = runtime_->Now() + options_.lease + absl::Seconds(5);;) {
-      lock.lock();
-      const EtcdKeyValue* there = members_.Entry(self.id);
-      if (there == nullptr || there->lease == 0 || stopping_) return absl::OkStatus();
-      const absl::StatusOr<Node> other = RecordFromJson(there->value);
-      if (!other.ok() || other->address == self.address || other->incarnation == incarnation_) return absl::OkStatus();
-      const int64_t lease = there->lease;
-      lock.unlock();
-      const absl::StatusOr<absl::Duration> left = client_->TimeToLive(lease);
-      if (!left.ok()) {
-        lock.lock();
-        return left.status();
-      }
-      if (*left > least || runtime_->Now() >= give_up) {
-        lock.lock();
-        return absl::AlreadyExistsError(absl::StrCat("a living node at ", other->address.ToString(), " has the id \"",
-                                                     self.id.value, "\": give this one another, or stop that one"));
-      }
-      least = std::min(least, *left);
-      Sleep(kLivingPoll);
-      if (absl::Status listed = ListOnce(); !listed.ok()) {
-        lock.lock();
-        return listed;
-      }
+  // One thing that is due. An error if the conversation is over.
+  absl::Status Work() {
+    std::optional<Node> wanted;
+    uint64_t generation = 0;
+    bool leaving = false, unwanted = false;
+    {
+      std::lock_guard lock(mutex_);
+      woken_ = false;
+      leaving = leaving_;
+      unwanted = !wanted_;
+      if (wanted_ && generation_ != taken_) wanted = wanted_;
+      generation = taken_ = generation_;
     }
-  }
-
-  absl::Status Rewrite(std::unique_lock<std::mutex>& lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    Node self = *wanted_;
-    self.incarnation = incarnation_;
-    dirty_ = false;
-    const int64_t lease = lease_;
-    lock.unlock();
-    const absl::StatusOr<bool> put =
-        client_->PutIf(members_.NodeKey(self.id), {EtcdCondition::Kind::kLease, lease}, RecordToJson(self), lease);
-    lock.lock();
-    if (put.ok() && *put) {
-      members_.SetSelf(self);
-      changed_->NotifyAll();
+    if (leaving) {
+      if (absl::Status left = registration_.Leave(); !left.ok()) return left;
+      std::lock_guard lock(mutex_);
+      leaving_ = false;
+      taken_ = 0;  // a Register may have come since
+      woken_ = true;
+      done_->NotifyAll();
       return absl::OkStatus();
     }
-    dirty_ = true;
-    if (put.ok()) Lost();  // the record is not under our lease any more
-    return put.status();
+    if (unwanted) registration_.Forget();  // it was refused
+    if (wanted) registration_.Want(*wanted, generation);
+    if (absl::Status done = registration_.Step(); !done.ok()) return done;
+    return RaiseBase();
   }
 
-  // --- Both ---
+  absl::Status RaiseBase() {
+    const std::optional<uint64_t> base = members_.WantedBase();
+    if (!base || runtime_->Now() < base_retry_) return absl::OkStatus();
+    base_retry_ = runtime_->Now() + Jittered(kBaseRetry);
+    const int64_t known = members_.base_mod_revision();
+    const EtcdCondition condition = known == 0 ? EtcdCondition{EtcdCondition::Kind::kAbsent, 0}
+                                               : EtcdCondition{EtcdCondition::Kind::kModRevision, known};
+    const absl::StatusOr<EtcdPut> put = client_->PutIf(members_.BaseKey(), condition, absl::StrCat(*base), 0);
+    base_problem_ = put.ok() ? ""
+                             : absl::StrCat("a newer view waits for ", members_.BaseKey(), ": ",
+                                            std::string(put.status().message()));
+    const bool over =
+        absl::IsUnavailable(put.status()) || absl::IsDeadlineExceeded(put.status()) || absl::IsCancelled(put.status());
+    return over ? put.status() : absl::OkStatus();
+  }
+
+  // Hands out what has changed: the view, and how our record stands.
+  void Publish() {
+    std::optional<View> view = members_.TakeView();
+    absl::Status refusal = registration_.TakeRefusal();
+    std::lock_guard lock(mutex_);
+    if (view) {
+      view_ = std::make_shared<const View>(*std::move(view));
+      told_->NotifyAll();
+    }
+    stands_ = registration_.stands();
+    lease_ends_ = registration_.lease_ends();
+    registrations_ = registration_.registrations();
+    registration_problem_ = base_problem_.empty() ? registration_.problem() : base_problem_;
+    members_problem_ = members_.Problems();
+    if (!refusal.ok()) {
+      refused_ = taken_;
+      refusal_code_ = refusal.code();
+      refusal_ = std::string(refusal.message());
+      if (generation_ == taken_) wanted_.reset();  // or a caller wants another since
+    }
+    if (InView()) settled_ = std::max(settled_, registration_.written_generation());
+    done_->NotifyAll();
+  }
 
   bool InView() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (!wanted_ || view_ == nullptr) return false;
+    if (!wanted_ || view_ == nullptr || members_.revision() < registration_.written_revision()) return false;
     const Node* node = view_->Find(wanted_->id);
-    return node != nullptr && node->incarnation == incarnation_;
+    return node != nullptr && node->incarnation == registration_.incarnation();
+  }
+
+  // False: to stop.
+  bool Wait(absl::Time next) {
+    next = std::min({next, members_.NextTick(), registration_.Next()});
+    if (members_.WantedBase()) next = std::min(next, base_retry_);
+    std::unique_lock lock(mutex_);
+    work_->WaitUntil(lock, next, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return stopping_ || woken_ || inbox_.ended || inbox_.compacted || !inbox_.events.empty();
+    });
+    return !stopping_;
+  }
+
+  void Disconnected(const absl::Status& ended) {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    connected_ = absl::IsAborted(ended);  // it answered
+    connection_problem_ = connected_ ? "" : std::string(ended.message());
+    if (!connected_ && ForGood(ended) && wanted_ && !stands_) {
+      refused_ = generation_;
+      refusal_code_ = absl::StatusCode::kFailedPrecondition;
+      refusal_ = connection_problem_;
+      wanted_.reset();
+    }
+    done_->NotifyAll();
+  }
+
+  static bool ForGood(const absl::Status& status) {
+    return absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status) || absl::IsInvalidArgument(status) ||
+           absl::IsFailedPrecondition(status);
+  }
+
+  void Pause(size_t rounds) {
+    const absl::Duration pause = std::min(kLongestPause, kFirstPause * (uint64_t{1} << std::min<size_t>(rounds, 10)));
+    const absl::Time until = runtime_->Now() + Jittered(pause);
+    std::unique_lock lock(mutex_);
+    work_->WaitUntil(lock, until, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_; });
+  }
+  absl::Duration Jittered(absl::Duration pause) {
+    return pause * (0.5 + static_cast<double>(runtime_->Random() >> 11) * 0x1p-53);
   }
   bool Stopping() const {
     std::lock_guard lock(mutex_);
     return stopping_;
   }
-  void Answered(const absl::Status& status) {
-    std::lock_guard lock(mutex_);
-    if (status.ok() || absl::IsAborted(status)) {
-      last_answer_ = runtime_->Now();
-      problem_.clear();
-    } else if (!absl::IsCancelled(status)) {
-      problem_ = std::string(status.message());
-    }
-  }
-  absl::Duration Jittered(absl::Duration pause) {
-    return pause * (0.5 + static_cast<double>(runtime_->Random() >> 11) * 0x1p-53);
-  }
-  void Sleep(absl::Duration pause) {
-    std::unique_lock lock(mutex_);
-    const absl::Time until = runtime_->Now() + pause;
-    while (!stopping_ && changed_->WaitUntil(lock, until)) {
-    }
-  }
 
   const EtcdOptions options_;
   const std::unique_ptr<EtcdClient> client_;
   Runtime* const runtime_;
-  const std::unique_ptr<Condition> changed_;
+  const std::unique_ptr<Condition> work_, done_, told_;  // for the keeper, for callers, for the teller
+
+  // The keeper's own.
+  EtcdMembers members_;
+  EtcdRegistration registration_;
+  absl::Time base_retry_ = absl::InfinitePast();
+  absl::Time heard_ = absl::InfinitePast();  // of the watch
+  std::string base_problem_;
 
   mutable std::mutex mutex_;
-  EtcdMembers members_ ABSL_GUARDED_BY(mutex_);  // its keys are constant and read without
+  Inbox inbox_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false, woken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<const View> view_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::function<void(std::shared_ptr<const View>)>> watchers_ ABSL_GUARDED_BY(mutex_);
   std::optional<Node> wanted_ ABSL_GUARDED_BY(mutex_);  // our record as it should stand
-  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);        // why Register cannot succeed
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false, publishing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool dirty_ ABSL_GUARDED_BY(mutex_) = false, leaving_ ABSL_GUARDED_BY(mutex_) = false;
-  bool registered_ ABSL_GUARDED_BY(mutex_) = false, registered_once_ ABSL_GUARDED_BY(mutex_) = false;
-  int64_t lease_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Time lease_ends_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();  // for us: 0.8 of it after the last renewal
-  absl::Time renew_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  uint64_t incarnation_ ABSL_GUARDED_BY(mutex_) = 0, registrations_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of wanted_: the last that a caller gave, that the keeper took, that stands and was seen, that was refused.
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0, taken_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t settled_ ABSL_GUARDED_BY(mutex_) = 0, refused_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::StatusCode refusal_code_ ABSL_GUARDED_BY(mutex_) = absl::StatusCode::kOk;
+  std::string refusal_ ABSL_GUARDED_BY(mutex_);
+  bool connected_ ABSL_GUARDED_BY(mutex_) = false, stands_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time lease_ends_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Time last_answer_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
-  std::string problem_ ABSL_GUARDED_BY(mutex_);
+  uint64_t registrations_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string connection_problem_ ABSL_GUARDED_BY(mutex_), registration_problem_ ABSL_GUARDED_BY(mutex_);
+  std::string members_problem_ ABSL_GUARDED_BY(mutex_);
 
-  std::unique_ptr<Thread> watching_, keeping_;  // last: they use all of the above
+  std::unique_ptr<Thread> telling_, keeping_;  // last: they use all of the above
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Membership>> NewEtcdMembership(EtcdOptions options, Runtime* runtime) {
-  absl::StatusOr<std::unique_ptr<EtcdClient>> client = NewEtcdClient(options);
-  if (!client.ok()) return client.status();
-  return std::unique_ptr<Membership>(std::make_unique<EtcdMembership>(std::move(options), *std::move(client), runtime));
+std::unique_ptr<Membership> NewMembershipOver(std::unique_ptr<EtcdClient> client, EtcdOptions options,
+                                              Runtime* runtime) {
+  return std::make_unique<EtcdMembership>(std::move(options), std::move(client), runtime);
 }
 
 }  // namespace kvist

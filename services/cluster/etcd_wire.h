@@ -20,7 +20,8 @@ inline EtcdListing FromWire(const etcdserverpb::RangeResponse& response) {
 }
 
 inline EtcdChange FromWire(const etcdserverpb::WatchResponse& response) {
-  EtcdChange change{response.header().revision(), response.canceled(), {}};
+  EtcdChange change;
+  change.compacted = response.canceled() && response.compact_revision() > 0;
   for (const etcdserverpb::Event& event : response.events()) {
     change.events.push_back({event.type() == etcdserverpb::Event::DELETE, FromWire(event.kv())});
   }

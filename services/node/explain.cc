@@ -5,10 +5,10 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "services/cluster/records.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
 #include "services/node/request_keys.h"
-#include "services/node/view_message.h"
 #include "services/transport/miss_reason.h"
 
 namespace kvist {
@@ -113,7 +113,7 @@ absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1
   const std::shared_ptr<const View> view = state->view();
   response.set_view(view == nullptr ? 0 : view->number.value);
   if (view != nullptr && request.view() != 0 && request.view() < view->number.value) {
-    ToWire(*view, response.mutable_newer_view());
+    *response.mutable_newer_view() = ViewToWire(*view);
   }
   return response;
 }

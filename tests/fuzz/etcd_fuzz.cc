@@ -21,11 +21,12 @@ namespace {
 using fuzz::Gate;
 
 Gate listed("a listing"), changed("a change"), raw("an answer as it came"), viewed("a view"), deleted("a record goes"),
-    held("a member is held"), let_go("a held member goes"), unreadable("a record that cannot be read"),
-    based("a base is known"), wiped("etcd was wiped"), two_at_one("two records of one address"),
+    held("a member is held"), unreadable("a record that cannot be read"), based("a base is known"),
+    wiped("etcd was wiped"), raised("the base is raised"), two_at_one("two records of one address"),
     self_gate("our own record");
 
 constexpr int kMostActs = 60;
+constexpr int64_t kMostRevision = int64_t{1} << 62;
 constexpr absl::Duration kHold = absl::Seconds(10);
 
 class Script {
@@ -92,11 +93,14 @@ class Script {
     listed.Pass();
     return listing;
   }
+  // Of later revisions, each of one event or more.
   EtcdChange Changes() {
-    EtcdChange change{Revision(), false, {}};
+    EtcdChange change;
+    int64_t revision = members_.revision() + 1;
     for (uint64_t i = input_->Below(5); i > 0; --i) {
       EtcdEvent event{input_->Flag(), Entry()};
       if (event.deleted) event.entry.value.clear();
+      event.entry.mod_revision = revision += input_->Flag();
       change.events.push_back(std::move(event));
     }
     changed.Pass();
@@ -104,7 +108,7 @@ class Script {
   }
   int64_t Revision() {
     const uint8_t byte = input_->Byte();
-    return byte == 255 ? static_cast<int64_t>(input_->Number(8)) : byte;
+    return 1 + (byte == 255 ? static_cast<int64_t>(input_->Number(8) % kMostRevision) : byte);
   }
 
   // --- Answers as they come ---
@@ -117,24 +121,32 @@ class Script {
     return response;
   }
   void RawListing() {
-    if (const auto response = Raw<etcdserverpb::RangeResponse>()) List(FromWire(*response));
+    const auto response = Raw<etcdserverpb::RangeResponse>();
+    if (!response) return;
+    const EtcdListing listing = FromWire(*response);
+    if (listing.revision > 0 && listing.revision < kMostRevision) List(listing);  // the client lets no lesser through
   }
   void RawChange() {
     const auto response = Raw<etcdserverpb::WatchResponse>();
     if (!response) return;
-    const EtcdChange change = FromWire(*response);
+    EtcdChange change = FromWire(*response);
+    const auto impossible = [](const EtcdEvent& event) { return event.entry.mod_revision >= kMostRevision; };
+    change.events.erase(std::remove_if(change.events.begin(), change.events.end(), impossible), change.events.end());
     if (!change.compacted) Change(change);
   }
 
   // --- Both sides ---
   void List(const EtcdListing& listing) {
+    if (listing.revision == members_.revision()) return;  // one revision is one content
     if (listing.revision < members_.revision()) wiped.Pass();
     records_.clear();
     for (const EtcdKeyValue& entry : listing.entries) records_[entry.key] = Read(entry);
     members_.Apply(listing, now_);
   }
   void Change(const EtcdChange& change) {
+    const int64_t known = members_.revision();
     for (const EtcdEvent& event : change.events) {
+      if (event.entry.mod_revision <= known) continue;
       if (event.deleted) {
         deleted.Pass();
         records_.erase(event.entry.key);
@@ -142,13 +154,21 @@ class Script {
         records_[event.entry.key] = Read(event.entry);
       }
     }
-    members_.Apply(change, now_);
+    members_.Apply(change.events, now_);
+  }
+  // A view may wait until somebody has raised the base: we do, as a member would.
+  void RaiseBase() {
+    for (int times = 0; members_.WantedBase(); ++times) {
+      KVIST_HOLDS(times < 2, "a raised base is not enough");
+      EtcdEvent event;
+      event.entry = {members_.BaseKey(), std::to_string(*members_.WantedBase()), members_.revision() + 1, 0};
+      members_.Apply({event}, now_);
+      raised.Pass();
+    }
   }
   void Turn() {
     now_ += absl::Seconds(input_->Below(16));
-    const bool due = members_.NextTick() <= now_;
     members_.Tick(now_);
-    if (due) let_go.Pass();
     KVIST_HOLDS(members_.NextTick() > now_, "somebody is held whose time is over");
   }
   void BeSelf() {
@@ -156,7 +176,7 @@ class Script {
     if (input_->Flag()) {
       members_.ForgetSelf();
     } else if (const std::optional<Node> node = Standing(members_.NodeKey(id))) {
-      members_.SetSelf(*node);
+      members_.SetSelf(*node, members_.revision());
       self_gate.Pass();
     }
   }
@@ -171,6 +191,7 @@ class Script {
     if (entry.key.compare(0, nodes.size(), nodes) != 0) return {entry, std::nullopt};
     absl::StatusOr<Node> node = RecordFromJson(entry.value);
     if (!node.ok() || node->id.value != entry.key.substr(nodes.size())) return {entry, std::nullopt};
+    if (node->address.port == 0) return {entry, std::nullopt};  // nobody could reach it
     return {entry, *std::move(node)};
   }
   std::optional<Node> Standing(const std::string& key) const {
@@ -192,6 +213,7 @@ class Script {
     if (members_.NextTick() != absl::InfiniteFuture()) held.Pass();
     if (members_.base_mod_revision() != 0) based.Pass();
     KVIST_HOLDS(members_.revision() >= 0 && members_.revision() < INT64_MAX, members_.revision());
+    RaiseBase();
     if (std::optional<View> view = members_.TakeView()) TakeView(*std::move(view));
     KVIST_HOLDS(!members_.TakeView(), "one view twice");
     CheckStandingAreIn();
@@ -233,6 +255,7 @@ class Script {
     members_.ForgetSelf();
     now_ += kHold;
     members_.Tick(now_);
+    RaiseBase();
     if (std::optional<View> view = members_.TakeView()) TakeView(*std::move(view));
     const bool any = std::any_of(records_.begin(), records_.end(),
                                  [](const auto& record) { return record.second.node.has_value(); });

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <httplib.h>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -25,12 +26,12 @@ sockaddr_in Loopback(uint16_t port) {
   return address;
 }
 
-bool Listens(uint16_t port) {
-  const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
-  const sockaddr_in address = Loopback(port);
-  const bool connected = connect(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(descriptor);
-  return connected;
+// It has a leader and answers. It listens long before that, and if it is killed then it never starts again.
+bool Serves(uint16_t health_port) {
+  httplib::Client client("127.0.0.1", health_port);
+  client.set_read_timeout(1);
+  const httplib::Result health = client.Get("/health");
+  return health && health->status == 200;
 }
 
 std::string NewFolder() {
@@ -59,7 +60,8 @@ EtcdProcess::EtcdProcess(std::vector<std::string> more, std::string scheme)
       scheme_(std::move(scheme)),
       folder_(NewFolder()),
       client_port_(FreePort()),
-      peer_port_(FreePort()) {
+      peer_port_(FreePort()),
+      health_port_(FreePort()) {
   std::filesystem::remove_all(folder_);
   Restart();
 }
@@ -75,6 +77,9 @@ void EtcdProcess::Restart() {
   std::vector<std::string> command = {"/usr/bin/etcd",
                                       "--name=e",
                                       "--data-dir=" + folder_,
+                                      "--heartbeat-interval=50",
+                                      "--election-timeout=500",
+                                      absl::StrCat("--listen-metrics-urls=http://127.0.0.1:", health_port_),
                                       "--listen-client-urls=" + client,
                                       "--advertise-client-urls=" + client,
                                       "--listen-peer-urls=" + peer,
@@ -83,7 +88,7 @@ void EtcdProcess::Restart() {
   command.insert(command.end(), more_.begin(), more_.end());
   process_ = std::make_unique<Process>(command);
   const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (!Listens(client_port_)) {
+  while (!Serves(health_port_)) {
     if (absl::Now() > deadline || process_->Wait(0.05)) {
       std::fprintf(stderr, "etcd does not start: %s\n", process_->Errors().c_str());
       std::abort();

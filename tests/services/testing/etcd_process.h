@@ -13,14 +13,14 @@ namespace kvist::testing {
 
 class EtcdProcess {
  public:
-  // Starts it and waits until it listens. `more` are further flags, TLS for example; `scheme` is of its client port.
+  // Starts it and waits until it serves. `more` are further flags, TLS for example; `scheme` is of its client port.
   explicit EtcdProcess(std::vector<std::string> more = {}, std::string scheme = "http");
   ~EtcdProcess() = default;  // SIGKILL
 
   Address client_address() const { return {"127.0.0.1", client_port_}; }
 
   void Kill();     // SIGKILL; its data stay
-  void Restart();  // on the same ports, with the data that are there; waits until it listens
+  void Restart();  // on the same ports, with the data that are there; waits until it serves. REQUIRES: killed
   void Wipe();     // forgets everything; REQUIRES: killed
   void Stop();     // SIGSTOP
   void Continue();
@@ -31,7 +31,7 @@ class EtcdProcess {
  private:
   const std::vector<std::string> more_;
   const std::string scheme_, folder_;
-  const uint16_t client_port_, peer_port_;
+  const uint16_t client_port_, peer_port_, health_port_;
   std::unique_ptr<Process> process_;
 };
 
