@@ -26,8 +26,7 @@ Gate listed("a listing"), changed("a change"), raw("an answer as it came"), view
     self_gate("our own record");
 
 constexpr int kMostActs = 60;
-constexpr int64_t kMostRevision = int64_t{1} << 56;  // a million years of writes
-constexpr uint64_t kMostBase = uint64_t{1} << 62;    // what members believe
+constexpr uint64_t kMostBase = uint64_t{1} << 62;  // what members believe
 constexpr absl::Duration kHold = absl::Seconds(10);
 
 class Script {
@@ -125,13 +124,13 @@ class Script {
     const auto response = Raw<etcdserverpb::RangeResponse>();
     if (!response) return;
     const EtcdListing listing = FromWire(*response);
-    if (listing.revision > 0 && listing.revision < kMostRevision) List(listing);  // the client lets no lesser through
+    if (IsPossibleRevision(listing.revision)) List(listing);  // the client lets no other through
   }
   void RawChange() {
     const auto response = Raw<etcdserverpb::WatchResponse>();
     if (!response) return;
     EtcdChange change = FromWire(*response);
-    const auto impossible = [](const EtcdEvent& event) { return event.entry.mod_revision >= kMostRevision; };
+    const auto impossible = [](const EtcdEvent& event) { return !IsPossibleRevision(event.entry.mod_revision); };
     change.events.erase(std::remove_if(change.events.begin(), change.events.end(), impossible), change.events.end());
     if (!change.compacted) Change(change);
   }
