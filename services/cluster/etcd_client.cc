@@ -53,6 +53,7 @@ std::string Cause(const grpc::Status& status, absl::Duration deadline) {
     return absl::StrCat("no answer within ", absl::FormatDuration(deadline));
   }
   const std::string& message = status.error_message();
+  if (message.empty()) return absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
   for (const std::string before : {"last error: UNKNOWN: ", "last error: "}) {
     if (const size_t at = message.find(before); at != message.npos) return message.substr(at + before.size());
   }
@@ -372,7 +373,7 @@ class GrpcEtcdWatch final : public EtcdWatch {
     absl::Status refused;
     const bool enough = Read(stream.get(), sink, &refused);
     Offer(nullptr);
-    context_.TryCancel();
+    if (enough || !refused.ok()) context_.TryCancel();  // else it has ended, and Finish says why
     const grpc::Status ended = stream->Finish();
     client_->calls().End(&context_);
     if (!refused.ok()) return refused;
