@@ -32,7 +32,8 @@ int main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
-  // protobuf would write a line to stderr for each request with a string that is not UTF-8: the caller is told, not the log.
+  // protobuf would write a line to stderr for each request with a string that is not UTF-8: the caller is told, not the
+  // log.
   google::protobuf::SetLogHandler(nullptr);
   absl::StatusOr<std::unique_ptr<kvist::NodeServer>> node = kvist::NodeServer::Start(flags->config);
   if (!node.ok()) {

@@ -137,9 +137,12 @@ def rate(lines: list[dict]) -> float:
 
 def between(lines: list[dict], first: float, last: float) -> float:
     """Hit rate between two points in time of a run."""
-    a = [line for line in lines if line["seconds"] >= first][0]
+    start = {"seconds": 0, "hits": 0, "reads": 0}
+    a = [line for line in [start, *lines] if line["seconds"] >= first][0]
     b = [line for line in lines if line["seconds"] <= last][-1]
-    return (b["hits"] - a["hits"]) / max(1, b["reads"] - a["reads"])
+    if b["reads"] == a["reads"]:
+        raise SystemExit(f"no reads between second {first} and {last}: give more --seconds")
+    return (b["hits"] - a["hits"]) / (b["reads"] - a["reads"])
 
 
 PROMPTS = ["--prompts", 2000, "--blocks", 1, "--layers", 2]
