@@ -54,7 +54,8 @@ void Space::Shrink(Extents& extents, uint64_t size_bytes) {
 }
 
 Block::Block(std::shared_ptr<Space> space, const Key& key, const BlockTraits& traits)
-    : space_(std::move(space)), key_(key), traits_(traits) {
+    : expires_ns_(absl::ToUnixNanos(traits.expires)), key_(key), group_(traits.group), space_(std::move(space)) {
+  static_assert(sizeof(Block) == 256, "a block's node is four cache lines");
   space_->live_blocks.fetch_add(1, std::memory_order_relaxed);
 }
 

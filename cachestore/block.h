@@ -26,6 +26,7 @@
 #include "cachestore/allocator.h"
 #include "cachestore/arena.h"
 #include "cachestore/block_store.h"
+#include "cachestore/call_time.h"
 #include "cachestore/key.h"
 
 namespace kvist {
@@ -72,6 +73,7 @@ class Space {
   Allocator allocator_;
 };
 
+// In this order: what a shard changes, what finding and pinning read, the rest.
 class Block final : public PinnedBlock {
  public:
   using Pieces = absl::InlinedVector<absl::Span<const uint8_t>, 2>;
@@ -85,8 +87,10 @@ class Block final : public PinnedBlock {
   void Unpin() override;
 
   const Key& key() const { return key_; }
-  const BlockTraits& traits() const { return traits_; }
-  bool expired(absl::Time now) const { return traits_.expires <= now; }
+  BlockTraits traits() const { return {group_, FromNanos(expires_ns_)}; }
+  const Key& group() const { return group_; }
+  int64_t expires_ns() const { return expires_ns_; }
+  bool expires() const { return expires_ns_ != kNever; }
   uint64_t charge_bytes() const { return Allocator::RoundUp(size_bytes_); }
   const Extents& extents() const { return extents_; }
   Space& space() const { return *space_; }
@@ -113,11 +117,11 @@ class Block final : public PinnedBlock {
     Block* older = nullptr;
     Block* newer = nullptr;
     uint64_t tick = 0;
-    uint32_t leases = 0;  // leases that hold it; while there are any it is in no eviction list
-    bool listed = false;
-    uint64_t number = 0;  // among the blocks that its shard has published: what Scan's cursors count
+    int64_t last_used_ns = 0;
     uint64_t gets = 0;
-    absl::Time last_used;
+    uint32_t leases = 0;  // leases that hold it; while there are any it is in no eviction list
+    uint32_t number = 0;  // in its shard's Roster, while published
+    bool listed = false;
   };
   Place place;
 
@@ -127,13 +131,14 @@ class Block final : public PinnedBlock {
 
   void MakePieces();
 
-  const std::shared_ptr<Space> space_;
-  const Key key_;
-  const BlockTraits traits_;
   std::atomic<uint64_t> state_{0};
+  const int64_t expires_ns_;
   // Constant once published.
-  bool reserved_ = true;  // which account carries its charge
   uint64_t size_bytes_ = 0;
+  const Key key_;
+  const Key group_;
+  bool reserved_ = true;  // which account carries its charge
+  const std::shared_ptr<Space> space_;
   Extents extents_;
   Pieces pieces_;
 };

@@ -61,7 +61,7 @@ struct ScannedBlock {
   BlockTraits traits;
   uint64_t size_bytes = 0;
   uint64_t gets = 0;     // successful Gets since it was stored
-  absl::Time last_used;  // by Match or Get
+  absl::Time last_used;  // by Match or Get, at first by Commit; as coarse as the store says
 };
 
 // Space that was reserved for one block, and nobody else's until Commit or destruction (which aborts it).
@@ -112,17 +112,20 @@ class BlockStore {
 
   // Takes space for a block of at most `size_bytes`, evicting unpinned blocks if there is need.
   // Errors: AlreadyExists      committed, or being written by another reservation.
-  //         InvalidArgument    zero bytes, or more than the store's whole capacity.
+  //         InvalidArgument    zero bytes, more than the store's whole capacity, or a time that is over.
   //         ResourceExhausted  what is left is pinned or reserved; try later.
   virtual absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes,
                                                                const BlockTraits& traits = {}) = 0;
 
   // Forgets a block; true if there was one. Readers that hold it keep it, and its space returns with their last pin.
   // `why` is what later lookups are told: kErased (by request) or kDamaged (its bytes are not those that were written).
+  // Errors: InvalidArgument  another reason.
   virtual absl::StatusOr<bool> Erase(const Key& key, MissReason why = MissReason::kErased) = 0;
 
   // Lists committed blocks in an order of the store's own, at most `limit` a call; touches nothing. Start with cursor 0
   // and go on with the one returned, until it is 0 again. A block that is there all the while is listed exactly once.
+  // A call may return fewer blocks than `limit`, or none, and still go on.
+  // Errors: InvalidArgument  `limit` is 0, or a cursor that was never returned.
   struct ScanResult {
     std::vector<ScannedBlock> blocks;
     uint64_t next = 0;

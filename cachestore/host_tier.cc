@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "cachestore/allocator.h"
 #include "cachestore/arena.h"
 #include "cachestore/block.h"
+#include "cachestore/call_time.h"
 #include "cachestore/index.h"
 #include "cachestore/leases.h"
 
@@ -56,19 +58,19 @@ struct HostTier::Core {
         index({.shards = options.index_shards,
                .remembered_removals = options.remembered_removals,
                .leased_bytes_limit = static_cast<uint64_t>(capacity_bytes * options.max_pinned_fraction)}),
-        leases(std::max<int64_t>(1, absl::ToUnixNanos(options.clock()))) {}
+        leases(std::max<int64_t>(1, clock.Recent())) {}
 
   void EndLease(const LeasedBlocks& blocks) {
     for (Block* block : blocks) index.EndLease(block);
   }
-  void DropExpired();
-  MatchResult CountHits(absl::Span<const Key> chain, absl::Time now);
-  void GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, absl::Time now, MatchResult& result);
-  bool MakeRoom(Block* block, size_t size_bytes);
+  size_t DropExpired(CallTime& time);
+  MatchResult CountHits(absl::Span<const Key> chain, CallTime& time);
+  void GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time, MatchResult& result);
+  bool MakeRoom(Block* block, size_t size_bytes, CallTime& time);
   absl::Status Refuse(size_t size_bytes);
 
+  StoreClock clock;
   // Constant after construction.
-  const Clock clock;
   const absl::Duration max_lease;
   const uint64_t capacity_bytes;
   const uint64_t max_blocks;
@@ -114,7 +116,7 @@ class HostTier::HostReservation final : public Reservation {
           absl::StrCat("commit of ", size_bytes, " bytes of a reservation of ", block_->size_bytes(), " bytes"));
     }
     block_->Finish(size_bytes);
-    absl::Status published = core_->index.Publish(block_, core_->clock());
+    absl::Status published = core_->index.Publish(block_, core_->clock.Recent());
     if (!published.ok()) Abort();
     block_ = nullptr;
     return published;
@@ -149,20 +151,21 @@ HostTier::~HostTier() {
 
 absl::StatusOr<MatchResult> HostTier::Match(absl::Span<const Key> chain, absl::Duration lease_ttl) {
   const bool wants_lease = lease_ttl > absl::ZeroDuration();
-  if (wants_lease) DropExpired();
-  const absl::Time now = core_->clock();
-  MatchResult result = core_->CountHits(chain, now);
-  if (wants_lease && result.hits > 0) core_->GrantLease(chain, lease_ttl, now, result);
+  CallTime time(&core_->clock);
+  time.Exact();
+  if (wants_lease) core_->DropExpired(time);
+  MatchResult result = core_->CountHits(chain, time);
+  if (wants_lease && result.hits > 0) core_->GrantLease(chain, lease_ttl, time, result);
   if (result.lease == LeaseId{}) {
-    for (size_t i = result.hits; i-- > 0;) core_->index.Touch(chain[i], now);
+    for (size_t i = result.hits; i-- > 0;) core_->index.Touch(chain[i], time);
   }
   return result;
 }
 
-MatchResult HostTier::Core::CountHits(absl::Span<const Key> chain, absl::Time now) {
+MatchResult HostTier::Core::CountHits(absl::Span<const Key> chain, CallTime& time) {
   MatchResult result;
   for (const Key& key : chain) {
-    const Index::Found found = index.Probe(key, now);
+    const Index::Found found = index.Probe(key, time);
     if (found.size_bytes == 0) {
       result.miss = found.miss;
       break;
@@ -174,14 +177,14 @@ MatchResult HostTier::Core::CountHits(absl::Span<const Key> chain, absl::Time no
 }
 
 // Pins the hits, deepest first. A block may have gone since it was counted: then the chain ends there.
-void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, absl::Time now,
+void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time,
                                 MatchResult& result) {
   MatchResult granted = result;
   granted.hit_bytes = 0;
   LeasedBlocks blocks;
   blocks.reserve(result.hits);
   for (size_t i = result.hits; i-- > 0;) {
-    const Index::Found found = index.PinForLease(chain[i], now);
+    const Index::Found found = index.PinForLease(chain[i], time);
     if (found.over_budget) return EndLease(blocks);
     if (found.block == nullptr) {
       EndLease(blocks);
@@ -197,21 +200,27 @@ void HostTier::Core::GrantLease(absl::Span<const Key> chain, absl::Duration leas
   result = granted;
   if (blocks.empty()) return;
   const absl::Duration ttl = std::min(lease_ttl, max_lease);
-  result.lease = leases.Grant(blocks, now + ttl);
+  result.lease = leases.Grant(blocks, time.Exact() + absl::ToInt64Nanoseconds(ttl));
   if (result.lease == LeaseId{}) return EndLease(blocks);
   result.lease_ttl = ttl;
 }
 
 absl::StatusOr<Lookup> HostTier::Get(const Key& key, bool touch) {
-  const Index::Found found = core_->index.Pin(key, core_->clock(), touch);
-  Lookup lookup;
-  lookup.miss = found.miss;
-  lookup.gone = found.gone;
-  lookup.made_room_for = found.made_room_for;
-  if (found.block == nullptr) return lookup;
-  lookup.block = BlockRef(found.block);
-  lookup.traits = found.block->traits();
-  lookup.tier = Tier::kHost;
+  CallTime time(&core_->clock);
+  std::optional<Removal> removal;
+  const Index::Found found = core_->index.Pin(key, time, touch, &removal);
+  absl::StatusOr<Lookup> lookup(absl::in_place);
+  if (found.block != nullptr) {
+    lookup->block = BlockRef(found.block);
+    lookup->traits.group = found.block->group();
+    if (found.block->expires()) lookup->traits.expires = FromNanos(found.block->expires_ns());
+    lookup->tier = Tier::kHost;
+    return lookup;
+  }
+  lookup->miss = found.miss;
+  if (!removal) return lookup;
+  lookup->gone = FromNanos(removal->when_ns);
+  lookup->made_room_for = removal->made_room_for;
   return lookup;
 }
 
@@ -221,33 +230,33 @@ absl::StatusOr<std::unique_ptr<Reservation>> HostTier::Reserve(const Key& key, s
     return absl::InvalidArgumentError(absl::StrCat("reserve of ", size_bytes, " bytes: a block has 1 to ",
                                                    core_->capacity_bytes, " bytes, the capacity"));
   }
-  DropExpired();
-  const absl::Time now = core_->clock();
-  if (traits.expires <= now) {
+  CallTime time(&core_->clock);
+  if (absl::ToUnixNanos(traits.expires) <= time.Exact()) {
     return absl::InvalidArgumentError(absl::StrCat("the block would expire at ", absl::FormatTime(traits.expires),
                                                    ", which is past: give a later time"));
   }
+  core_->DropExpired(time);
   Block* block = new Block(core_->space, key, traits);
-  if (absl::Status status = core_->index.BeginWrite(block, now); !status.ok()) {
+  if (absl::Status status = core_->index.BeginWrite(block, time); !status.ok()) {
     Block::Dispose(block);
     return status;
   }
   auto reservation = std::make_unique<HostReservation>(core_, block);
-  if (!core_->MakeRoom(block, size_bytes)) return core_->Refuse(size_bytes);
+  if (!core_->MakeRoom(block, size_bytes, time)) return core_->Refuse(size_bytes);
   return std::unique_ptr<Reservation>(std::move(reservation));
 }
 
 // Evicts until the block fits. Gives up only if nothing came back while it looked: space that another thread has just
-// evicted is worth another try.
-bool HostTier::Core::MakeRoom(Block* block, size_t size_bytes) {
+// evicted is worth another try, and so is what leases held whose time is over.
+bool HostTier::Core::MakeRoom(Block* block, size_t size_bytes, CallTime& time) {
   for (;;) {
     const uint64_t returns_before = space->allocator().returns();
     const bool few_enough = space->live_blocks.load(std::memory_order_relaxed) <= max_blocks;
     if (few_enough && block->TakeSpace(size_bytes)) return true;
-    if (const std::optional<uint64_t> charge_bytes = index.EvictOne(block->key(), clock())) {
-      evicted_blocks.fetch_add(1, std::memory_order_relaxed);
+    if (const std::optional<uint64_t> charge_bytes = index.EvictOne(block->key(), time)) {
+      evicted_blocks.fetch_add(*charge_bytes > 0, std::memory_order_relaxed);
       evicted_bytes.fetch_add(*charge_bytes, std::memory_order_relaxed);
-    } else if (space->allocator().returns() == returns_before) {
+    } else if (DropExpired(time) == 0 && space->allocator().returns() == returns_before) {
       return false;
     }
   }
@@ -263,17 +272,27 @@ absl::Status HostTier::Core::Refuse(size_t size_bytes) {
 }
 
 absl::StatusOr<bool> HostTier::Erase(const Key& key, MissReason why) {
-  const bool erased = core_->index.Erase(key, why, core_->clock());
+  if (why != MissReason::kErased && why != MissReason::kDamaged) {
+    return absl::InvalidArgumentError("erase: a block is erased by request (kErased) or as damaged (kDamaged)");
+  }
+  CallTime time(&core_->clock);
+  const bool erased = core_->index.Erase(key, why, time);
   if (erased) core_->erased_blocks.fetch_add(1, std::memory_order_relaxed);
   return erased;
 }
 
 absl::StatusOr<BlockStore::ScanResult> HostTier::Scan(uint64_t cursor, size_t limit) {
-  return core_->index.Scan(cursor, limit, core_->clock());
+  if (limit == 0) return absl::InvalidArgumentError("scan: limit is 0, so it would never end");
+  if (!core_->index.IsCursor(cursor)) {
+    return absl::InvalidArgumentError(absl::StrCat("scan: cursor ", cursor, " is none that Scan has returned"));
+  }
+  CallTime time(&core_->clock);
+  return core_->index.Scan(cursor, limit, time);
 }
 
 absl::Status HostTier::Release(LeaseId lease) {
-  DropExpired();
+  CallTime time(&core_->clock);
+  core_->DropExpired(time);
   core_->EndLease(core_->leases.Take(lease));
   return absl::OkStatus();
 }
@@ -296,18 +315,28 @@ absl::StatusOr<StoreStats> HostTier::Stats() {
   return stats;
 }
 
-void HostTier::DropExpired() { core_->DropExpired(); }
+bool HostTier::DropExpired() {
+  CallTime time(&core_->clock);
+  time.Exact();
+  return core_->DropExpired(time) >= kMostDropped;
+}
 
-void HostTier::Core::DropExpired() {
-  const absl::Time now = clock();
-  index.DropExpired(now);
-  const std::vector<LeasedBlocks> expired = leases.TakeExpired(now);
-  for (const LeasedBlocks& blocks : expired) EndLease(blocks);
+// Returns how many blocks were dropped or let go.
+size_t HostTier::Core::DropExpired(CallTime& time) {
+  size_t dropped = index.DropExpired(kMostDropped, time);
+  if (!leases.any()) return dropped;
+  const std::vector<LeasedBlocks> expired = leases.TakeExpired(time.Exact(), kMostDropped);
+  for (const LeasedBlocks& blocks : expired) {
+    EndLease(blocks);
+    dropped += blocks.size();
+  }
   if (!expired.empty()) expired_leases.fetch_add(expired.size(), std::memory_order_relaxed);
+  return dropped;
 }
 
 bool HostTier::FlipBitsForTest(const Key& key, uint64_t offset, uint8_t mask) {
-  const Index::Found found = core_->index.Pin(key, core_->clock(), /*touch=*/false);
+  CallTime time(&core_->clock);
+  const Index::Found found = core_->index.Pin(key, time, /*touch=*/false, /*gone=*/nullptr);
   if (found.block == nullptr) return false;
   const bool flipped = found.block->FlipForTest(offset, mask);
   found.block->Unpin();

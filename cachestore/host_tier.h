@@ -1,28 +1,31 @@
 // The store of one node in main memory: BlockStore over one arena that is mapped whole at start.
 //
 // Units    bytes. A block's charge is its size rounded up to 64 bytes: what the allocator takes, and what every figure
-// in
-//          StoreStats counts. used + reserved + free = capacity; used includes erased blocks that a reader still holds.
+//          in StoreStats counts. used + reserved + free = capacity; used includes blocks that were erased or expired
+//          and that a reader still holds.
 // Threads  every method from any thread. References, reservations and their bytes are free of the store's locks; one
 //          reservation may be written from several threads (disjoint parts), with Commit after the last of them.
 // Life     references and reservations may outlive the HostTier: the arena is unmapped with the last of them. A Commit
 //          after the store is gone is FailedPrecondition, and its space returns.
-// Memory   the arena, and beside it on the heap: about 520 bytes a block (at most `max_blocks` of them), about 180
-// bytes
-//          a remembered removal, 8 bytes a leased pin (Leases::kMaxPins).
+// Memory   the arena, and beside it on the heap: about 370 bytes a block (at most `max_blocks` of them), 20 more if it
+//          expires, at most 92 bytes a remembered removal (80 of them taken at start), 8 bytes a leased pin
+//          (Leases::kMaxPins).
 //
 // What BlockStore leaves open:
 //   Get      under a lease does not change the order of eviction; the end of the lease does, deepest first. A chain
-//   that
-//            is stored key by key from the root down lies the wrong way round until the first Match: writers put it
-//            deepest first, or match it once when it is stored.
-//   Match    with a lease also drops leases and blocks whose time is over, as do Reserve, Release and Stats. A lease is
-//            refused (none
-//            granted, the hits are reported all the same) when leases hold `max_pinned_fraction` of the capacity.
-//   Erase    of a key that is being written is false; the writer goes on.
-//   expires  a block whose time is over is dropped by whoever looks for it, or by DropExpired; leases and readers that
-//            hold it keep its bytes. Reserve with a time that has passed is InvalidArgument.
-//   Scan     goes shard by shard in the order of publishing; a block that was erased and stored again is a new one.
+//            that is stored key by key from the root down lies the wrong way round until the first Match: writers put
+//            it deepest first, or match it once when it is stored.
+//   Match    with a lease also drops leases and blocks whose time is over, as do Reserve, Release and Stats; each drops
+//            about kMostDropped blocks at most. A lease is refused (none granted, the hits are reported all the same)
+//            when leases hold `max_pinned_fraction` of the capacity.
+//   Erase    of a key that is being written is false; the writer goes on. It counts in erased_blocks whatever `why`.
+//   expires  is kept in whole nanoseconds. A block whose time is over is dropped by whoever looks for it, wants its
+//            room, or calls DropExpired; its `gone` is that time, not the moment of the drop.
+//   gone     is known of the last `remembered_removals` keys.
+//   Scan     counts through the places that blocks have in their shards; a block that was dropped and stored again may
+//            be listed again. A call looks at 65,536 places at most, so it may return few blocks, or none, and go on.
+//   last_used  is at most a millisecond before the last call but Get that the store had (Get reads the clock only for a
+//            block that will expire, and else takes the last reading); of a block never used, when it was stored.
 #ifndef KVIST_CACHESTORE_HOST_TIER_H_
 #define KVIST_CACHESTORE_HOST_TIER_H_
 
@@ -42,7 +45,7 @@ using Clock = std::function<absl::Time()>;  // any thread; the same alias as in 
 
 struct HostTierOptions {
   uint64_t capacity_bytes = 0;                   // rounded down to 64; at least kMinCapacityBytes
-  Clock clock;                                   // for leases
+  Clock clock;                                   // for leases and expiry
   absl::Duration max_lease = absl::Seconds(60);  // longest that is granted
   double max_pinned_fraction = 0.5;              // of the capacity, by leases, in [0, 1]
   size_t index_shards = 64;                      // a power of two, at most kMaxShards
@@ -72,8 +75,10 @@ class HostTier final : public BlockStore {
   absl::Status Release(LeaseId lease) override;
   absl::StatusOr<StoreStats> Stats() override;
 
-  // Drops leases and blocks whose time is over. Call it on a timer: an idle store gets no other call that would.
-  void DropExpired();
+  // Drops leases and blocks whose time is over, about kMostDropped blocks a call; true if it stopped there and more may
+  // be due. Call it on a timer: an idle store gets no other call that would. Costs a few loads when nothing is due.
+  bool DropExpired();
+  static constexpr size_t kMostDropped = 4096;
 
   // For fault tests: flips the bits of `mask` in one byte of a resting block. False if there is no such block or byte.
   // Nothing on the wire leads here.

@@ -5,6 +5,14 @@
 #include "absl/strings/str_cat.h"
 
 namespace kvist {
+namespace {
+
+// It went when its time was over, whenever that is noticed.
+Removal Expiry(const Block& block) {
+  return {.cause = MissReason::kExpired, .when_ns = block.expires_ns(), .made_room_for = {}};
+}
+
+}  // namespace
 
 bool LeaseBudget::TryTake(uint64_t bytes) {
   uint64_t taken = taken_bytes_.load(std::memory_order_relaxed);
@@ -20,35 +28,35 @@ Index::Index(const Options& options) : recency_(options.shards), budget_(options
   for (size_t i = 0; i < options.shards; ++i) shards_.push_back(std::make_unique<Shard>(&recency_, i, remembered));
 }
 
-absl::Status Index::BeginWrite(Block* block, absl::Time now) {
+absl::Status Index::BeginWrite(Block* block, CallTime& time) {
   Shard& shard = ShardOf(block->key());
   std::lock_guard<std::mutex> lock(shard.mutex);
   if (shard.closed) return absl::FailedPreconditionError("the store is closed");
-  Find(shard, block->key(), now);  // an expired one makes way
   const auto [entry, inserted] = shard.blocks.try_emplace(block->key(), block);
   if (inserted) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat("block ", block->key().Hex(), entry->second->published() ? " is stored" : " is being written"));
+  Block* present = entry->second;
+  if (!present->published() || !present->expires() || present->expires_ns() > time.Exact()) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("block ", block->key().Hex(), present->published() ? " is stored" : " is being written"));
+  }
+  Expire(shard, present);  // its time is over: it makes way
+  shard.blocks.emplace(block->key(), block);
+  return absl::OkStatus();
 }
 
-absl::Status Index::Publish(Block* block, absl::Time now) {
+absl::Status Index::Publish(Block* block, int64_t now_ns) {
   Shard& shard = ShardOf(block->key());
   std::lock_guard<std::mutex> lock(shard.mutex);
   if (shard.closed) return absl::FailedPreconditionError("the store was closed while the block was written");
   block->Publish();
-  block->place.number = shard.next_number++;
-  block->place.last_used = now;
-  shard.published.emplace(block->place.number, block);
+  block->place.last_used_ns = now_ns;
+  block->place.number = shard.roster.Add(block);
   shard.removals.Forget(block->key());
   blocks_.fetch_add(1, std::memory_order_relaxed);
   List(shard, block);
-  if (block->traits().expires != absl::InfiniteFuture()) {
-    shard.expiring.emplace(std::make_pair(block->traits().expires, block->place.number), block);
-    const int64_t expires = absl::ToUnixNanos(block->traits().expires);
-    int64_t earliest = earliest_expiry_.load(std::memory_order_relaxed);
-    while (expires < earliest && !earliest_expiry_.compare_exchange_weak(earliest, expires)) {
-    }
-  }
+  if (!block->expires()) return absl::OkStatus();
+  shard.expiring.emplace(block->expires_ns(), block->place.number);
+  LowerEarliest(block->expires_ns());
   return absl::OkStatus();
 }
 
@@ -59,76 +67,85 @@ void Index::AbandonWrite(Block* block) {
   if (entry != shard.blocks.end() && entry->second == block) shard.blocks.erase(entry);
 }
 
-Index::Found Index::Find(Shard& shard, const Key& key, absl::Time now) {
+inline Index::Found Index::Find(Shard& shard, const Key& key, CallTime& time, std::optional<Removal>* gone) {
   const auto entry = shard.blocks.find(key);
-  if (entry != shard.blocks.end()) {
-    Block* block = entry->second;
-    if (!block->published()) return {.miss = MissReason::kBeingWritten, .made_room_for = {}};
-    if (!block->expired(now)) return {.block = block, .size_bytes = block->size_bytes(), .made_room_for = {}};
-    expired_blocks_.fetch_add(1, std::memory_order_relaxed);
-    Remove(shard, block, {.cause = MissReason::kExpired, .when = block->traits().expires, .made_room_for = {}});
-  }
-  const RecentRemovals::Removal removal = shard.removals.Find(key);
-  return {.miss = removal.cause, .gone = removal.when, .made_room_for = removal.made_room_for};
+  if (entry == shard.blocks.end()) return Missed(shard, key, gone);
+  Block* block = entry->second;
+  if (!block->published()) return {.miss = MissReason::kBeingWritten};
+  if (block->expires() && block->expires_ns() <= time.Exact()) return Expired(shard, block, gone);
+  return {.block = block, .size_bytes = block->size_bytes()};
 }
 
-void Index::Take(Shard& shard, Block* block) {
+Index::Found Index::Missed(const Shard& shard, const Key& key, std::optional<Removal>* gone) {
+  if (gone == nullptr) return {.miss = shard.removals.Cause(key)};
+  *gone = shard.removals.Find(key);
+  return {.miss = (*gone)->cause};
+}
+
+// Told from the block and not from the ring, which may remember nothing.
+Index::Found Index::Expired(Shard& shard, Block* block, std::optional<Removal>* gone) {
+  if (gone != nullptr) *gone = Expiry(*block);
+  Expire(shard, block);
+  return {.miss = MissReason::kExpired};
+}
+
+void Index::Forget(Shard& shard, Block* block, const Removal& removal) {
   shard.blocks.erase(block->key());
-  shard.published.erase(block->place.number);
-  if (block->traits().expires != absl::InfiniteFuture()) {
-    shard.expiring.erase({block->traits().expires, block->place.number});
-  }
+  shard.roster.Remove(block->place.number);
+  if (block->expires()) shard.expiring.erase({block->expires_ns(), block->place.number});
+  shard.removals.Remember(block->key(), removal);
   blocks_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-// Readers that hold it keep it; nobody finds it any more.
-void Index::Remove(Shard& shard, Block* block, const RecentRemovals::Removal& why) {
-  Take(shard, block);
-  shard.removals.Remember(block->key(), why);
+void Index::Remove(Shard& shard, Block* block, const Removal& removal) {
+  Forget(shard, block, removal);
   if (block->place.listed) Unlist(shard, block);
   if (block->Remove()) Block::Dispose(block);
   shard.list.Publish();
 }
 
-void Index::TouchLocked(Shard& shard, Block* block, absl::Time now) {
-  block->place.last_used = now;
+void Index::Expire(Shard& shard, Block* block) {
+  expired_blocks_.fetch_add(1, std::memory_order_relaxed);
+  Remove(shard, block, Expiry(*block));
+}
+
+void Index::TouchLocked(Shard& shard, Block* block, CallTime& time) {
+  block->place.last_used_ns = time.Recent();
   if (block->place.listed) shard.list.MoveToBack(block);
 }
 
-Index::Found Index::Probe(const Key& key, absl::Time now) {
+Index::Found Index::Probe(const Key& key, CallTime& time) {
   Shard& shard = ShardOf(key);
   std::lock_guard<std::mutex> lock(shard.mutex);
-  Found found = Find(shard, key, now);
+  Found found = Find(shard, key, time);
   found.block = nullptr;
   return found;
 }
 
-void Index::Touch(const Key& key, absl::Time now) {
+void Index::Touch(const Key& key, CallTime& time) {
   Shard& shard = ShardOf(key);
   std::lock_guard<std::mutex> lock(shard.mutex);
-  if (const Found found = Find(shard, key, now); found.block != nullptr) TouchLocked(shard, found.block, now);
+  if (const Found found = Find(shard, key, time); found.block != nullptr) TouchLocked(shard, found.block, time);
 }
 
-Index::Found Index::Pin(const Key& key, absl::Time now, bool touch) {
+Index::Found Index::Pin(const Key& key, CallTime& time, bool touch, std::optional<Removal>* gone) {
   Shard& shard = ShardOf(key);
   std::lock_guard<std::mutex> lock(shard.mutex);
-  const Found found = Find(shard, key, now);
-  if (found.block != nullptr) {
-    found.block->Pin();
-    if (touch) {
-      ++found.block->place.gets;
-      TouchLocked(shard, found.block, now);
-    }
+  const Found found = Find(shard, key, time, gone);
+  if (found.block == nullptr) return found;
+  found.block->Pin();
+  if (touch) {
+    ++found.block->place.gets;
+    TouchLocked(shard, found.block, time);
   }
   return found;
 }
 
-Index::Found Index::PinForLease(const Key& key, absl::Time now) {
+Index::Found Index::PinForLease(const Key& key, CallTime& time) {
   Shard& shard = ShardOf(key);
   std::lock_guard<std::mutex> lock(shard.mutex);
-  Found found = Find(shard, key, now);
+  Found found = Find(shard, key, time);
   if (found.block == nullptr) return found;
-  found.block->place.last_used = now;
   if (found.block->place.leases == 0) {
     if (!budget_.TryTake(found.block->charge_bytes())) {
       found.block = nullptr;
@@ -138,6 +155,7 @@ Index::Found Index::PinForLease(const Key& key, absl::Time now) {
     Unlist(shard, found.block);
     shard.list.Publish();
   }
+  found.block->place.last_used_ns = time.Recent();
   ++found.block->place.leases;
   found.block->Pin();
   return found;
@@ -155,56 +173,18 @@ void Index::EndLease(Block* block) {
   block->Unpin();
 }
 
-bool Index::Erase(const Key& key, MissReason why, absl::Time now) {
+bool Index::Erase(const Key& key, MissReason why, CallTime& time) {
+  const int64_t now_ns = time.Exact();
   Shard& shard = ShardOf(key);
   std::lock_guard<std::mutex> lock(shard.mutex);
-  const Found found = Find(shard, key, now);
+  const Found found = Find(shard, key, time);
   if (found.block == nullptr) return false;
-  Remove(shard, found.block, {.cause = why, .when = now, .made_room_for = {}});
+  Remove(shard, found.block, {.cause = why, .when_ns = now_ns, .made_room_for = {}});
   return true;
 }
 
-void Index::DropExpired(absl::Time now) {
-  if (earliest_expiry_.load(std::memory_order_relaxed) > absl::ToUnixNanos(now)) return;
-  // Lowered again by whoever publishes meanwhile, and below by what stays.
-  earliest_expiry_.store(std::numeric_limits<int64_t>::max());
-  for (const std::unique_ptr<Shard>& shard : shards_) {
-    std::lock_guard<std::mutex> lock(shard->mutex);
-    while (!shard->expiring.empty() && shard->expiring.begin()->first.first <= now) {
-      Block* block = shard->expiring.begin()->second;
-      expired_blocks_.fetch_add(1, std::memory_order_relaxed);
-      Remove(*shard, block, {.cause = MissReason::kExpired, .when = block->traits().expires, .made_room_for = {}});
-    }
-    if (shard->expiring.empty()) continue;
-    const int64_t next = absl::ToUnixNanos(shard->expiring.begin()->first.first);
-    int64_t earliest = earliest_expiry_.load();
-    while (next < earliest && !earliest_expiry_.compare_exchange_weak(earliest, next)) {
-    }
-  }
-}
-
-BlockStore::ScanResult Index::Scan(uint64_t cursor, size_t limit, absl::Time now) const {
-  BlockStore::ScanResult result;
-  const size_t shards = shards_.size();
-  uint64_t number = cursor / shards;
-  for (size_t at = cursor % shards; at < shards; ++at, number = 0) {
-    const Shard& shard = *shards_[at];
-    std::lock_guard<std::mutex> lock(shard.mutex);
-    for (auto entry = shard.published.lower_bound(number); entry != shard.published.end(); ++entry) {
-      if (result.blocks.size() == limit) {
-        result.next = entry->first * shards + at;
-        return result;
-      }
-      const Block* block = entry->second;
-      if (block->expired(now)) continue;
-      result.blocks.push_back(
-          {block->key(), block->traits(), block->size_bytes(), block->place.gets, block->place.last_used});
-    }
-  }
-  return result;
-}
-
-std::optional<uint64_t> Index::EvictOne(const Key& made_room_for, absl::Time now) {
+std::optional<uint64_t> Index::EvictOne(const Key& made_room_for, CallTime& time) {
+  const int64_t now_ns = time.Exact();
   // A block that a reader holds is in use at this moment: it goes to the back. When every listed block has been seen
   // that way, there is nothing to evict.
   uint64_t in_use_left = ListedBlocks();
@@ -215,19 +195,91 @@ std::optional<uint64_t> Index::EvictOne(const Key& made_room_for, absl::Time now
     std::lock_guard<std::mutex> lock(shard.mutex);
     Block* block = shard.list.oldest();
     if (block == nullptr) continue;  // another thread was faster; it has published so
+    if (block->expires_ns() <= now_ns) {
+      Expire(shard, block);
+      return 0;
+    }
     if (!block->TryRemoveUnpinned()) {
       if (in_use_left-- == 0) return std::nullopt;
       shard.list.MoveToBack(block);
       continue;
     }
     const uint64_t charge_bytes = block->charge_bytes();
-    Take(shard, block);
-    shard.removals.Remember(block->key(), {.cause = MissReason::kEvicted, .when = now, .made_room_for = made_room_for});
+    Forget(shard, block, {.cause = MissReason::kEvicted, .when_ns = now_ns, .made_room_for = made_room_for});
     Unlist(shard, block);
     Block::Dispose(block);
     shard.list.Publish();
     return charge_bytes;
   }
+}
+
+size_t Index::DropExpired(size_t limit, CallTime& time) {
+  if (earliest_expiry_ns_.load(std::memory_order_relaxed) == kNever) return 0;
+  const int64_t now_ns = time.Exact();
+  if (earliest_expiry_ns_.load(std::memory_order_relaxed) > now_ns) return 0;
+  // Lowered again by whoever publishes meanwhile, since each shard's mutex puts that before or after our look at the
+  // shard; and by us, for what stays.
+  earliest_expiry_ns_.store(kNever);
+  const size_t first = next_to_drop_.load(std::memory_order_relaxed);
+  size_t dropped = 0;
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    if (dropped == limit) {
+      LowerEarliest(now_ns);  // the other shards have not been looked at
+      next_to_drop_.store(first + i, std::memory_order_relaxed);
+      break;
+    }
+    dropped += DropExpiredOf(*shards_[(first + i) & (shards_.size() - 1)], limit - dropped, now_ns);
+  }
+  return dropped;
+}
+
+size_t Index::DropExpiredOf(Shard& shard, size_t limit, int64_t now_ns) {
+  for (size_t dropped = 0;;) {
+    std::lock_guard<std::mutex> lock(shard.mutex);
+    for (size_t i = 0; i < kDropStep; ++i) {
+      if (shard.expiring.empty()) return dropped;
+      const auto [expires_ns, number] = *shard.expiring.begin();
+      if (expires_ns > now_ns || dropped == limit) {
+        LowerEarliest(expires_ns);
+        return dropped;
+      }
+      Expire(shard, shard.roster.At(number));
+      ++dropped;
+    }
+  }
+}
+
+void Index::LowerEarliest(int64_t expires_ns) {
+  int64_t earliest = earliest_expiry_ns_.load(std::memory_order_relaxed);
+  while (expires_ns < earliest && !earliest_expiry_ns_.compare_exchange_weak(earliest, expires_ns)) {
+  }
+}
+
+BlockStore::ScanResult Index::Scan(uint64_t cursor, size_t limit, CallTime& time) const {
+  BlockStore::ScanResult result;
+  const int64_t now_ns = time.Exact();
+  uint64_t number = static_cast<uint32_t>(cursor), looks = 0;
+  for (uint64_t at = cursor >> 32; at < shards_.size();) {
+    const Shard& shard = *shards_[at];
+    std::lock_guard<std::mutex> lock(shard.mutex);
+    const uint64_t end = std::min<uint64_t>(shard.roster.end(), number + kScanStep);
+    for (; number < end; ++number, ++looks) {
+      const Block* block = shard.roster.At(static_cast<uint32_t>(number));
+      const bool listed = block != nullptr && block->expires_ns() > now_ns;
+      if (looks >= kScanLooks || (listed && result.blocks.size() == limit)) {
+        result.next = at << 32 | number;
+        return result;
+      }
+      if (!listed) continue;
+      result.blocks.push_back({block->key(), block->traits(), block->size_bytes(), block->place.gets,
+                               FromNanos(block->place.last_used_ns)});
+    }
+    if (number < shard.roster.end()) continue;
+    ++at;
+    ++looks;
+    number = 0;
+  }
+  return result;
 }
 
 void Index::Close() {
@@ -241,7 +293,7 @@ void Index::Close() {
       if (block->Remove()) Block::Dispose(block);
     }
     shard->blocks.clear();
-    shard->published.clear();
+    shard->roster.Clear();
     shard->expiring.clear();
     shard->list.Publish();
   }

@@ -1,6 +1,6 @@
 // Finds blocks by key and says which one goes next. Sharded by the key's first bytes: no global lock.
 //
-// Units   bytes; ticks of Recency.
+// Units   bytes; ticks of Recency; nanoseconds since the epoch.
 // Threads every method may be called from any thread; each locks one shard at a time, and at most the allocator's mutex
 //         inside it (when a block goes).
 // Errors  AlreadyExists       BeginWrite of a key that is there or being written.
@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,14 +18,15 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/time/time.h"
 #include "cachestore/block.h"
 #include "cachestore/block_store.h"
+#include "cachestore/call_time.h"
 #include "cachestore/eviction.h"
 #include "cachestore/removals.h"
+#include "cachestore/roster.h"
 
 namespace kvist {
 
@@ -52,33 +52,35 @@ class Index {
   };
   explicit Index(const Options& options);
 
+  // Every call comes with its time. A block whose time is over is dropped by whoever looks for it.
+
   // Writing. A written block is known by name only: it can neither be found nor evicted.
-  absl::Status BeginWrite(Block* block, absl::Time now);
-  absl::Status Publish(Block* block, absl::Time now);
+  absl::Status BeginWrite(Block* block, CallTime& time);
+  absl::Status Publish(Block* block, int64_t now_ns);
   void AbandonWrite(Block* block);
 
   struct Found {
     Block* block = nullptr;   // null on a miss, or when none was pinned
     uint64_t size_bytes = 0;  // 0 on a miss
     MissReason miss = MissReason::kNone;
-    absl::Time gone = absl::InfinitePast();  // of a miss, with the next: RecentRemovals
-    Key made_room_for;
     bool over_budget = false;  // stored, but leases hold all that they may
   };
-  // A block whose time is over at `now` is dropped by whoever looks for it.
-  Found Probe(const Key& key, absl::Time now);            // looks, nothing else
-  void Touch(const Key& key, absl::Time now);             // makes it the youngest, if it is there
-  Found Pin(const Key& key, absl::Time now, bool touch);  // pins; `touch` makes it the youngest and counts a Get
-  Found PinForLease(const Key& key, absl::Time now);      // pins, and takes it off the eviction list
-  void EndLease(Block* block);  // one PinForLease back; with the last, the block is the youngest
+  Found Probe(const Key& key, CallTime& time);  // looks, nothing else
+  void Touch(const Key& key, CallTime& time);   // makes it the youngest, if it is there
+  // Pins; `touch` makes it the youngest and counts a Get. Of a miss, tells what is remembered.
+  Found Pin(const Key& key, CallTime& time, bool touch, std::optional<Removal>* gone);
+  Found PinForLease(const Key& key, CallTime& time);  // pins, and takes it off the eviction list
+  void EndLease(Block* block);                        // one PinForLease back; with the last, the block is the youngest
 
-  bool Erase(const Key& key, MissReason why, absl::Time now);
-  // Drops the oldest block that nobody holds. Returns its charge; nothing if there is none.
-  std::optional<uint64_t> EvictOne(const Key& made_room_for, absl::Time now);
-  // Drops blocks whose time is over. Costs one atomic load when none is due.
-  void DropExpired(absl::Time now);
-  // See BlockStore::Scan. A cursor is a shard and the number of the next block in it.
-  BlockStore::ScanResult Scan(uint64_t cursor, size_t limit, absl::Time now) const;
+  bool Erase(const Key& key, MissReason why, CallTime& time);
+  // Drops the oldest block that nobody holds. Returns its charge, or 0 if its time was over: then it is counted as
+  // expired. Nothing if there is no such block.
+  std::optional<uint64_t> EvictOne(const Key& made_room_for, CallTime& time);
+  // Drops at most `limit` blocks whose time is over; returns how many. Costs one atomic load when none is due.
+  size_t DropExpired(size_t limit, CallTime& time);
+  // See BlockStore::Scan: a cursor is a shard and a number in its Roster. Holds a shard for kScanStep numbers at most.
+  BlockStore::ScanResult Scan(uint64_t cursor, size_t limit, CallTime& time) const;
+  bool IsCursor(uint64_t cursor) const { return cursor >> 32 < shards_.size(); }
   // Drops every block, and lets no other in: held ones live on until their last pin.
   void Close();
 
@@ -86,23 +88,33 @@ class Index {
   uint64_t expired_blocks() const { return expired_blocks_.load(std::memory_order_relaxed); }
 
  private:
+  static constexpr uint32_t kScanStep = 256;       // numbers looked at under one hold of a shard's mutex
+  static constexpr uint64_t kScanLooks = 1 << 16;  // numbers and shards looked at in one call
+  static constexpr size_t kDropStep = 64;          // blocks dropped under one hold of a shard's mutex
+
   struct alignas(64) Shard {
     Shard(Recency* recency, size_t number, size_t remembered) : list(recency, number), removals(remembered) {}
     mutable std::mutex mutex;
     absl::flat_hash_map<Key, Block*> blocks ABSL_GUARDED_BY(mutex);
-    absl::btree_map<uint64_t, Block*> published ABSL_GUARDED_BY(mutex);  // by place.number
-    uint64_t next_number ABSL_GUARDED_BY(mutex) = 0;
-    absl::btree_map<std::pair<absl::Time, uint64_t>, Block*> expiring ABSL_GUARDED_BY(mutex);  // (expires, number)
-    EvictionList list ABSL_GUARDED_BY(mutex);  // published blocks without a lease
+    Roster roster ABSL_GUARDED_BY(mutex);                                           // the published ones of `blocks`
+    absl::btree_set<std::pair<int64_t, uint32_t>> expiring ABSL_GUARDED_BY(mutex);  // (expires, number) of those
+    EvictionList list ABSL_GUARDED_BY(mutex);                                       // published blocks without a lease
     RecentRemovals removals ABSL_GUARDED_BY(mutex);
     bool closed ABSL_GUARDED_BY(mutex) = false;
   };
 
   Shard& ShardOf(const Key& key) const { return *shards_[key.Prefix64() & (shards_.size() - 1)]; }
-  Found Find(Shard& shard, const Key& key, absl::Time now);
-  void Take(Shard& shard, Block* block);  // out of all that the shard keeps by number
-  void Remove(Shard& shard, Block* block, const RecentRemovals::Removal& why);
-  static void TouchLocked(Shard& shard, Block* block, absl::Time now);
+  Found Find(Shard& shard, const Key& key, CallTime& time, std::optional<Removal>* gone = nullptr);
+  static Found Missed(const Shard& shard, const Key& key, std::optional<Removal>* gone);
+  Found Expired(Shard& shard, Block* block, std::optional<Removal>* gone);
+  // Out of all that the shard keeps but the eviction list.
+  void Forget(Shard& shard, Block* block, const Removal& removal);
+  // Readers that hold it keep it; nobody finds it any more.
+  void Remove(Shard& shard, Block* block, const Removal& removal);
+  void Expire(Shard& shard, Block* block);
+  size_t DropExpiredOf(Shard& shard, size_t limit, int64_t now_ns);
+  void LowerEarliest(int64_t expires_ns);
+  static void TouchLocked(Shard& shard, Block* block, CallTime& time);
   size_t ListedBlocks() const { return listed_.load(std::memory_order_relaxed); }
   void List(Shard& shard, Block* block);
   void Unlist(Shard& shard, Block* block);  // Publish of the list is due afterwards
@@ -113,7 +125,9 @@ class Index {
   std::atomic<uint64_t> blocks_{0};             // published
   std::atomic<uint64_t> listed_{0};             // in the eviction lists
   std::atomic<uint64_t> expired_blocks_{0};
-  std::atomic<int64_t> earliest_expiry_{std::numeric_limits<int64_t>::max()};  // ns since the epoch; never too late
+  // Never later than the first of all that will expire, but for the length of a DropExpired.
+  std::atomic<int64_t> earliest_expiry_ns_{kNever};
+  std::atomic<size_t> next_to_drop_{0};  // the shard that DropExpired begins with
 };
 
 }  // namespace kvist

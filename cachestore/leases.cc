@@ -4,16 +4,16 @@
 
 namespace kvist {
 
-LeaseId Leases::Grant(LeasedBlocks& blocks, absl::Time deadline) {
+LeaseId Leases::Grant(LeasedBlocks& blocks, int64_t deadline_ns) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (blocks.size() > kMaxPins - pins_) return {};
   const uint64_t id = next_id_++;
   Lease& lease = leases_[id];
-  lease.deadline = absl::ToUnixNanos(deadline);
+  lease.deadline_ns = deadline_ns;
   pins_ += blocks.size();
   lease.blocks = std::move(blocks);
   blocks.clear();
-  by_deadline_.emplace(lease.deadline, id);
+  by_deadline_.emplace(lease.deadline_ns, id);
   PublishEarliest();
   return {id};
 }
@@ -25,13 +25,13 @@ LeasedBlocks Leases::Take(LeaseId id) {
   return blocks;
 }
 
-std::vector<LeasedBlocks> Leases::TakeExpired(absl::Time now) {
-  const int64_t now_ns = absl::ToUnixNanos(now);
+std::vector<LeasedBlocks> Leases::TakeExpired(int64_t now_ns, size_t pins) {
   std::vector<LeasedBlocks> expired;
-  if (now_ns < earliest_.load(std::memory_order_acquire)) return expired;
+  if (!AnyExpired(now_ns)) return expired;
   std::lock_guard<std::mutex> lock(mutex_);
-  while (!by_deadline_.empty() && by_deadline_.begin()->first <= now_ns) {
+  for (size_t taken = 0; taken < pins && !by_deadline_.empty() && by_deadline_.begin()->first <= now_ns;) {
     expired.push_back(Remove(by_deadline_.begin()->second));
+    taken += expired.back().size();
   }
   PublishEarliest();
   return expired;
@@ -48,13 +48,13 @@ LeasedBlocks Leases::Remove(uint64_t id) {
   LeasedBlocks blocks = std::move(found->second.blocks);
   Check(!blocks.empty() && blocks.size() <= pins_, "a lease holds the pins that were counted");
   pins_ -= blocks.size();
-  by_deadline_.erase({found->second.deadline, id});
+  by_deadline_.erase({found->second.deadline_ns, id});
   leases_.erase(found);
   return blocks;
 }
 
 void Leases::PublishEarliest() {
-  earliest_.store(by_deadline_.empty() ? kNever : by_deadline_.begin()->first, std::memory_order_release);
+  earliest_ns_.store(by_deadline_.empty() ? kNever : by_deadline_.begin()->first, std::memory_order_release);
 }
 
 }  // namespace kvist

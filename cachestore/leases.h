@@ -1,5 +1,6 @@
 // Holds the pins that callers across the wire were granted, each with a deadline.
 //
+// Units   nanoseconds since the epoch.
 // Threads every method may be called from any thread (one mutex; none is taken inside it).
 // Memory: at most kMaxPins pins, 8 bytes each, over all leases. A Grant beyond that is refused.
 #ifndef KVIST_CACHESTORE_LEASES_H_
@@ -8,7 +9,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -16,9 +16,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/time/time.h"
 #include "cachestore/block.h"
 #include "cachestore/block_store.h"
+#include "cachestore/call_time.h"
 
 namespace kvist {
 
@@ -32,25 +32,26 @@ class Leases {
   explicit Leases(uint64_t first_id) : next_id_(first_id) {}
 
   // Keeps `blocks` until Take or the deadline. An empty id when there are kMaxPins pins: `blocks` is left as it was.
-  LeaseId Grant(LeasedBlocks& blocks, absl::Time deadline);
+  LeaseId Grant(LeasedBlocks& blocks, int64_t deadline_ns);
   // Ends a lease and hands its blocks back; empty if unknown or ended.
   LeasedBlocks Take(LeaseId id);
-  // The leases whose deadline is not after `now`. Costs one atomic load when there are none.
-  std::vector<LeasedBlocks> TakeExpired(absl::Time now);
-  std::vector<LeasedBlocks> TakeAll() { return TakeExpired(absl::InfiniteFuture()); }
+  // The leases whose deadline is not after `now_ns`, first come first, until they hold `pins` or more.
+  std::vector<LeasedBlocks> TakeExpired(int64_t now_ns, size_t pins);
+  std::vector<LeasedBlocks> TakeAll() { return TakeExpired(kNever, kMaxPins); }
+  // Whether TakeExpired would find one: one atomic load.
+  bool AnyExpired(int64_t now_ns) const { return earliest_ns_.load(std::memory_order_acquire) <= now_ns; }
+  bool any() const { return earliest_ns_.load(std::memory_order_acquire) != kNever; }
   size_t size() const;
 
  private:
   struct Lease {
-    int64_t deadline = 0;  // ns since the epoch
+    int64_t deadline_ns = 0;
     LeasedBlocks blocks;
   };
-  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
-
   LeasedBlocks Remove(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PublishEarliest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  std::atomic<int64_t> earliest_{kNever};
+  std::atomic<int64_t> earliest_ns_{kNever};
   mutable std::mutex mutex_;
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_);
   size_t pins_ ABSL_GUARDED_BY(mutex_) = 0;

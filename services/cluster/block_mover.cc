@@ -39,8 +39,7 @@ class OneBlock final : public GetSink {
 
 }  // namespace
 
-absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, uint64_t view, absl::Duration ttl,
-                                          absl::Time deadline) {
+absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const CopyTerms& terms, absl::Time deadline) {
   absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
   if (!found.ok()) return found.status();
   if (found->block == nullptr) return absl::NotFoundError("the block is gone");
@@ -50,16 +49,19 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, uint64_t 
   reserve.set_key(KeyField(key));
   reserve.set_size_bytes(found->block->size_bytes());
   reserve.set_namespace_digest(*namespace_digest);
-  reserve.set_view(view);
+  reserve.set_view(terms.view);
   if (found->traits.group != Key{}) reserve.set_segment_head(KeyField(found->traits.group));
   reserve.set_copy(true);
-  if (ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(ttl));
+  reserve.set_replicas(terms.replicas);
+  if (terms.ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(terms.ttl));
   absl::StatusOr<std::unique_ptr<PutStream>> stream = to->Put(reserve, deadline);
   if (absl::IsAlreadyExists(stream.status())) return 0;
   if (!stream.ok()) return stream.status();
   uint64_t offset = 0;
   for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
-    if (absl::Status written = (*stream)->Write(offset, piece); !written.ok()) return written;
+    const absl::Status written = (*stream)->Write(offset, piece);
+    if (absl::IsAlreadyExists(written)) return 0;
+    if (!written.ok()) return written;
     offset += piece.size();
   }
   const absl::StatusOr<v1::PutResponse> response = (*stream)->Commit(offset);
@@ -89,6 +91,44 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const Key& group, con
   if (absl::Status written = (*reservation)->Write(0, sink.bytes); !written.ok()) return written;
   if (absl::Status committed = (*reservation)->Commit(sink.bytes.size()); !committed.ok()) return committed;
   return sink.bytes.size();
+}
+
+absl::StatusOr<std::vector<bool>> BlockMover::Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                                    absl::Time deadline) {
+  v1::ExplainRequest request;
+  request.set_view(view);
+  for (const Key& key : keys) request.mutable_keys()->append(KeyField(key));
+  const absl::StatusOr<v1::ExplainResponse> response = peer->Explain(request, deadline);
+  if (!response.ok()) return response.status();
+  if (response->fates().size() != static_cast<int>(keys.size())) {
+    return absl::DataLossError(
+        absl::StrCat("the peer tells of ", response->fates().size(), " blocks, asked for ", keys.size()));
+  }
+  std::vector<bool> lacks;
+  for (const v1::BlockFate& fate : response->fates()) {
+    lacks.push_back(fate.miss() == v1::MISS_REASON_NEVER_STORED || fate.miss() == v1::MISS_REASON_EXPIRED ||
+                    fate.miss() == v1::MISS_REASON_CHECKSUM);
+  }
+  return lacks;
+}
+
+bool BlockMover::DropIfDamaged(const Key& key) {
+  const absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  if (!found.ok() || found->block == nullptr) return false;
+  std::vector<uint8_t> bytes;
+  bytes.reserve(found->block->size_bytes());
+  for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
+    bytes.insert(bytes.end(), piece.begin(), piece.end());
+  }
+  if (reading_.verify(bytes, key, "").ok()) return false;
+  return store_->Erase(key, MissReason::kDamaged).value_or(false);
+}
+
+absl::StatusOr<std::string> BlockMover::NamespaceOf(const Key& key) {
+  const absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  if (!found.ok()) return found.status();
+  if (found->block == nullptr) return absl::NotFoundError("the block is gone");
+  return reading_.namespace_of(found->block->pieces());
 }
 
 }  // namespace kvist

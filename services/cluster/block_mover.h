@@ -5,8 +5,11 @@
 #ifndef KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
 #define KVIST_SERVICES_CLUSTER_BLOCK_MOVER_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -26,18 +29,36 @@ struct BlockReading {
   std::function<absl::StatusOr<std::string>(absl::Span<const absl::Span<const uint8_t>> pieces)> namespace_of;
 };
 
+// What a copy is sent with.
+struct CopyTerms {
+  uint64_t view = 0;
+  uint32_t replicas = 0;  // nodes that shall keep the block; 0 = nobody cares
+  absl::Duration ttl = absl::InfiniteDuration();
+};
+
 class BlockMover {
  public:
   BlockMover(BlockStore* store, BlockReading reading) : store_(store), reading_(std::move(reading)) {}
 
   // Sends our block to a peer, which keeps it as a copy. OK also if the peer has it already.
   // Returns the bytes sent: 0 if the peer had it. Errors: NotFound  we do not have it (any more).
-  absl::StatusOr<uint64_t> Send(const Key& key, Channel* to, uint64_t view, absl::Duration ttl, absl::Time deadline);
+  absl::StatusOr<uint64_t> Send(const Key& key, Channel* to, const CopyTerms& terms, absl::Time deadline);
 
   // Fetches a block from a peer, verifies it and stores it. Returns its bytes; 0 if we have it.
   // Errors: NotFound  the peer does not have it; DataLoss and others of `verify`  what came is not that block.
   absl::StatusOr<uint64_t> Fetch(const Key& key, const Key& group, const std::string& namespace_digest, Channel* from,
                                  uint64_t view, absl::Time deadline);
+
+  // For each key, whether the peer lacks the block and should be sent it. What it evicted for room, or was told to
+  // erase, it should not: a copy would come back for ever.
+  absl::StatusOr<std::vector<bool>> Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                          absl::Time deadline);
+
+  // Verifies our own block, and drops it if it is damaged. True if it was.
+  bool DropIfDamaged(const Key& key);
+
+  // The namespace of our block; NotFound if we do not have it.
+  absl::StatusOr<std::string> NamespaceOf(const Key& key);
 
  private:
   BlockStore* const store_;

@@ -18,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "etcd/rpc.grpc.pb.h"
 #include "services/cluster/etcd_membership.h"
+#include "services/cluster/etcd_wire.h"
 #include "services/transport/grpc_library.h"
 
 namespace kvist {
@@ -35,17 +36,6 @@ std::string PrefixEnd(std::string prefix) {
   if (prefix.empty()) return std::string(1, '\0');
   ++prefix.back();
   return prefix;
-}
-
-EtcdKeyValue FromWire(const pb::KeyValue& kv) { return {kv.key(), kv.value(), kv.mod_revision(), kv.lease()}; }
-
-EtcdChange FromWire(const pb::WatchResponse& response) {
-  EtcdChange change;
-  change.compacted = response.canceled() && response.compact_revision() > 0;
-  for (const pb::Event& event : response.events()) {
-    change.events.push_back({event.type() == pb::Event::DELETE, FromWire(event.kv())});
-  }
-  return change;
 }
 
 bool Spoke(const grpc::Status& status) {  // etcd itself, not a connection or another server
@@ -174,7 +164,7 @@ class GrpcEtcdClient final : public EtcdClient {
     absl::Status status = Call<pb::KV>(&pb::KV::Stub::Range, request, &response);
     if (!status.ok()) return status;
     EtcdListing listing{response.header().revision(), response.header().cluster_id(), {}};
-    if (listing.revision <= 0) {
+    if (!IsPossibleRevision(listing.revision)) {
       return absl::UnavailableError(absl::StrCat("etcd answered with revision ", listing.revision));
     }
     for (const pb::KeyValue& kv : response.kvs()) listing.entries.push_back(FromWire(kv));
@@ -411,6 +401,11 @@ class GrpcEtcdWatch final : public EtcdWatch {
       const EtcdChange change = FromWire(response);
       if (response.canceled() && !change.compacted) {
         *refused = absl::PermissionDeniedError(absl::StrCat("etcd refuses to be watched: ", response.cancel_reason()));
+        return false;
+      }
+      for (const EtcdEvent& event : change.events) {
+        if (IsPossibleRevision(event.entry.mod_revision)) continue;
+        *refused = absl::UnavailableError(absl::StrCat("etcd sent revision ", event.entry.mod_revision));
         return false;
       }
       if (!sink(change) || change.compacted) return true;

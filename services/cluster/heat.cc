@@ -4,50 +4,83 @@
 #include <cmath>
 
 namespace kvist {
+namespace {
+
+constexpr int kSample = 16;
+
+}  // namespace
 
 void Heat::Read(const Key& segment, uint64_t bytes) {
   std::lock_guard lock(mutex_);
-  const auto found = read_.find(segment);
-  if (found != read_.end()) {
-    found->second += static_cast<double>(bytes);
+  const auto found = places_.find(segment);
+  if (found != places_.end()) {
+    entries_[found->second].bytes += static_cast<double>(bytes);
     return;
   }
-  double start = 0;
-  if (read_.size() >= options_.segments) {
-    const auto least =
-        std::min_element(read_.begin(), read_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-    start = least->second;
-    read_.erase(least);
+  if (entries_.size() < options_.segments) {
+    places_[segment] = entries_.size();
+    entries_.push_back({segment, static_cast<double>(bytes)});
+    return;
   }
-  read_.emplace(segment, start + static_cast<double>(bytes));
+  const size_t place = LeastOfSome();
+  places_.erase(entries_[place].segment);
+  places_[segment] = place;
+  entries_[place] = {segment, entries_[place].bytes + static_cast<double>(bytes)};
 }
 
-std::vector<Heat::Hot> Heat::Tick(absl::Time now) {
+// Looking at all of a full table for each newcomer would cost the data path 10 us.
+size_t Heat::LeastOfSome() {
+  size_t least = 0;
+  for (int i = 0; i < kSample; ++i) {
+    sample_ = sample_ * 6364136223846793005u + 1442695040888963407u;
+    const size_t place = (sample_ >> 33) % entries_.size();
+    if (i == 0 || entries_[place].bytes < entries_[least].bytes) least = place;
+  }
+  return least;
+}
+
+void Heat::Remove(size_t place) {
+  places_.erase(entries_[place].segment);
+  if (place + 1 != entries_.size()) {
+    entries_[place] = entries_.back();
+    places_[entries_[place].segment] = place;
+  }
+  entries_.pop_back();
+}
+
+std::vector<Heat::Hot> Heat::Tick(absl::Time now, const std::map<Key, size_t>& copies) {
   std::lock_guard lock(mutex_);
   const double half_lives =
       last_tick_ == absl::InfinitePast() ? 0 : absl::FDivDuration(now - last_tick_, options_.half_life);
   last_tick_ = now;
   const double left = std::exp2(-half_lives);
-  double sum = 0;
-  for (auto entry = read_.begin(); entry != read_.end();) {
-    entry->second *= left;
-    if (entry->second < 1) {
-      read_.erase(entry++);
-    } else {
-      sum += entry->second;
-      ++entry;
-    }
-  }
   // A steady rate r settles at r * half_life / ln 2.
   const double seconds = absl::ToDoubleSeconds(options_.half_life) / std::log(2.0);
-  const double mean = read_.empty() ? 0 : sum / static_cast<double>(read_.size()) / seconds;
-  const double threshold = std::min(options_.always, std::max(options_.floor, options_.factor * mean));
-  std::vector<Hot> hot;
-  for (const auto& [segment, bytes] : read_) {
-    const double rate = bytes / seconds;
-    if (rate >= threshold) hot.push_back({segment, rate, rate / threshold});
+  const auto rate_of = [&](const Entry& entry) {
+    const auto elsewhere = copies.find(entry.segment);
+    return entry.bytes / seconds * static_cast<double>(1 + (elsewhere == copies.end() ? 0 : elsewhere->second));
+  };
+  double sum = 0;
+  for (size_t place = entries_.size(); place-- > 0;) {
+    entries_[place].bytes *= left;
+    if (entries_[place].bytes < 1) {
+      Remove(place);
+    } else {
+      sum += rate_of(entries_[place]);
+    }
   }
-  std::sort(hot.begin(), hot.end(), [](const Hot& a, const Hot& b) { return a.bytes_per_second > b.bytes_per_second; });
+  const double mean = sum / static_cast<double>(std::max(entries_.size(), options_.few));
+  const double threshold = std::max(options_.floor, options_.factor * mean);
+  std::vector<Hot> hot;
+  for (const Entry& entry : entries_) {
+    const double times = rate_of(entry) / threshold;
+    if (times >= (hot_.contains(entry.segment) ? 0.5 : 1)) hot.push_back({entry.segment, rate_of(entry), times});
+  }
+  hot_.clear();
+  for (const Hot& segment : hot) hot_.insert(segment.segment);
+  std::sort(hot.begin(), hot.end(), [](const Hot& a, const Hot& b) {
+    return a.bytes_per_second != b.bytes_per_second ? a.bytes_per_second > b.bytes_per_second : a.segment < b.segment;
+  });
   return hot;
 }
 

@@ -1,28 +1,35 @@
 // Which segments are read far above the others: bytes read by segment, with decay, in a table of fixed size.
 //
-// A segment is hot when it is read at `floor` or more bytes a second and at `factor` times the mean of all segments in
-// the table, or at `always` whatever the others are (a node that is asked for one thing only has no others). The table
-// keeps the most read: a newcomer takes the place of the least read and starts at its count (space-saving).
+// A segment is hot when it is read at `floor` or more bytes a second and at `factor` times the mean of the node's
+// segments, of which a node counts as having at least `few`: one that is asked for a single prompt has no others to
+// compare with. With copies elsewhere, only part of a segment's reads come here, so what is measured counts once for
+// each place: else its own copies would cool a segment. It stays hot down to half of what made it hot.
+//
+// The table keeps the most read: a newcomer takes the place of the least read of a sample and starts at its count
+// (space-saving), so a count is too high by at most what was displaced, never too low.
 //
 // Threads any.
 #ifndef KVIST_SERVICES_CLUSTER_HEAT_H_
 #define KVIST_SERVICES_CLUSTER_HEAT_H_
 
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
 #include "cachestore/key.h"
 
 namespace kvist {
 
 struct HeatOptions {
-  size_t segments = 4096;
+  size_t segments = 4096;  // in the table
   double factor = 8;
-  double floor = 4 << 20, always = 64 << 20;  // bytes a second
+  size_t few = 128;
+  double floor = 4 << 20;  // bytes a second
   absl::Duration half_life = absl::Seconds(2);
 };
 
@@ -34,17 +41,28 @@ class Heat {
 
   struct Hot {
     Key segment;
-    double bytes_per_second = 0;
-    double times = 1;  // above what makes it hot
+    double bytes_per_second = 0;  // here and, by estimate, at the copies
+    double times = 1;             // of what makes it hot; from a half on if it was hot at the last tick
   };
-  // Brings the figures up to `now` and gives the hot segments, hottest first.
-  std::vector<Hot> Tick(absl::Time now);
+  // Brings the figures up to `now` and gives the hot segments, hottest first. `copies` says how many nodes beside this
+  // one serve a segment now; one that is not in it has none.
+  std::vector<Hot> Tick(absl::Time now, const std::map<Key, size_t>& copies);
 
  private:
+  struct Entry {
+    Key segment;
+    double bytes = 0;  // each counts half after every half-life
+  };
+  size_t LeastOfSome() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(size_t place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const HeatOptions options_;
   std::mutex mutex_;
-  absl::flat_hash_map<Key, double> read_ ABSL_GUARDED_BY(mutex_);  // bytes, each counting half after every half-life
+  std::vector<Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Key, size_t> places_ ABSL_GUARDED_BY(mutex_);  // in entries_
+  absl::flat_hash_set<Key> hot_ ABSL_GUARDED_BY(mutex_);             // at the last tick
   absl::Time last_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  uint64_t sample_ ABSL_GUARDED_BY(mutex_) = 1;
 };
 
 }  // namespace kvist

@@ -44,7 +44,7 @@ absl::StatusOr<Node> NodeFromWire(const v1::NodeRecord& record) {
     if (record.http_address().size() > kMaxAddressLength) return absl::InvalidArgumentError("its address is too long");
     absl::StatusOr<Address> http = ParseAddress(record.http_address());
     if (!http.ok()) return http.status();
-    node.http = *std::move(http);
+    if (http->port != 0) node.http = *std::move(http);  // port 0: not known
   }
   return node;
 }

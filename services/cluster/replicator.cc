@@ -2,24 +2,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "services/transport/retry_hint.h"
+#include "services/cluster/call_policy.h"
+#include "services/cluster/ring.h"
 
 namespace kvist {
 namespace {
 
-constexpr size_t kNamespaces = 1024;  // whose replica counts are remembered
-constexpr size_t kScan = 256;         // blocks listed at once
-constexpr absl::Duration kFirstPause = absl::Milliseconds(50), kLongestPause = absl::Seconds(5);
-constexpr absl::Duration kHotMargin = absl::Seconds(5);  // readers are not sent to a copy that is about to expire
-constexpr int kHandOverThreads = 4;
-
-bool Again(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status) ||
-         absl::IsAborted(status);
-}
+constexpr size_t kScan = 256;                 // blocks listed at once
+constexpr size_t kRepairTasks = 256;          // that wait; a pass over the store goes on below it
+constexpr int kPeerWidth = 2;                 // calls to one peer
+constexpr uint64_t kUnknownBytes = 32 << 20;  // taken as a block's size for the deadline of a fetch
 
 Key KeyAt(const std::string& keys, size_t i) {
   Key key;
@@ -34,46 +29,70 @@ Replicator::Replicator(ReplicatorOptions options)
       peers_(options_.transport, options_.runtime),
       mover_(options_.store, options_.reading),
       heat_(options_.heat),
-      changed_(options_.runtime->NewCondition()) {
-  for (int i = 0; i < options_.copy_threads; ++i) {
-    threads_.push_back(options_.runtime->Start([this] { Work(&sends_); }));
-  }
-  threads_.push_back(options_.runtime->Start([this] { Work(&fetches_); }));
+      hot_({static_cast<uint64_t>(options_.hot_fraction * static_cast<double>(options_.capacity_bytes)),
+            options_.hot_ttl},
+           options_.runtime),
+      repair_(options_.self, options_.store, &mover_),
+      handover_({options_.self, options_.store, &mover_, &peers_, options_.runtime, options_.view,
+                 [this](const std::string& digest) { return repair_.ReplicasOf(digest); }}),
+      changed_(options_.runtime->NewCondition()),
+      stopped_(options_.runtime->NewCondition()),
+      lanes_(/*lane_width=*/1, kPeerWidth) {
+  for (int i = 0; i < options_.threads; ++i) threads_.push_back(options_.runtime->Start([this] { Work(); }));
   threads_.push_back(options_.runtime->Start([this] { KeepHouse(); }));
 }
 
-Replicator::~Replicator() {
+void Replicator::Stop() {
+  handover_.Stop();
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
     changed_->NotifyAll();
+    stopped_->NotifyAll();
   }
   threads_.clear();
 }
 
-bool Replicator::Stopping() const {
+bool Replicator::Idle() {
+  const std::shared_ptr<const View> view = options_.view();
+  const absl::Time now = options_.runtime->Now();
   std::lock_guard lock(mutex_);
-  return stopping_;
+  return lanes_.empty() && concluding_ == 0 && !repair_.wanted(now) &&
+         (view == nullptr || view->number.value == seen_view_);
+}
+
+ReplicatorCounters Replicator::counters() const {
+  std::lock_guard lock(mutex_);
+  ReplicatorCounters counters = counters_;
+  counters.hot_segments = hot_.segments();
+  return counters;
 }
 
 // --- What comes in ---
 
+void Replicator::Copied(std::string_view namespace_digest, uint32_t replicas) {
+  repair_.Learn(namespace_digest, replicas);
+}
+
 void Replicator::Stored(const Key& key, const BlockTraits& traits, std::string_view namespace_digest,
                         uint32_t replicas) {
-  if (replicas < 2) return;
+  repair_.Learn(namespace_digest, replicas);
+  if (replicas > 1) Spread(key, traits.group, replicas);
+}
+
+// Also if this node is not among the holders (the writer's view was old): then all of them lack the block.
+void Replicator::Spread(const Key& key, const Key& group, uint32_t replicas) {
   const std::shared_ptr<const View> view = options_.view();
-  {
-    std::lock_guard lock(mutex_);
-    const std::string digest(namespace_digest);
-    if (replicas_.size() < kNamespaces || replicas_.count(digest) > 0) replicas_[digest] = replicas;
-  }
   if (view == nullptr || view->nodes.empty()) return;
-  for (const size_t owner : Place(traits.group, *view, replicas).owners) {
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
+  if (!found.ok() || found->block == nullptr) return;
+  for (const size_t owner : Owners(group, *view, replicas)) {
     if (view->nodes[owner].id == options_.self) continue;
     Task task;
     task.key = key;
-    task.peer = view->nodes[owner].id;
-    Push(std::move(task));
+    task.size_bytes = found->block->size_bytes();
+    task.replicas = replicas;
+    if (!Push(kCopy, view->nodes[owner].id, std::move(task))) repair_.CopyLost(options_.runtime->Now());
   }
 }
 
@@ -88,15 +107,8 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
     const absl::StatusOr<Lookup> here = options_.store->Get(task.key, /*touch=*/false);
     if (!here.ok() || here->block != nullptr) continue;
     task.group = KeyAt(request.segment_heads(), i);
-    task.peer = from;
-    task.fetch = true;
     task.namespace_digest = request.namespace_digest();
-    {
-      std::lock_guard lock(mutex_);
-      if (fetches_.size() >= options_.queue_tasks || fetching_.contains(task.key)) continue;
-    }
-    ++accepted;
-    Push(std::move(task));
+    accepted += Push(kFetch, from, std::move(task));
   }
   return accepted;
 }
@@ -104,341 +116,276 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
 void Replicator::Damaged(const Key& key, const BlockTraits& traits) {
   const std::shared_ptr<const View> view = options_.view();
   if (view == nullptr || view->nodes.empty()) return;
-  const SegmentNodes nodes = Place(traits.group, *view, 2);
-  std::vector<size_t> holders = nodes.owners;
-  if (nodes.previous) holders.push_back(*nodes.previous);
-  for (const size_t holder : holders) {
-    if (view->nodes[holder].id == options_.self) continue;
-    Task task;
-    task.key = key;
-    task.group = traits.group;
-    task.peer = view->nodes[holder].id;
-    task.fetch = task.refetch = true;
-    Push(std::move(task));
-    return;
-  }
+  const SegmentNodes nodes = Place(traits.group, *view, repair_.MostReplicas());
+  std::vector<NodeId> holders;
+  const auto add = [&](const NodeId& id) {
+    if (id != options_.self && std::find(holders.begin(), holders.end(), id) == holders.end()) holders.push_back(id);
+  };
+  for (const size_t owner : nodes.owners) add(view->nodes[owner].id);
+  if (nodes.previous) add(view->nodes[*nodes.previous].id);
+  for (const NodeId& id : hot_.Nodes(traits.group)) add(id);
+  if (holders.empty()) return;
+  Task task;
+  task.key = key;
+  task.group = traits.group;
+  task.refetch = true;
+  task.others.assign(holders.begin() + 1, holders.end());
+  Push(kFetch, holders.front(), std::move(task));
 }
 
-void Replicator::Push(Task task) {
-  task.not_before = absl::InfinitePast();
+bool Replicator::Fits(Kind kind, const Task& task) const {
+  switch (kind) {
+    case kCopy:
+      return lanes_.waiting(kCopy) < options_.queue_blocks && copy_bytes_ + task.size_bytes <= options_.queue_bytes;
+    case kFetch:
+      return lanes_.waiting(kFetch) < options_.queue_blocks && !fetching_.contains(task.key);
+    case kRepair:
+    case kHot:
+      return true;  // bounded where they come from
+  }
+  return false;
+}
+
+bool Replicator::Push(Kind kind, const NodeId& peer, Task task) {
   task.give_up = options_.runtime->Now() + options_.give_up;
   std::lock_guard lock(mutex_);
-  std::deque<Task>& queue = task.fetch ? fetches_ : sends_;
-  if (queue.size() >= options_.queue_tasks || (task.fetch && !fetching_.insert(task.key).second)) {
+  if (!Fits(kind, task)) {
     ++counters_.dropped;
-    return;
+    return false;
   }
+  if (kind == kCopy) copy_bytes_ += task.size_bytes;
+  if (kind == kFetch) fetching_.insert(task.key);
   ++counters_.queued;
-  queue.push_back(std::move(task));
-  changed_->NotifyAll();
+  lanes_.Push({kind, peer}, std::move(task));
+  changed_->NotifyOne();
+  return true;
 }
 
 // --- The workers ---
 
-std::optional<Replicator::Task> Replicator::Next(std::deque<Task>* queue) {
+std::optional<Replicator::Lanes::Taken> Replicator::Next() {
   std::unique_lock lock(mutex_);
   for (;;) {
     if (stopping_) return std::nullopt;
-    const absl::Time now = options_.runtime->Now();
-    absl::Time due = absl::InfiniteFuture();
-    for (auto task = queue->begin(); task != queue->end(); ++task) {
-      if (task->not_before > now) {
-        due = std::min(due, task->not_before);
-        continue;
-      }
-      Task next = std::move(*task);
-      queue->erase(task);
-      return next;
-    }
-    changed_->WaitUntil(lock, due);
+    absl::Time wake;
+    if (std::optional<Lanes::Taken> taken = lanes_.Take(options_.runtime->Now(), &wake)) return taken;
+    changed_->WaitUntil(lock, wake);
   }
 }
 
-void Replicator::Work(std::deque<Task>* queue) {
-  while (std::optional<Task> task = Next(queue)) {
-    const absl::StatusOr<uint64_t> done = Do(*task);
-    Settle(*std::move(task), done, queue);
+void Replicator::Work() {
+  while (std::optional<Lanes::Taken> taken = Next()) {
+    const absl::Time began = options_.runtime->Now();
+    const absl::StatusOr<uint64_t> done = Do(taken->lane, taken->task);
+    Settle(*std::move(taken), began, done);
   }
 }
 
-absl::StatusOr<uint64_t> Replicator::Do(const Task& task) {
+absl::StatusOr<uint64_t> Replicator::Do(const LaneId& lane, const Task& task) {
   const std::shared_ptr<const View> view = options_.view();
-  if (view == nullptr || view->Find(task.peer) == nullptr) return absl::NotFoundError("the peer has left");
-  const std::shared_ptr<Channel> channel = peers_.Find(task.peer, *view);
-  if (channel == nullptr) return absl::UnavailableError("the peer does not answer");
-  const absl::Time deadline = std::min(task.give_up, options_.runtime->Now() + options_.call_deadline);
-  absl::StatusOr<uint64_t> done =
-      task.fetch
-          ? mover_.Fetch(task.key, task.group, task.namespace_digest, channel.get(), view->number.value, deadline)
-          : mover_.Send(task.key, channel.get(), view->number.value, absl::InfiniteDuration(), deadline);
-  if (absl::IsUnavailable(done.status()) || absl::IsDeadlineExceeded(done.status())) peers_.Failed(task.peer);
+  if (view == nullptr) return absl::UnavailableError("there is no view");
+  const absl::StatusOr<std::shared_ptr<Channel>> channel = peers_.Connect(lane.peer, *view);
+  if (!channel.ok()) return channel.status();
+  const uint64_t number = view->number.value;
+  const absl::Time deadline = CallDeadline(options_.runtime->Now(), options_.call_deadline,
+                                           lane.kind == kFetch ? kUnknownBytes : task.size_bytes);
+  absl::StatusOr<uint64_t> done;
+  if (lane.kind == kFetch) {
+    done = mover_.Fetch(task.key, task.group, task.namespace_digest, channel->get(), number, deadline);
+  } else if (!task.check.empty()) {
+    done = CheckPeer(task, lane.peer, channel->get(), number);
+  } else {
+    const absl::Duration ttl = task.order ? task.order->ttl : absl::InfiniteDuration();
+    done = mover_.Send(task.key, channel->get(), {number, task.replicas, ttl}, deadline);
+  }
+  peers_.Report(lane.peer, *channel, done.status());
+  if (lane.kind == kFetch && absl::IsDataLoss(done.status())) {
+    v1::ReportRequest report;  // it shall look at its copy
+    report.set_keys(task.key.bytes.data(), sizeof(Key));
+    (*channel)->Report(report, options_.runtime->Now() + options_.call_deadline).status().IgnoreError();
+  }
   return done;
 }
 
-void Replicator::Settle(Task task, const absl::StatusOr<uint64_t>& done, std::deque<Task>* queue) {
-  const absl::Time now = options_.runtime->Now();
-  absl::Duration pause = std::min(kLongestPause, kFirstPause * (1 << std::min(task.attempts, 10)));
-  if (const std::optional<absl::Duration> hint = RetryHint(done.status())) pause = std::max(pause, *hint);
-  pause *= 0.5 + static_cast<double>(options_.runtime->Random() >> 11) * 0x1p-53;
-  std::lock_guard lock(mutex_);
-  if (!done.ok() && Again(done.status()) && now + pause < task.give_up) {
-    ++task.attempts;
-    task.not_before = now + pause;
-    queue->push_back(std::move(task));
-    changed_->NotifyAll();
-    return;
+// Queues what the peer lacks. OK: it answered.
+absl::StatusOr<uint64_t> Replicator::CheckPeer(const Task& task, const NodeId& peer, Channel* channel, uint64_t view) {
+  const absl::StatusOr<std::vector<bool>> lacks =
+      mover_.Lacks(task.check, channel, view, options_.runtime->Now() + options_.call_deadline);
+  if (!lacks.ok()) return lacks.status();
+  for (size_t i = 0; i < task.check.size(); ++i) {
+    if (!(*lacks)[i]) continue;
+    const absl::StatusOr<Lookup> found = options_.store->Get(task.check[i], /*touch=*/false);
+    if (!found.ok() || found->block == nullptr) continue;
+    Task send;
+    send.key = task.check[i];
+    send.size_bytes = found->block->size_bytes();
+    send.replicas = task.replicas;
+    Push(kRepair, peer, std::move(send));
   }
-  if (task.fetch) fetching_.erase(task.key);
-  if (!done.ok()) {
-    ++counters_.failed;
-  } else if (!task.fetch) {
-    counters_.copied_blocks += *done > 0;
+  return 0;
+}
+
+void Replicator::Settle(Lanes::Taken taken, absl::Time began, const absl::StatusOr<uint64_t>& done) {
+  if (!done.ok() && TryAgain(&taken, done.status())) return;
+  const absl::Time now = options_.runtime->Now();
+  {
+    std::lock_guard lock(mutex_);
+    lanes_.Done(taken.lane, WorthAnotherTry(done.status()));
+    ++concluding_;
+    if (taken.lane.kind == kCopy) copy_bytes_ -= taken.task.size_bytes;
+    if (taken.lane.kind == kFetch) fetching_.erase(taken.task.key);
+    if (done.ok() && taken.lane.kind != kCopy) {
+      const double seconds = static_cast<double>(*done) / static_cast<double>(options_.background_rate);
+      lanes_.RestKind(taken.lane.kind, now + absl::Seconds(seconds));
+    }
+    changed_->NotifyAll();
+  }
+  Conclude(taken.lane, std::move(taken.task), began, done);
+  std::lock_guard lock(mutex_);
+  --concluding_;
+}
+
+// A hot copy is not tried again: HotCopies orders it anew if it is still wanted.
+bool Replicator::TryAgain(Lanes::Taken* taken, const absl::Status& status) {
+  if (taken->task.order || !WorthAnotherTry(status)) return false;
+  const absl::Time now = options_.runtime->Now();
+  const double chance = static_cast<double>(options_.runtime->Random() >> 11) * 0x1p-53;
+  std::lock_guard lock(mutex_);
+  const absl::Time next = now + PauseAfter(status, lanes_.failures(taken->lane), chance);
+  if (next >= taken->task.give_up) return false;
+  lanes_.Retry(taken->lane, std::move(taken->task), now, next);
+  changed_->NotifyAll();
+  return true;
+}
+
+void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const absl::StatusOr<uint64_t>& done) {
+  if (lane.kind == kFetch) return ConcludeFetch(std::move(task), done);
+  if (task.order) {
+    if (done.ok()) {
+      hot_.Sent(*task.order, began, /*was_there=*/*done == 0);
+    } else if (absl::IsNotFound(done.status())) {
+      hot_.Gone(*task.order);
+    } else {
+      hot_.Failed(*task.order);
+    }
+  }
+  // The peer says that the bytes are wrong: they may be wrong here.
+  if (absl::IsDataLoss(done.status()) && task.check.empty()) {
+    const absl::StatusOr<Lookup> found = options_.store->Get(task.key, /*touch=*/false);
+    if (found.ok() && found->block != nullptr && mover_.DropIfDamaged(task.key)) {
+      Damaged(task.key, found->traits);
+      std::lock_guard lock(mutex_);
+      ++counters_.damaged_blocks;
+    }
+  }
+  if (WorthAnotherTry(done.status()) && !task.order) repair_.CopyLost(options_.runtime->Now());
+  std::lock_guard lock(mutex_);
+  counters_.failed += !done.ok();
+  if (done.ok() && *done > 0) {
+    ++counters_.copied_blocks;
     counters_.copied_bytes += *done;
-  } else if (*done > 0) {
-    ++(task.refetch ? counters_.refetched_blocks : counters_.adopted_blocks);
-    counters_.adopted_bytes += *done;
   }
 }
 
-// --- Housekeeping: hot segments, and copies after a member has gone ---
+void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) {
+  if (done.ok() && *done > 0) {
+    const absl::StatusOr<std::string> digest = mover_.NamespaceOf(task.key);
+    const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(*digest) : 1;
+    if (replicas > 1 && !task.refetch) Spread(task.key, task.group, replicas);
+  }
+  {
+    std::lock_guard lock(mutex_);
+    counters_.failed += !done.ok();
+    if (done.ok() && *done > 0) {
+      ++(task.refetch ? counters_.refetched_blocks : counters_.adopted_blocks);
+      counters_.adopted_bytes += *done;
+    }
+  }
+  if (done.ok() || task.others.empty()) return;
+  const NodeId next = task.others.front();
+  task.others.erase(task.others.begin());
+  Push(kFetch, next, std::move(task));
+}
+
+// --- Housekeeping: hot segments, and copies after a change ---
 
 void Replicator::KeepHouse() {
-  std::shared_ptr<const View> known;
   for (;;) {
     {
       std::unique_lock lock(mutex_);
       const absl::Time until = options_.runtime->Now() + options_.housekeeping;
-      while (!stopping_ && changed_->WaitUntil(lock, until)) {
-      }
-      if (stopping_) return;
+      if (stopped_->WaitUntil(lock, until, [this] { return stopping_; })) return;
     }
     const std::shared_ptr<const View> view = options_.view();
     if (view == nullptr || view->nodes.empty()) continue;
-    if (known != nullptr && known->number != view->number) RepairAfter(*known, *view);
-    known = view;
-    RefreshHot();
+    repair_.SetView(*view, options_.runtime->Now());
+    StepRepair(*view);
+    RefreshHot(*view);
+    std::lock_guard lock(mutex_);
+    seen_view_ = view->number.value;
   }
 }
 
-bool Replicator::ForEachBlock(const std::function<bool(const ScannedBlock&)>& act) {
+void Replicator::StepRepair(const View& view) {
+  {
+    std::lock_guard lock(mutex_);
+    if (lanes_.waiting(kRepair) >= kRepairTasks) return;
+  }
+  const double blocks = static_cast<double>(options_.scan_rate) * absl::ToDoubleSeconds(options_.housekeeping);
+  for (ReplicaRepair::Check& check : repair_.Step(view, options_.runtime->Now(), static_cast<size_t>(blocks))) {
+    Task task;
+    task.replicas = check.replicas;
+    task.check = std::move(check.keys);
+    Push(kRepair, check.peer, std::move(task));
+  }
+}
+
+void Replicator::RefreshHot(const View& view) {
+  std::vector<Heat::Hot> hot = heat_.Tick(options_.runtime->Now(), hot_.Tick(view));
+  const auto not_ours = [&](const Heat::Hot& segment) {
+    return segment.segment == Key{} || view.nodes[Owner(segment.segment, view)].id != options_.self;
+  };
+  hot.erase(std::remove_if(hot.begin(), hot.end(), not_ours), hot.end());
+  std::vector<Key> segments;
+  for (const Heat::Hot& segment : hot) segments.push_back(segment.segment);
+  ListHot(hot_.Unlisted(segments));
+  for (const Heat::Hot& segment : hot) {
+    const size_t wanted = std::min<size_t>(options_.hot_copies, segment.times < 2 ? 1 : segment.times < 4 ? 2 : 3);
+    std::vector<NodeId> ranked;
+    for (const size_t node : Owners(segment.segment, view, view.nodes.size())) ranked.push_back(view.nodes[node].id);
+    for (HotCopies::Order& order : hot_.Plan(segment.segment, ranked, wanted)) {
+      Task task;
+      task.key = order.block;
+      const NodeId to = order.to;
+      task.order = std::move(order);
+      Push(kHot, to, std::move(task));
+    }
+  }
+}
+
+void Replicator::ListHot(const std::vector<Key>& segments) {
+  if (segments.empty()) return;
+  std::map<Key, std::vector<ScannedBlock>> blocks;
+  for (const Key& segment : segments) blocks[segment];
   uint64_t cursor = 0;
   do {
     const absl::StatusOr<BlockStore::ScanResult> scanned = options_.store->Scan(cursor, kScan);
-    if (!scanned.ok() || Stopping()) return false;
+    if (!scanned.ok()) return;
     for (const ScannedBlock& block : scanned->blocks) {
-      if (!act(block)) return false;
+      const auto segment = blocks.find(block.traits.group);
+      if (segment == blocks.end() || block.traits.expires != absl::InfiniteFuture()) continue;
+      segment->second.push_back(block);
     }
     cursor = scanned->next;
   } while (cursor != 0);
-  return true;
-}
-
-void Replicator::RepairAfter(const View& before, const View& now) {
-  const bool lost = std::any_of(before.nodes.begin(), before.nodes.end(),
-                                [&](const Node& node) { return now.Find(node.id) == nullptr; });
-  std::map<std::string, uint32_t> replicas;
-  {
-    std::lock_guard lock(mutex_);
-    replicas = replicas_;
-  }
-  const bool wanted = std::any_of(replicas.begin(), replicas.end(), [](const auto& entry) { return entry.second > 1; });
-  if (!lost || !wanted) return;
-  ForEachBlock([&](const ScannedBlock& block) {
-    if (block.traits.expires != absl::InfiniteFuture()) return true;  // an extra copy of a hot segment
-    const absl::StatusOr<Lookup> found = options_.store->Get(block.key, /*touch=*/false);
-    if (!found.ok() || found->block == nullptr) return true;
-    const absl::StatusOr<std::string> digest = options_.reading.namespace_of(found->block->pieces());
-    const auto count = digest.ok() ? replicas.find(*digest) : replicas.end();
-    if (count == replicas.end()) return true;
-    std::set<NodeId> had;
-    for (const size_t owner : Place(block.traits.group, before, count->second).owners)
-      had.insert(before.nodes[owner].id);
-    std::optional<NodeId> sender;
-    std::vector<NodeId> lacking;
-    for (const size_t owner : Place(block.traits.group, now, count->second).owners) {
-      const NodeId& id = now.nodes[owner].id;
-      if (had.count(id) == 0) {
-        lacking.push_back(id);
-      } else if (!sender) {
-        sender = id;
-      }
+  for (auto& [segment, listed] : blocks) {
+    uint32_t replicas = 1;
+    if (!listed.empty()) {
+      const absl::StatusOr<std::string> digest = mover_.NamespaceOf(listed.front().key);
+      if (digest.ok()) replicas = repair_.ReplicasOf(*digest);
     }
-    if (sender != options_.self) return true;
-    for (const NodeId& id : lacking) {
-      Task task;
-      task.key = block.key;
-      task.peer = id;
-      Push(std::move(task));
-    }
-    return true;
-  });
-}
-
-std::vector<NodeId> Replicator::HotNodes(const Key& group) {
-  std::lock_guard lock(mutex_);
-  if (hot_.empty()) return {};
-  const auto found = hot_.find(group);
-  if (found == hot_.end() || options_.runtime->Now() >= found->second.until) return {};
-  return found->second.nodes;
-}
-
-void Replicator::RefreshHot() {
-  const absl::Time now = options_.runtime->Now();
-  const std::vector<Heat::Hot> hot = heat_.Tick(now);
-  const std::shared_ptr<const View> view = options_.view();
-  std::vector<Heat::Hot> lacking;
-  {
-    std::lock_guard lock(mutex_);
-    for (auto entry = hot_.begin(); entry != hot_.end();) {
-      entry = now >= entry->second.until + kHotMargin ? hot_.erase(entry) : std::next(entry);
-    }
-    counters_.hot_segments = hot_.size();
-    for (const Heat::Hot& segment : hot) {
-      if (segment.segment != Key{} && hot_.count(segment.segment) == 0) lacking.push_back(segment);
-    }
+    hot_.List(segment, replicas, std::move(listed));
   }
-  std::map<Key, std::vector<ScannedBlock>> blocks;
-  for (const Heat::Hot& segment : lacking) {
-    const std::vector<size_t> owner = Owners(segment.segment, *view, 1);
-    if (!owner.empty() && view->nodes[owner[0]].id == options_.self) blocks[segment.segment];
-  }
-  if (blocks.empty()) return;
-  const bool listed = ForEachBlock([&](const ScannedBlock& block) {
-    const auto group = blocks.find(block.traits.group);
-    if (group != blocks.end() && block.traits.expires == absl::InfiniteFuture()) group->second.push_back(block);
-    return true;
-  });
-  if (!listed) return;
-  for (const Heat::Hot& segment : lacking) {
-    const auto group = blocks.find(segment.segment);
-    if (group != blocks.end() && !group->second.empty()) CopyHot(segment, *view, group->second);
-  }
-}
-
-// Sends a segment's blocks to the next nodes of the ring; a node counts once it has them all.
-void Replicator::CopyHot(const Heat::Hot& hot, const View& view, const std::vector<ScannedBlock>& blocks) {
-  uint64_t bytes = 0, standing = 0;
-  for (const ScannedBlock& block : blocks) bytes += block.size_bytes;
-  {
-    std::lock_guard lock(mutex_);
-    for (const auto& [segment, copies] : hot_) standing += copies.bytes;
-  }
-  const auto limit = static_cast<uint64_t>(options_.hot_fraction * static_cast<double>(options_.capacity_bytes));
-  const absl::Time until = options_.runtime->Now() + options_.hot_ttl - kHotMargin;
-  const size_t wanted = std::min(options_.hot_copies, static_cast<size_t>(1 + hot.times));
-  HotCopies copies{{}, until, 0};
-  for (const size_t node : Owners(hot.segment, view, 1 + options_.hot_copies)) {
-    const NodeId& id = view.nodes[node].id;
-    if (id == options_.self || copies.nodes.size() == wanted || standing + copies.bytes + bytes > limit) continue;
-    const std::shared_ptr<Channel> channel = peers_.Find(id, view);
-    bool all = channel != nullptr;
-    for (size_t i = 0; all && i < blocks.size(); ++i) {
-      const absl::StatusOr<uint64_t> sent =
-          mover_.Send(blocks[i].key, channel.get(), view.number.value, options_.hot_ttl,
-                      options_.runtime->Now() + options_.call_deadline);
-      all = sent.ok();
-      if (absl::IsUnavailable(sent.status()) || absl::IsDeadlineExceeded(sent.status())) peers_.Failed(id);
-      std::lock_guard lock(mutex_);
-      if (stopping_) return;
-      if (!all) ++counters_.failed;
-      if (all) counters_.copied_blocks += *sent > 0;
-      if (all) counters_.copied_bytes += *sent;
-    }
-    if (!all) continue;
-    copies.nodes.push_back(id);
-    copies.bytes += bytes;
-    std::lock_guard lock(mutex_);
-    hot_[hot.segment] = copies;  // readers may use each as soon as it stands
-    counters_.hot_segments = hot_.size();
-  }
-}
-
-// --- Draining ---
-
-View Replicator::ViewWithoutSelf(const View& view) const {
-  View without{view.number, {}};
-  for (const Node& node : view.nodes) {
-    if (node.id != options_.self) without.nodes.push_back(node);
-  }
-  return without;
-}
-
-void Replicator::HandOver(absl::Time deadline, uint64_t budget_bytes) {
-  std::vector<ScannedBlock> blocks;
-  ForEachBlock([&](const ScannedBlock& block) {
-    if (block.traits.expires == absl::InfiniteFuture()) blocks.push_back(block);
-    return true;
-  });
-  std::sort(blocks.begin(), blocks.end(), [](const ScannedBlock& a, const ScannedBlock& b) {
-    return a.gets != b.gets ? a.gets > b.gets : a.last_used > b.last_used;
-  });
-  uint64_t bytes = 0;
-  const auto over = std::find_if(blocks.begin(), blocks.end(),
-                                 [&](const ScannedBlock& block) { return (bytes += block.size_bytes) > budget_bytes; });
-  if (over != blocks.end()) bytes -= over->size_bytes;
-  blocks.erase(over, blocks.end());
-  {
-    std::lock_guard lock(mutex_);
-    drain_.Clear();
-    drain_.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
-    drain_.set_blocks(blocks.size());
-    drain_.set_bytes(blocks.empty() ? 0 : bytes);
-    drain_deadline_ = deadline;
-  }
-  size_t next = 0;  // guarded by mutex_
-  std::vector<std::unique_ptr<Thread>> senders;
-  for (int i = 0; i < kHandOverThreads; ++i) {
-    senders.push_back(options_.runtime->Start([&] {
-      for (;;) {
-        const ScannedBlock* block = nullptr;
-        {
-          std::lock_guard lock(mutex_);
-          if (stopping_ || next == blocks.size() || options_.runtime->Now() >= deadline) return;
-          block = &blocks[next++];
-        }
-        absl::StatusOr<uint64_t> sent = absl::UnavailableError("no view");
-        while (options_.runtime->Now() < deadline && !Stopping()) {
-          const std::shared_ptr<const View> view = options_.view();
-          if (view == nullptr) break;
-          const View others = ViewWithoutSelf(*view);
-          if (others.nodes.empty()) break;
-          const NodeId& heir = others.nodes[Owners(block->traits.group, others, 1).front()].id;
-          const std::shared_ptr<Channel> channel = peers_.Find(heir, others);
-          sent = channel == nullptr
-                     ? absl::StatusOr<uint64_t>(absl::UnavailableError("the next owner does not answer"))
-                     : mover_.Send(block->key, channel.get(), view->number.value, absl::InfiniteDuration(),
-                                   std::min(deadline, options_.runtime->Now() + options_.call_deadline));
-          if (absl::IsUnavailable(sent.status()) || absl::IsDeadlineExceeded(sent.status())) peers_.Failed(heir);
-          if (sent.ok() || !Again(sent.status())) break;
-          const absl::Duration pause = RetryHint(sent.status()).value_or(kFirstPause * 4);
-          options_.runtime->SleepUntil(std::min(deadline, options_.runtime->Now() + pause));
-        }
-        std::lock_guard lock(mutex_);
-        if (sent.ok()) {
-          drain_.set_sent_blocks(drain_.sent_blocks() + 1);
-          drain_.set_sent_bytes(drain_.sent_bytes() + block->size_bytes);
-        } else {
-          drain_.set_failed_blocks(drain_.failed_blocks() + 1);
-        }
-      }
-    }));
-  }
-  senders.clear();  // joins; each ends by the deadline
-}
-
-v1::DrainResponse Replicator::progress() const {
-  std::lock_guard lock(mutex_);
-  v1::DrainResponse progress = drain_;
-  if (progress.phase() == v1::DrainResponse::PHASE_HANDING_OVER) {
-    const absl::Duration left = drain_deadline_ - options_.runtime->Now();
-    progress.set_left_ms(std::max<int64_t>(0, absl::ToInt64Milliseconds(left)));
-  }
-  return progress;
-}
-
-ReplicatorCounters Replicator::counters() const {
-  std::lock_guard lock(mutex_);
-  return counters_;
 }
 
 }  // namespace kvist

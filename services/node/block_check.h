@@ -22,9 +22,9 @@ using Pieces = absl::Span<const absl::Span<const uint8_t>>;
 // Verifies that the first `size_bytes` of `pieces` are one whole block of this key and namespace (empty = any),
 // checksums included.
 // On error `cause` says which metric it counts under: "format", "identity" or "checksum".
-// Errors: InvalidArgument  not a block, cut off, or longer than itself; FailedPrecondition  made for something else
-// (both
-//         values are named); DataLoss  a checksum; Unimplemented  a later format.
+// Errors: InvalidArgument     not a block, cut off, longer than itself, or padding that is not zero;
+//         FailedPrecondition  made for something else (both values are named);
+//         DataLoss            a checksum; Unimplemented  a later format.
 absl::Status CheckBeforeCommit(Pieces pieces, size_t size_bytes, const Key& key, std::string_view namespace_digest,
                                std::string_view* cause);
 

@@ -5,10 +5,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/block_format.h"
+#include "services/cluster/records.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
+#include "services/node/log.h"
 #include "services/node/request_keys.h"
-#include "services/node/view_message.h"
 #include "services/transport/miss_reason.h"
 #include "services/transport/transport.h"
 
@@ -58,6 +59,10 @@ absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequ
   if (!pass.ok()) return pass.status();
   const absl::Duration lease = std::min(absl::Milliseconds(request.lease_ms()), options.limits.max_lease);
   size_t keys_left = options.limits.max_keys;
+  if (static_cast<size_t>(request.chains_size()) > keys_left) {
+    return absl::InvalidArgumentError(absl::StrCat(request.chains_size(), " chains in one request; at most ", keys_left,
+                                                   " are allowed: send several"));
+  }
   std::vector<std::vector<Key>> chains;
   for (const v1::Chain& chain : request.chains()) {
     absl::StatusOr<std::vector<Key>> keys = ParseKeys(chain.keys(), keys_left);
@@ -83,7 +88,7 @@ absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequ
   const std::shared_ptr<const View> now = view();
   response.set_view(now == nullptr ? 0 : now->number.value);
   if (now != nullptr && request.view() != 0 && request.view() < now->number.value) {
-    kvist::ToWire(*now, response.mutable_newer_view());
+    *response.mutable_newer_view() = ViewToWire(*now);
   }
   *response.mutable_load() = load();
   return response;
@@ -126,7 +131,7 @@ absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const v1::ReportR
   if (absl::Status status = admission.EnterReport(bytes); !status.ok()) return status;
   v1::ReportResponse response;
   for (const Key& key : *keys) {
-    const absl::StatusOr<bool> dropped = DropIfDamaged(this, key, FoundBy::kReport);
+    const absl::StatusOr<bool> dropped = kvist::DropIfDamaged(this, key, FoundBy::kReport);
     if (!dropped.ok()) return dropped.status();
     response.set_damaged(response.damaged() + (*dropped ? 1 : 0));
   }
@@ -166,12 +171,18 @@ absl::StatusOr<bool> DropIfDamaged(HandlersState* state, const Key& key, FoundBy
   if (!erased.ok()) return erased.status();
   if (!*erased) return false;
   state->metrics().CountDamaged(found_by);
+  Log(LogLevel::kWarning, "damaged block dropped", {{"key", key.Hex()}, {"why", std::string(whole.message())}});
   if (state->options.hooks.damaged) state->options.hooks.damaged(key, lookup->traits);
   return true;
 }
 
-CacheHandlers::CacheHandlers(CacheHandlersOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
-CacheHandlers::~CacheHandlers() = default;
+CacheHandlers::CacheHandlers(CacheHandlersOptions options) : impl_(std::make_shared<Impl>(std::move(options))) {}
+CacheHandlers::~CacheHandlers() {
+  EndSessions();
+  // What is left of the sessions must not lead to what goes with the handlers.
+  impl_->options.hooks = {};
+  impl_->options.view = nullptr;
+}
 
 absl::StatusOr<v1::MatchResponse> CacheHandlers::Match(const v1::MatchRequest& request) {
   return impl_->Counted(Method::kMatch, [&] { return impl_->Match(request); });
@@ -197,8 +208,8 @@ absl::StatusOr<v1::ReleaseResponse> CacheHandlers::Release(const v1::ReleaseRequ
       return absl::InvalidArgumentError(absl::StrCat(request.leases_size(), " leases in one request; at most ",
                                                      impl_->options.limits.max_keys, " are allowed: send several"));
     }
-    for (const uint64_t lease : request.leases()) {
-      if (absl::Status status = impl_->store().Release({lease}); !status.ok()) return status;
+    for (int i = request.leases_size(); i-- > 0;) {
+      if (absl::Status status = impl_->store().Release({request.leases(i)}); !status.ok()) return status;
     }
     return v1::ReleaseResponse();
   });
@@ -249,7 +260,7 @@ absl::StatusOr<v1::GetViewResponse> CacheHandlers::GetView() {
   return impl_->Counted(Method::kGetView, [&]() -> absl::StatusOr<v1::GetViewResponse> {
     v1::GetViewResponse response;
     const std::shared_ptr<const View> view = impl_->view();
-    if (view != nullptr) kvist::ToWire(*view, response.mutable_view());
+    if (view != nullptr) *response.mutable_view() = ViewToWire(*view);
     return response;
   });
 }
@@ -266,11 +277,15 @@ absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const v1::DrainRequest& r
 }
 
 absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const v1::GetRequest& request, absl::Time deadline) {
-  return OpenGetSession(impl_.get(), request, deadline);
+  return OpenGetSession(impl_, request, deadline);
 }
 
 absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(absl::Time deadline) {
-  return OpenPutSession(impl_.get(), deadline);
+  return OpenPutSession(impl_, deadline);
+}
+
+absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_by) {
+  return kvist::DropIfDamaged(impl_.get(), key, found_by);
 }
 
 void CacheHandlers::Sweep() {

@@ -39,12 +39,15 @@ struct Hooks {
   // A block was committed that is no copy; `replicas` nodes shall keep it, this one included (at least 1).
   std::function<void(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas)>
       stored;
+  // A copy was committed of a block that so many nodes shall keep: whoever holds it last sees to that.
+  std::function<void(std::string_view namespace_digest, uint32_t replicas)> copied;
   // A Get sends so many bytes of a block of this group.
   std::function<void(const Key& group, uint64_t bytes)> read;
   // Who holds extra copies of this segment; mostly nobody. Asked for every hit of a Match.
   std::function<std::vector<NodeId>(const Key& group)> hot_nodes;
   std::function<uint32_t(const v1::AdoptRequest& request)> adopt;  // how many were accepted; the request is well-formed
-  std::function<v1::DrainResponse(const v1::DrainRequest& request)> drain;
+  // Empty = the node cannot be drained.
+  std::function<absl::StatusOr<v1::DrainResponse>(const v1::DrainRequest& request)> drain;
   std::function<bool()> taking_blocks;  // false while draining: Reserve is refused. Empty = true
   // A copy came whose bytes differ from the stored block's, both being valid. The first was kept.
   std::function<void(const Key& key)> conflict;
@@ -67,10 +70,10 @@ struct CacheHandlersOptions {
 class CacheHandlers {
  public:
   explicit CacheHandlers(CacheHandlersOptions options);
-  ~CacheHandlers();  // REQUIRES: no session is left
+  ~CacheHandlers();  // ends all sessions. REQUIRES: none is in a call
 
-  // Chains are leased in reverse order: a request's later chains are the deeper ones, and leaves must be evicted before
-  // their parents.
+  // Chains are leased, and leases released, in reverse order: a request's later chains are the deeper ones, and leaves
+  // must be evicted before their parents.
   absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request);
   absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request);
   absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request);
@@ -86,6 +89,10 @@ class CacheHandlers {
   absl::StatusOr<std::unique_ptr<GetSession>> OpenGet(const v1::GetRequest& request, absl::Time deadline);
   absl::StatusOr<std::unique_ptr<PutSession>> OpenPut(absl::Time deadline);
 
+  // Verifies a stored block whole; one that is damaged is dropped, counted and told to the hook. True if it was
+  // dropped.
+  absl::StatusOr<bool> DropIfDamaged(const Key& key, FoundBy found_by);
+
   // Ends sessions whose deadline has passed or whose reader is too slow. Call it on a timer.
   void Sweep();
   // Ends all sessions at once.
@@ -96,7 +103,7 @@ class CacheHandlers {
 
  private:
   class Impl;
-  const std::unique_ptr<Impl> impl_;
+  const std::shared_ptr<Impl> impl_;  // sessions hold it too
 };
 
 }  // namespace kvist

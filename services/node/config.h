@@ -8,20 +8,33 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/cluster/membership.h"
 #include "services/cluster/view.h"
+#include "services/node/limits.h"
 
 namespace kvist {
 
 struct NodeConfig {
   NodeId id;
-  ViewNumber view;
-  std::string cluster_file;  // "" = a node by itself
+  ViewNumber view;           // of the cluster file
+  std::string cluster_file;  // "" = members in etcd, or a node by itself
+  EtcdOptions etcd;          // no endpoints = not in etcd
   Address listen;            // of the data port; port 0 = chosen by the system
+  Address advertise;         // where others reach it; empty host = the listen address; port 0 = the bound port
   Address http;              // of /metrics, /healthz, /readyz
   uint64_t capacity_bytes = 0;
+  double weight = 0;  // share of the keys; 0 = the capacity in GiB
   absl::Duration max_lease = absl::Seconds(30);
-  absl::Duration drain = absl::Seconds(10);  // what open calls get to end in when the node stops
-  bool prefault = true;                      // take the memory at start, not at first use
+  absl::Duration join_ramp = absl::Seconds(30);       // time to take over the whole share
+  absl::Duration join_window = absl::Seconds(30);     // and time more in which readers ask the previous owner too
+  absl::Duration drain = absl::Seconds(10);           // what open calls get to end in when the node stops
+  absl::Duration drain_deadline = absl::Seconds(30);  // of handing blocks over when the node leaves
+  uint64_t drain_budget_bytes = 0;                    // of that; 0 = half of the capacity
+  uint64_t scrub_rate = 64ull << 20;                  // bytes of resting blocks verified a second; 0 = none
+  absl::Duration scrub_pause = absl::Seconds(10);
+  AdmissionLimits admission;
+  bool prefault = true;             // take the memory at start, not at first use
+  bool enable_test_faults = false;  // POST /test/flip
   std::string log_level = "info";
 };
 

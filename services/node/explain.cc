@@ -5,10 +5,10 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "services/cluster/records.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
 #include "services/node/request_keys.h"
-#include "services/node/view_message.h"
 #include "services/transport/miss_reason.h"
 
 namespace kvist {
@@ -69,8 +69,7 @@ void DescribeHit(const HandlersState& state, const Lookup& lookup, const Key& ke
   } else {
     fate->set_tier(static_cast<v1::Tier>(lookup.tier));
     fate->set_size_bytes(lookup.block->size_bytes());
-    fate->set_detail(absl::StrCat("present: ", std::string(CodecName(head->view().codec())), " at ",
-                                  head->view().MaxPrecision(), " bits"));
+    fate->set_detail(absl::StrCat("present, in codec ", std::string(CodecName(head->view().codec()))));
   }
 }
 static_assert(static_cast<int>(Tier::kHost) == v1::TIER_HOST && static_cast<int>(Tier::kDisk) == v1::TIER_DISK);
@@ -113,7 +112,7 @@ absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1
   const std::shared_ptr<const View> view = state->view();
   response.set_view(view == nullptr ? 0 : view->number.value);
   if (view != nullptr && request.view() != 0 && request.view() < view->number.value) {
-    ToWire(*view, response.mutable_newer_view());
+    *response.mutable_newer_view() = ViewToWire(*view);
   }
   return response;
 }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
+#include "services/node/log.h"
 #include "services/node/request_keys.h"
 #include "services/transport/miss_reason.h"
 #include "services/transport/transport.h"
@@ -87,6 +88,7 @@ class GetState final : public OpenSession {
       const absl::Status verdict = Judge(now);
       if (verdict.ok()) return;
       node_->metrics().CountEndedStream(absl::IsAborted(verdict) ? StreamEnd::kSlowReader : StreamEnd::kDeadline);
+      Log(LogLevel::kWarning, "a Get was ended", {{"why", std::string(verdict.message())}});
       Close(verdict);
       act = std::exchange(act_, nullptr);
     }
@@ -250,7 +252,8 @@ class GetState final : public OpenSession {
 
 class GetSessionImpl final : public GetSession {
  public:
-  GetSessionImpl(HandlersState* node, std::shared_ptr<GetState> state) : node_(node), state_(std::move(state)) {
+  GetSessionImpl(std::shared_ptr<HandlersState> node, std::shared_ptr<GetState> state)
+      : node_(std::move(node)), state_(std::move(state)) {
     node_->sessions.Add(state_);
   }
   ~GetSessionImpl() override {
@@ -262,7 +265,7 @@ class GetSessionImpl final : public GetSession {
   void OnEnd(std::function<void()> act) override { state_->OnEnd(std::move(act)); }
 
  private:
-  HandlersState* const node_;
+  const std::shared_ptr<HandlersState> node_;
   const std::shared_ptr<GetState> state_;
 };
 
@@ -276,9 +279,9 @@ absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline
       absl::StrCat("Get and Put need a deadline of at most ", absl::FormatDuration(most), ": set one on the call"));
 }
 
-absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(HandlersState* state, const v1::GetRequest& request,
-                                                           absl::Time deadline) {
-  const auto refuse = [state](absl::Status status) {
+absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state,
+                                                           const v1::GetRequest& request, absl::Time deadline) {
+  const auto refuse = [&state](absl::Status status) {
     state->metrics().CountRpc(Method::kGet, status.code(), absl::ZeroDuration());
     return status;
   };
@@ -288,8 +291,8 @@ absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(HandlersState* state,
   uint64_t queued_bytes = 0;
   absl::StatusOr<Pass> pass = state->admission.EnterGet(keys->size(), &queued_bytes);
   if (!pass.ok()) return refuse(pass.status());
-  return std::make_unique<GetSessionImpl>(
-      state, std::make_shared<GetState>(state, request, *std::move(keys), deadline, *std::move(pass), queued_bytes));
+  return std::make_unique<GetSessionImpl>(state, std::make_shared<GetState>(state.get(), request, *std::move(keys),
+                                                                            deadline, *std::move(pass), queued_bytes));
 }
 
 }  // namespace kvist

@@ -34,7 +34,7 @@ struct HandlersState {
     return load;
   }
 
-  const CacheHandlersOptions options;
+  CacheHandlersOptions options;  // constant until the handlers go
   Admission admission;
   Namespaces namespaces;
   OpenSessions sessions;
@@ -43,9 +43,9 @@ struct HandlersState {
 // InvalidArgument if the stream's deadline is none, or too far away.
 absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline);
 
-absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(HandlersState* state, const v1::GetRequest& request,
-                                                           absl::Time deadline);
-absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(HandlersState* state, absl::Time deadline);
+absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state,
+                                                           const v1::GetRequest& request, absl::Time deadline);
+absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, absl::Time deadline);
 
 absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1::ExplainRequest& request);
 

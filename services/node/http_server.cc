@@ -14,7 +14,7 @@ namespace {
 
 class HttplibServer : public HttpServer {
  public:
-  HttplibServer(std::function<std::string()> metrics, std::function<bool()> ready) {
+  explicit HttplibServer(HttpOptions options) {
     // SO_REUSEPORT, the library's default, would let two nodes share a port unseen.
     server_.set_socket_options([](socket_t socket) {
       const int yes = 1;
@@ -23,17 +23,27 @@ class HttplibServer : public HttpServer {
     server_.new_task_queue = [] { return new httplib::ThreadPool(2); };
     server_.set_read_timeout(5);
     server_.set_write_timeout(5);
-    server_.Get("/metrics", [metrics = std::move(metrics)](const httplib::Request&, httplib::Response& response) {
-      response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
-    });
+    server_.Get("/metrics",
+                [metrics = std::move(options.metrics)](const httplib::Request&, httplib::Response& response) {
+                  response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
+                });
     server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("ok\n", "text/plain");
     });
-    server_.Get("/readyz", [ready = std::move(ready)](const httplib::Request&, httplib::Response& response) {
-      const bool is_ready = ready();
-      response.status = is_ready ? 200 : 503;
-      response.set_content(is_ready ? "ready\n" : "not ready\n", "text/plain");
+    server_.Get("/readyz", [why_not_ready = std::move(options.why_not_ready)](const httplib::Request&,
+                                                                              httplib::Response& response) {
+      const std::string why_not = why_not_ready();
+      response.status = why_not.empty() ? 200 : 503;
+      response.set_content(why_not.empty() ? "ready\n" : absl::StrCat("not ready: ", why_not, "\n"), "text/plain");
     });
+    if (!options.flip) return;
+    server_.Post(
+        "/test/flip", [flip = std::move(options.flip)](const httplib::Request& request, httplib::Response& response) {
+          const absl::StatusOr<std::string> answer =
+              flip([&request](const std::string& name) { return request.get_param_value(name.c_str()); });
+          response.status = answer.ok() ? 200 : 400;
+          response.set_content(answer.ok() ? *answer : std::string(answer.status().message()) + "\n", "text/plain");
+        });
   }
   ~HttplibServer() override {
     server_.stop();
@@ -65,15 +75,14 @@ class HttplibServer : public HttpServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
-                                                              std::function<std::string()> metrics,
-                                                              std::function<bool()> ready) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(HttpOptions options) {
+  const std::string address = options.address;
   const size_t colon = address.rfind(':');
   int port = -1;
   if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
     return absl::InvalidArgumentError(absl::StrCat("HTTP address '", address, "' is not host:port"));
   }
-  auto server = std::make_unique<HttplibServer>(std::move(metrics), std::move(ready));
+  auto server = std::make_unique<HttplibServer>(std::move(options));
   if (!server->Bind(address.substr(0, colon), port)) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen on HTTP address ", address,

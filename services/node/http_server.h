@@ -1,6 +1,7 @@
-// The node's HTTP port: GET /metrics (Prometheus text), /healthz (the process answers), /readyz (it takes requests).
+// The node's HTTP port: GET /metrics (Prometheus text), /healthz (the process answers), /readyz (it takes requests, or
+// why not), and with test faults POST /test/flip.
 //
-// Threads own ones; the two callbacks are called on them.
+// Threads own ones, so that it answers however busy the data port is; the callbacks are called on them.
 #ifndef KVIST_SERVICES_NODE_HTTP_SERVER_H_
 #define KVIST_SERVICES_NODE_HTTP_SERVER_H_
 
@@ -12,13 +13,20 @@
 
 namespace kvist {
 
+struct HttpOptions {
+  std::string address;  // "host:port", port 0 = chosen by the system
+  std::function<std::string()> metrics;
+  std::function<std::string()> why_not_ready;  // a sentence; "" = ready
+  // POST /test/flip?...: the parameter of that name, or ""; what to answer. Empty = no such path.
+  using Parameter = std::function<std::string(const std::string& name)>;
+  std::function<absl::StatusOr<std::string>(const Parameter& parameter)> flip;
+};
+
 class HttpServer {
  public:
-  // Binds `address` ("host:port", port 0 = chosen by the system) and serves until destruction.
+  // Binds and serves until destruction.
   // Errors: InvalidArgument  the address has no port; Unavailable  it cannot be bound (the message names it).
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,
-                                                           std::function<std::string()> metrics,
-                                                           std::function<bool()> ready);
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(HttpOptions options);
   virtual ~HttpServer() = default;
   virtual std::string address() const = 0;  // bound, "host:port"
 };

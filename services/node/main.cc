@@ -1,9 +1,15 @@
-// kvistd: reads flags, runs a node, stops it gracefully on SIGTERM or SIGINT. Exit: 0 stopped, 1 fault, 2 wrong flags.
+// kvistd: reads flags, runs a node, stops it gracefully on SIGTERM or SIGINT, at once on a second one. Exit: 0 stopped,
+// 1 fault or stopped at once, 2 wrong flags.
+#include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <thread>
 
 #include "services/node/config.h"
 #include "services/node/log.h"
@@ -26,13 +32,28 @@ int main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
+  // protobuf would write a line to stderr for each request with a string that is not UTF-8: the caller is told, not the
+  // log.
+  google::protobuf::SetLogHandler(nullptr);
   absl::StatusOr<std::unique_ptr<kvist::NodeServer>> node = kvist::NodeServer::Start(flags->config);
   if (!node.ok()) {
     kvist::Log(kvist::LogLevel::kError, "cannot start", {{"error", std::string(node.status().message())}});
     return 1;
   }
+  (*node)->OnLeft([] { kill(getpid(), SIGTERM); });
   int signal = 0;
   sigwait(&stop_signals, &signal);
+  std::atomic<bool> stopped = false;
+  std::thread second([&] {
+    int again = 0;
+    sigwait(&stop_signals, &again);
+    if (stopped) return;
+    kvist::Log(kvist::LogLevel::kWarning, "told twice to stop: stopping at once; what was being handed over is lost");
+    std::_Exit(1);
+  });
   (*node)->Stop();
+  stopped = true;
+  kill(getpid(), SIGTERM);  // ends the thread above
+  second.join();
   return 0;
 }

@@ -3,17 +3,20 @@
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <netdb.h>
 
-#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/cluster/membership.h"
 #include "services/cluster/static_file.h"
 #include "services/node/cache_service.h"
 #include "services/node/http_server.h"
 #include "services/node/log.h"
 #include "services/node/node_core.h"
+#include "services/node/replication.h"
+#include "services/node/test_faults.h"
 #include "services/runtime/runtime.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/transport.h"
@@ -23,24 +26,67 @@ namespace {
 
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr size_t kGrpcMemoryBytes = size_t{512} << 20;  // receive buffers and streams; beyond it gRPC slows its peers
+constexpr int kKeepaliveMs = 10'000;
+constexpr absl::Duration kLeave = absl::Seconds(5);  // to leave the cluster in, after the hand-over
+
+NodeCoreOptions CoreOptions(const NodeConfig& config) {
+  NodeCoreOptions options;
+  options.id = config.id;
+  options.capacity_bytes = config.capacity_bytes;
+  options.weight = config.weight;
+  options.max_lease = config.max_lease;
+  options.prefault = config.prefault;
+  options.admission = config.admission;
+  options.join_ramp = config.join_ramp;
+  options.join_window = config.join_window;
+  options.drain_deadline = config.drain_deadline;
+  options.drain_budget_bytes = config.drain_budget_bytes;
+  options.scrub_rate = config.scrub_rate;
+  options.scrub_pause = config.scrub_pause;
+  options.make_hooks = [capacity_bytes = config.capacity_bytes](const NodeParts& parts) {
+    return ReplicationHooks(parts, capacity_bytes);
+  };
+  return options;
+}
+
+// Null for a node by itself.
+absl::StatusOr<std::unique_ptr<Membership>> OpenMembership(const NodeConfig& config) {
+  if (!config.etcd.endpoints.empty()) return NewEtcdMembership(config.etcd, RealRuntime());
+  if (!config.cluster_file.empty()) return NewStaticMembership(config.cluster_file, RealRuntime());
+  return nullptr;
+}
+
+// What others are told to connect to.
+absl::StatusOr<Address> AdvertisedAddress(const NodeConfig& config, const Address& bound) {
+  Address address = config.advertise.host.empty() ? bound : config.advertise;
+  if (address.port == 0) address.port = bound.port;
+  std::string host = address.host;
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
+  if (error != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("the address ", address.ToString(),
+                                                   " that others would be told resolves to nothing here (",
+                                                   gai_strerror(error), "): change --advertise"));
+  }
+  freeaddrinfo(found);
+  return address;
+}
 
 class RunningNode : public NodeServer {
  public:
   explicit RunningNode(const NodeConfig& config) : config_(config) {}
   ~RunningNode() override {
-    ready_ = false;
+    if (core_ != nullptr) core_->Stop();
     if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(absl::Now()));
   }
 
   absl::Status Start() {
-    NodeCoreOptions options;
-    options.id = config_.id;
-    options.capacity_bytes = config_.capacity_bytes;
-    options.max_lease = config_.max_lease;
-    options.prefault = config_.prefault;
-    if (absl::Status status = ReadView(&options); !status.ok()) return status;
+    absl::StatusOr<std::unique_ptr<Membership>> membership = OpenMembership(config_);
+    if (!membership.ok()) return membership.status();
+    membership_ = *std::move(membership);
     absl::StatusOr<std::unique_ptr<NodeCore>> core =
-        NodeCore::Create(std::move(options), RealRuntime(), transport_.get(), /*membership=*/nullptr);
+        NodeCore::Create(CoreOptions(config_), RealRuntime(), transport_.get(), membership_.get());
     if (!core.ok()) return core.status();
     core_ = *std::move(core);
     cache_ = std::make_unique<CacheService>(core_->handlers());
@@ -48,34 +94,35 @@ class RunningNode : public NodeServer {
     if (absl::Status status = StartHttp(); !status.ok()) return status;
     if (absl::Status status = StartGrpc(); !status.ok()) return status;
     if (absl::Status status = Publish(); !status.ok()) return status;
-    core_->Start(data_address_, http_address_);
-    ready_ = true;  // last: whoever sees it ready also finds its addresses
+    absl::StatusOr<Address> advertised = AdvertisedAddress(config_, data_address_);
+    if (!advertised.ok()) return advertised.status();
+    core_->Start(*advertised, http_address_);  // last: whoever sees it ready also finds its addresses
     return absl::OkStatus();
   }
 
   Address data_address() const override { return data_address_; }
   Address http_address() const override { return http_address_; }
+  void OnLeft(std::function<void()> act) override { core_->OnLeft(std::move(act)); }
 
   void Stop() override {
-    ready_ = false;
     Log(LogLevel::kInfo, "draining", {{"drain", absl::FormatDuration(config_.drain)}});
+    core_->DrainAndLeave(absl::Now() + config_.drain_deadline + kLeave);
     server_->Shutdown(absl::ToChronoTime(absl::Now() + config_.drain));
+    core_->Stop();
     Log(LogLevel::kInfo, "stopped");
   }
 
  private:
-  // The view of the cluster file, if there is one.
-  absl::Status ReadView(NodeCoreOptions* options) const {
-    if (config_.cluster_file.empty()) return absl::OkStatus();
-    absl::StatusOr<View> view = ReadClusterFile(config_.cluster_file);
-    if (!view.ok()) return view.status();
-    options->fixed_view = std::make_shared<const View>(*std::move(view));
-    return absl::OkStatus();
-  }
-
   absl::Status StartHttp() {
-    absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(
-        config_.http.ToString(), [this] { return core_->metrics()->Expose(); }, [this] { return ready_.load(); });
+    HttpOptions options;
+    options.address = config_.http.ToString();
+    options.metrics = [this] { return core_->metrics()->Expose(); };
+    options.why_not_ready = [this] { return core_->status().why_not; };
+    if (config_.enable_test_faults) {
+      Log(LogLevel::kWarning, "test faults are enabled: whoever reaches the HTTP port can damage blocks");
+      options.flip = [this](const HttpOptions::Parameter& parameter) { return FlipBits(core_->store(), parameter); };
+    }
+    absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(std::move(options));
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
     absl::StatusOr<Address> bound = ParseAddress(http_->address());
@@ -95,6 +142,9 @@ class RunningNode : public NodeServer {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // a fixed window, as in transport/grpc_transport.cc
     builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8 << 20);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+    // A peer that is stopped or gone is noticed, and its streams with what they pin are ended.
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveMs);
     builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
     grpc::ResourceQuota quota("kvistd");
     quota.Resize(kGrpcMemoryBytes);
@@ -121,9 +171,9 @@ class RunningNode : public NodeServer {
 
   const NodeConfig config_;
   Address data_address_, http_address_;
-  std::atomic<bool> ready_ = false;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<Transport> transport_ = NewGrpcTransport();
+  std::unique_ptr<Membership> membership_;
   std::unique_ptr<NodeCore> core_;
   std::unique_ptr<CacheService> cache_;
   std::unique_ptr<ClusterService> cluster_;

@@ -4,6 +4,7 @@
 #ifndef KVIST_SERVICES_NODE_NODE_H_
 #define KVIST_SERVICES_NODE_NODE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -15,14 +16,20 @@ namespace kvist {
 class NodeServer {
  public:
   // Takes the memory, binds both ports and serves. With a cluster file, publishes the bound addresses beside it.
-  // Errors: Unavailable        a port is taken (named); ResourceExhausted  the memory cannot be had.
+  // Registers in the background: until it is a member, /readyz says what it waits for.
+  // Errors: Unavailable        a port is taken (named); ResourceExhausted  the memory cannot be had;
+  //         InvalidArgument    the advertised address resolves to nothing, or an option of etcd.
   static absl::StatusOr<std::unique_ptr<NodeServer>> Start(const NodeConfig& config);
   virtual ~NodeServer() = default;  // stops at once if Stop was not called
 
   virtual Address data_address() const = 0;  // bound
   virtual Address http_address() const = 0;
 
-  // Turns /readyz to 503, refuses new calls, lets open ones end until `config.drain` is over, then cuts them off.
+  // `act` is called once, on a thread of the node, when an operator's drain has left the cluster: it is time to stop.
+  virtual void OnLeft(std::function<void()> act) = 0;
+
+  // Turns /readyz to 503, hands blocks over and leaves the cluster within `config.drain_deadline`, then refuses new
+  // calls, lets open ones end until `config.drain` is over, and cuts them off.
   virtual void Stop() = 0;
 };
 

@@ -5,12 +5,15 @@
 #include <mutex>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "services/node/member.h"
+#include "services/node/scrubber.h"
 #include "services/version.h"
 
 namespace kvist {
 namespace {
 
+constexpr double kGib = uint64_t{1} << 30;
 constexpr absl::Duration kTick = absl::Milliseconds(250);  // of leases and sessions
 
 // Calls `act` every `period` until destruction.
@@ -45,7 +48,6 @@ class NodeCoreImpl final : public NodeCore {
  public:
   NodeCoreImpl(NodeCoreOptions options, Runtime* runtime, Transport* transport, Membership* membership)
       : options_(std::move(options)), runtime_(runtime), transport_(transport), membership_(membership) {}
-  ~NodeCoreImpl() override { timer_ = nullptr; }
 
   absl::Status Create() {
     HostTierOptions tier;
@@ -57,7 +59,14 @@ class NodeCoreImpl final : public NodeCore {
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
     metrics_ = std::make_unique<Metrics>(store_.get(), options_.id.value, kVersion);
-    handlers_ = std::make_unique<CacheHandlers>(HandlersOptions());
+    Hooks hooks;
+    if (options_.make_hooks) {
+      hooks = options_.make_hooks(
+          {options_.id, store_.get(), metrics_.get(), runtime_, transport_, [this] { return view(); }});
+    }
+    member_ = std::make_unique<Member>(OptionsOfMember(std::move(hooks.drain)), runtime_, membership_);
+    handlers_ = std::make_unique<CacheHandlers>(OptionsOfHandlers(std::move(hooks)));
+    AddFigures();
     return absl::OkStatus();
   }
 
@@ -66,32 +75,75 @@ class NodeCoreImpl final : public NodeCore {
       store_->DropExpired();
       handlers_->Sweep();
     });
-    ready_ = true;
+    if (options_.scrub_rate > 0) {
+      ScrubberOptions scrub;
+      scrub.rate = options_.scrub_rate;
+      scrub.pause = options_.scrub_pause;
+      scrub.verify = [this](const Key& key) {
+        handlers_->DropIfDamaged(key, FoundBy::kScrub).IgnoreError();
+        metrics_->CountScrubbed();
+      };
+      scrubber_ = std::make_unique<Scrubber>(std::move(scrub), store_.get(), runtime_);
+    }
+    started_ = true;
+    member_->Start(data, http);
   }
 
   CacheHandlers* handlers() override { return handlers_.get(); }
   Metrics* metrics() override { return metrics_.get(); }
-  BlockStore* store() override { return store_.get(); }
+  HostTier* store() override { return store_.get(); }
   std::shared_ptr<const View> view() const override {
     return membership_ == nullptr ? options_.fixed_view : membership_->view();
   }
+
   NodeStatus status() const override {
     NodeStatus status;
-    status.ready = ready_;
-    if (!status.ready) status.why_not = "the node is stopping";
     const std::shared_ptr<const View> now = view();
+    const Node self = member_->self();
     status.view = now == nullptr ? 0 : now->number.value;
+    status.state = self.state;
+    status.ramp = self.ramp;
+    status.draining = member_->draining();
+    status.left = member_->left();
+    if (membership_ != nullptr) status.membership = membership_->health();
+    status.why_not = WhyNotReady(status);
+    status.ready = status.why_not.empty();
     return status;
   }
-  void DrainAndLeave(absl::Time deadline) override {}
-  void OnLeft(std::function<void()> act) override {}
+
+  void DrainAndLeave(absl::Time deadline) override { member_->DrainAndLeave(deadline); }
+  void OnLeft(std::function<void()> act) override { member_->OnLeft(std::move(act)); }
   void Stop() override {
-    ready_ = false;
+    stopped_ = true;
     handlers_->EndSessions();
   }
 
  private:
-  CacheHandlersOptions HandlersOptions() {
+  std::string WhyNotReady(const NodeStatus& status) const {
+    if (stopped_) return "the node is stopping";
+    if (status.draining) return "the node is draining";
+    if (!started_) return "the node is starting";
+    if (member_->registered()) return "";
+    const std::string problem = member_->problem();
+    return absl::StrCat("no member of the cluster yet, and waiting for it: ",
+                        problem.empty() ? status.membership.problem : problem);
+  }
+
+  MemberOptions OptionsOfMember(decltype(Hooks::drain) hand_over) const {
+    MemberOptions member;
+    member.self.id = options_.id;
+    member.self.weight = options_.weight > 0 ? options_.weight : options_.capacity_bytes / kGib;
+    member.self.capacity_bytes = options_.capacity_bytes;
+    member.join_ramp = options_.join_ramp;
+    member.join_window = options_.join_window;
+    member.drain_deadline = options_.drain_deadline;
+    member.drain_budget_bytes =
+        options_.drain_budget_bytes > 0 ? options_.drain_budget_bytes : options_.capacity_bytes / 2;
+    member.hand_over = std::move(hand_over);
+    return member;
+  }
+
+  CacheHandlersOptions OptionsOfHandlers(Hooks hooks) {
     CacheHandlersOptions handlers;
     handlers.store = store_.get();
     handlers.metrics = metrics_.get();
@@ -103,22 +155,48 @@ class NodeCoreImpl final : public NodeCore {
     handlers.limits.max_block_bytes = std::min(handlers.limits.max_block_bytes, options_.capacity_bytes);
     handlers.admission = options_.admission;
     handlers.view = [this] { return view(); };
-    if (options_.make_hooks) {
-      handlers.hooks = options_.make_hooks(
-          {options_.id, store_.get(), metrics_.get(), runtime_, transport_, [this] { return view(); }});
-    }
+    handlers.hooks = std::move(hooks);
+    handlers.hooks.drain = [this](const v1::DrainRequest& request) { return member_->Drain(request); };
+    handlers.hooks.taking_blocks = [this] { return !stopped_ && !member_->draining(); };
     return handlers;
+  }
+
+  void AddFigures() {
+    const auto gauge = [this](const char* name, const char* help, std::function<double()> read) {
+      metrics_->AddFigure(Metrics::Kind::kGauge, name, help, {}, std::move(read));
+    };
+    gauge("kvist_view", "Number of the view of the cluster; 0 = none.", [this] { return status().view; });
+    gauge("kvist_ready", "1 while the node takes requests.", [this] { return status().ready; });
+    for (const NodeState state : {NodeState::kServing, NodeState::kJoining, NodeState::kDraining}) {
+      metrics_->AddFigure(Metrics::Kind::kGauge, "kvist_state", "1 for the state that the node is in.",
+                          {{"state", std::string(NodeStateName(state))}},
+                          [this, state] { return member_->self().state == state; });
+    }
+    gauge("kvist_ramp", "The part of the node's weight that counts.", [this] { return member_->self().ramp; });
+    gauge("kvist_gets_in_flight", "Get streams under way.", [this] { return handlers_->load().streams(); });
+    gauge("kvist_queued_bytes", "Bytes that those have still to send.",
+          [this] { return handlers_->load().queued_bytes(); });
+    if (membership_ == nullptr) return;
+    gauge("kvist_membership_connected", "1 while the source of the members answers.",
+          [this] { return membership_->health().connected; });
+    gauge("kvist_membership_registered", "1 while our record stands there.",
+          [this] { return membership_->health().registered; });
+    metrics_->AddFigure(Metrics::Kind::kCounter, "kvist_registrations_total",
+                        "How often the node had to register, the first time included.", {},
+                        [this] { return membership_->health().registrations; });
   }
 
   const NodeCoreOptions options_;
   Runtime* const runtime_;
   Transport* const transport_;
   Membership* const membership_;
-  std::atomic<bool> ready_ = false;
+  std::atomic<bool> started_ = false, stopped_ = false;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<HostTier> store_;
   std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<Member> member_;
   std::unique_ptr<CacheHandlers> handlers_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<Timer> timer_;
 };
 

@@ -50,10 +50,12 @@ struct NodeCoreOptions {
   absl::Duration drain_deadline = absl::Seconds(30);  // of the hand-over
   uint64_t drain_budget_bytes = 0;                    // of the hand-over; 0 = half of the capacity
   uint64_t scrub_rate = 64ull << 20;                  // bytes a second; 0 = no scrub
+  absl::Duration scrub_pause = absl::Seconds(10);     // between two passes over the store
   // The view of a node without a Membership; null = a node by itself.
   std::shared_ptr<const View> fixed_view;
-  // Called once, in Create. The returned hooks are called until ~NodeCore; `drain` among them hands blocks over, and
-  // the core does the rest (state, leaving). `taking_blocks` is the core's own.
+  // Called once, in Create. The returned hooks are called until ~NodeCore, which destroys them before the parts.
+  // `drain` among them hands blocks over, as MemberOptions::hand_over (member.h); state and leaving are the core's.
+  // `taking_blocks` is the core's own.
   std::function<Hooks(const NodeParts& parts)> make_hooks;
 };
 
@@ -64,6 +66,7 @@ struct NodeStatus {
   uint64_t view = 0;    // 0 = none yet
   NodeState state = NodeState::kServing;
   double ramp = 1;
+  bool draining = false;
   bool left = false;  // drained, no member any more
   MembershipHealth membership;
 };
@@ -74,19 +77,19 @@ class NodeCore {
   // Errors: InvalidArgument  an option; ResourceExhausted  the memory is not there.
   static absl::StatusOr<std::unique_ptr<NodeCore>> Create(NodeCoreOptions options, Runtime* runtime,
                                                           Transport* transport, Membership* membership);
-  virtual ~NodeCore() = default;  // stops without draining; open sessions must be gone
+  virtual ~NodeCore() = default;  // stops without draining; open sessions must be idle: they are ended
 
   // Starts the threads, and registers under these addresses in the background until it succeeds. Does not wait.
   virtual void Start(const Address& data, const Address& http) = 0;
 
   virtual CacheHandlers* handlers() = 0;
   virtual Metrics* metrics() = 0;
-  virtual BlockStore* store() = 0;
+  virtual HostTier* store() = 0;
   virtual std::shared_ptr<const View> view() const = 0;
   virtual NodeStatus status() const = 0;
 
-  // Stops taking blocks, hands over, leaves; returns when that is done or `deadline` has passed. Whoever calls second
-  // waits for the same drain.
+  // Stops taking blocks, hands over within the drain's own deadline, leaves; returns when that is done or `deadline`
+  // has passed. Whoever calls second waits for the same drain.
   virtual void DrainAndLeave(absl::Time deadline) = 0;
   // `act` is called once, on a thread of the core, when a Drain that was asked for by RPC has left the cluster.
   virtual void OnLeft(std::function<void()> act) = 0;

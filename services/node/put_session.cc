@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
+#include "services/node/log.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
@@ -151,6 +152,7 @@ class PutState final : public OpenSession {
 
   absl::StatusOr<bool> TryReserve(const v1::PutReserve& reserve) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return Copy(ended_);
+    if (reservation_ != nullptr || head_) return absl::FailedPreconditionError("a Put reserves once");
     if (absl::Status status = Check(reserve); !status.ok()) return status;
     std::memcpy(key_.bytes.data(), reserve.key().data(), sizeof(Key));
     traits_.group = key_;
@@ -208,6 +210,7 @@ class PutState final : public OpenSession {
     over_ = true;
     if (head_->Conflicts(key_, namespace_digest_)) {
       node_->metrics().CountConflict();
+      Log(LogLevel::kWarning, "a copy has other bytes than the stored block; the first is kept", {{"key", key_.Hex()}});
       if (node_->options.hooks.conflict) node_->options.hooks.conflict(key_);
     }
     Close(absl::OkStatus());
@@ -238,6 +241,9 @@ class PutState final : public OpenSession {
   // REQUIRES: the session is closed, so that nobody changes what is read here.
   void TellOfStored() {
     node_->namespaces.CountBlock(namespace_digest_);
+    if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
+      node_->options.hooks.copied(namespace_digest_, replicas_);
+    }
     if (!copy_ && node_->options.hooks.stored) {
       node_->options.hooks.stored(key_, traits_, namespace_digest_, replicas_);
     }
@@ -277,7 +283,8 @@ class PutState final : public OpenSession {
 
 class PutSessionImpl final : public PutSession {
  public:
-  PutSessionImpl(HandlersState* node, std::shared_ptr<PutState> state) : node_(node), state_(std::move(state)) {
+  PutSessionImpl(std::shared_ptr<HandlersState> node, std::shared_ptr<PutState> state)
+      : node_(std::move(node)), state_(std::move(state)) {
     node_->sessions.Add(state_);
   }
   ~PutSessionImpl() override {
@@ -293,21 +300,21 @@ class PutSessionImpl final : public PutSession {
   void OnEnd(std::function<void()> act) override { state_->OnEnd(std::move(act)); }
 
  private:
-  HandlersState* const node_;
+  const std::shared_ptr<HandlersState> node_;
   const std::shared_ptr<PutState> state_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(HandlersState* state, absl::Time deadline) {
-  const auto refuse = [state](absl::Status status) {
+absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, absl::Time deadline) {
+  const auto refuse = [&state](absl::Status status) {
     state->metrics().CountRpc(Method::kPut, status.code(), absl::ZeroDuration());
     return status;
   };
   if (absl::Status status = CheckStreamDeadline(*state, deadline); !status.ok()) return refuse(std::move(status));
   absl::StatusOr<Pass> pass = state->admission.EnterPut();
   if (!pass.ok()) return refuse(pass.status());
-  return std::make_unique<PutSessionImpl>(state, std::make_shared<PutState>(state, deadline, *std::move(pass)));
+  return std::make_unique<PutSessionImpl>(state, std::make_shared<PutState>(state.get(), deadline, *std::move(pass)));
 }
 
 }  // namespace kvist

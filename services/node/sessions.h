@@ -3,8 +3,8 @@
 // Units   bytes.
 // Threads a session is used by one thread at a time. `OnEnd` handlers are called from the node's sweep, on its thread.
 // Life    a session ends with its object, by its deadline, or when the node ends it (a reader that takes nothing, a
-//         node that stops): its pin and its reservation go at that moment, and every later call returns why. It must
-//         not outlive the CacheHandlers that opened it; parts may.
+//         node that stops): its pin and its reservation go at that moment, and every later call returns why. It may
+//         outlive the CacheHandlers that opened it, and has ended then; parts may as well.
 #ifndef KVIST_SERVICES_NODE_SESSIONS_H_
 #define KVIST_SERVICES_NODE_SESSIONS_H_
 
@@ -59,6 +59,7 @@ class PutSession {
   // A copy of a block that is there is true as well: its head is taken, compared with the stored block's, and the Put
   // is over (`over`) as soon as that is done.
   // Errors: InvalidArgument                      the request is wrong;
+  //         FailedPrecondition                   it has reserved already;
   //         Unavailable                          the node is draining and takes nothing new;
   //         ResourceExhausted with a retry hint  too much is under way, or the rest of the store is pinned.
   virtual absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) = 0;

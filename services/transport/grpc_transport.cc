@@ -139,7 +139,10 @@ class GrpcPutStream : public PutStream {
   }
   absl::Status EarlyEnd() {
     absl::StatusOr<v1::PutResponse> response = Verdict();
-    return response.ok() ? absl::InternalError("the node ended a Put before its commit") : response.status();
+    if (!response.ok()) return response.status();
+    // A copy of a block that is there ends once its head has been compared.
+    if (!response->stored()) return absl::AlreadyExistsError("the node has this block");
+    return absl::InternalError("the node ended a Put before its commit");
   }
 
   RawStream stream_;
@@ -169,7 +172,7 @@ absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1:
 class GrpcChannel : public Channel {
  public:
   explicit GrpcChannel(std::shared_ptr<grpc::Channel> channel)
-      
+
       : cluster_stub_(v1::Cluster::NewStub(channel)),
         stub_(v1::Cache::NewStub(channel)),
         raw_stub_(std::move(channel)) {}

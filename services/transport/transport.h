@@ -36,7 +36,8 @@ class GetSink {
 class PutStream {
  public:
   virtual ~PutStream() = default;
-  // Sends `bytes` for `offset`, cut into parts; `bytes` may be reused when it returns.
+  // Sends `bytes` for `offset`, cut into parts; `bytes` may be reused when it returns. AlreadyExists: the node has the
+  // block after all (it may find that only when it sees the head of a copy); the stream is spent.
   virtual absl::Status Write(uint64_t offset, absl::Span<const uint8_t> bytes) = 0;
   // Ends the stream and returns the node's verdict. The stream is spent.
   virtual absl::StatusOr<v1::PutResponse> Commit(uint64_t size_bytes) = 0;

@@ -179,7 +179,10 @@ class RemoteStore final : public BlockStore {
     if (traits.group != Key{}) reserve.set_segment_head(KeyField(traits.group));
     if (traits.expires != absl::InfiniteFuture()) {
       const absl::Duration ttl = traits.expires - options_.store_clock();
-      if (ttl <= absl::ZeroDuration()) return absl::InvalidArgumentError("the block would expire in the past");
+      if (ttl <= absl::ZeroDuration()) {
+        return absl::InvalidArgumentError(absl::StrCat("the block would expire at ", absl::FormatTime(traits.expires),
+                                                       ", which is past: give a later time"));
+      }
       reserve.set_ttl_ms(absl::ToInt64Milliseconds(absl::Ceil(ttl, absl::Milliseconds(1))));
     }
     absl::StatusOr<std::unique_ptr<PutStream>> stream = options_.channel->Put(reserve, Deadline());
@@ -190,7 +193,11 @@ class RemoteStore final : public BlockStore {
     return std::make_unique<RemoteReservation>(*std::move(stream), std::move(bytes));
   }
 
+  // The node forgets it as erased by request, whatever `why`.
   absl::StatusOr<bool> Erase(const Key& key, MissReason why) override {
+    if (why != MissReason::kErased && why != MissReason::kDamaged) {
+      return absl::InvalidArgumentError("erase: a block is erased by request (kErased) or as damaged (kDamaged)");
+    }
     v1::EraseRequest request;
     request.set_keys(KeyField(key));
     const absl::StatusOr<v1::EraseResponse> response = options_.channel->Erase(request, Deadline());

@@ -4,10 +4,12 @@
 // Units   bytes; deadlines are relative to each call.
 // Threads any, as BlockStore says. A Reservation belongs to one thread.
 // Errors  those of BlockStore, plus Unavailable and DeadlineExceeded of the channel. A block that the node finds
-// damaged is
-//         DataLoss. Reasons that only services know become kNeverStored (services/transport/miss_reason.h).
+//         damaged is DataLoss. Reasons that only services know become kNeverStored (services/transport/miss_reason.h).
+//         Scan is Unimplemented: a node does not list its blocks to others.
 // Bounds  Get and Reserve hold the whole block in memory of this process; a chain is at most the node's max_keys long.
-// Differs an aborted reservation returns its space when the node has seen the broken stream, a moment later.
+// Differs an aborted reservation returns its space when the node has seen the broken stream, a moment later. Traits go
+//         to the node (expiry as a time to live, in whole milliseconds, rounded up) and do not come back; nor do a
+//         miss's time and cause, which Explain tells. Every Get touches; an erased block is erased by request.
 #ifndef KVIST_SERVICES_WORKER_REMOTE_STORE_H_
 #define KVIST_SERVICES_WORKER_REMOTE_STORE_H_
 

@@ -1,5 +1,6 @@
-// Goal: the host tier does exactly what a plain model does: content, misses with their reasons, pins, leases, the order
-// of eviction and every figure of Stats; and no two blocks share a byte.
+// Goal: the host tier does exactly what a plain model does: content and traits, misses with their reasons, times and
+// causes, expiry, pins, leases, the order of eviction, what Scan lists and every figure of Stats; and no two blocks
+// share a byte.
 // Method: random operations, one thread, seeded. The model keeps blocks in a map and the order of eviction in one list;
 // it learns from Stats only how many blocks were evicted for a reservation, and says itself which.
 #include <gtest/gtest.h>
@@ -43,6 +44,9 @@ std::string Pattern(uint64_t serial, size_t size_bytes) {
 struct ModelBlock {
   uint64_t number = 0;  // of its key
   std::string bytes;
+  BlockTraits traits;
+  absl::Time last_used;
+  uint64_t gets = 0;
   int refs = 0;
   int leases = 0;
   bool indexed = true;
@@ -54,6 +58,13 @@ using ModelRef = std::shared_ptr<ModelBlock>;
 struct OpenReservation {
   std::unique_ptr<Reservation> reservation;
   std::string bytes;
+  BlockTraits traits;
+};
+
+struct Gone {
+  MissReason why = MissReason::kNeverStored;
+  absl::Time when = absl::InfinitePast();
+  Key made_room_for;
 };
 
 class HostTierProperty : public testing::TestWithParam<uint64_t> {
@@ -75,7 +86,14 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
     const auto at = std::find(order_.begin(), order_.end(), block);
     if (at != order_.end()) order_.splice(order_.end(), order_, at);
   }
-  void EvictFromModel() {
+  void Remove(const ModelRef& block, const Gone& gone) {
+    order_.remove(block);
+    block->indexed = false;
+    if (block->held()) removed_held_.push_back(block);
+    gone_[block->number] = gone;
+    stored_.erase(block->number);
+  }
+  void EvictFromModel(const Key& made_room_for) {
     for (size_t seen = 0; seen <= order_.size(); ++seen) {
       const ModelRef oldest = order_.front();
       order_.pop_front();
@@ -84,10 +102,7 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
         continue;
       }
       evicted_bytes_ += oldest->charge();
-      oldest->indexed = false;
-      stored_.erase(oldest->number);
-      causes_[oldest->number] = MissReason::kEvicted;
-      return;
+      return Remove(oldest, {MissReason::kEvicted, now_, made_room_for});
     }
     FAIL() << "the tier evicted when all was held";
   }
@@ -96,7 +111,16 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
       if (--block->leases == 0 && block->indexed) order_.push_back(block);
     }
   }
+  // What any look at an expired block does to it.
+  void Meet(uint64_t number) {
+    const auto stored = stored_.find(number);
+    if (stored == stored_.end() || stored->second->traits.expires > now_) return;
+    const ModelRef block = stored->second;
+    Remove(block, {MissReason::kExpired, block->traits.expires, {}});
+    ++expired_blocks_;
+  }
   void Expire() {
+    for (uint64_t number = 0; number < kKeys; ++number) Meet(number);
     while (true) {
       const auto first = std::min_element(leases_.begin(), leases_.end(), [](const auto& a, const auto& b) {
         return std::pair(a.second.first, a.first) < std::pair(b.second.first, b.first);
@@ -107,16 +131,16 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
       ++expired_leases_;
     }
   }
-  MissReason Cause(uint64_t number) const {
-    if (reservations_.contains(number)) return MissReason::kBeingWritten;
-    const auto cause = causes_.find(number);
-    return cause == causes_.end() ? MissReason::kNeverStored : cause->second;
+  Gone WhyMissing(uint64_t number) const {
+    if (reservations_.contains(number)) return {.why = MissReason::kBeingWritten, .made_room_for = {}};
+    const auto gone = gone_.find(number);
+    return gone == gone_.end() ? Gone() : gone->second;
   }
-  // Every block that takes space: stored, or held after it was erased.
+  // Every block that takes space: stored, or held after it was erased or expired.
   std::vector<ModelRef> Alive() const {
     std::vector<ModelRef> alive;
     for (const auto& [number, block] : stored_) alive.push_back(block);
-    for (const ModelRef& block : erased_held_) {
+    for (const ModelRef& block : removed_held_) {
       if (block->held()) alive.push_back(block);
     }
     return alive;
@@ -126,14 +150,16 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
   void Reserve() {
     const uint64_t number = Pick(kKeys);
     const size_t size_bytes = Pick(40) == 0 ? kCapacity / 2 : RandomSize();
-    const uint64_t evicted_before = tier_->Stats()->evicted_blocks;
-    auto reservation = tier_->Reserve(KeyOf(number), size_bytes);
-    for (uint64_t i = evicted_before; i < tier_->Stats()->evicted_blocks; ++i)
-      ASSERT_NO_FATAL_FAILURE(EvictFromModel());
+    BlockTraits traits{.group = KeyOf(1000 + number / 10)};
+    if (Pick(4) == 0) traits.expires = now_ + absl::Milliseconds(1 + Pick(30000));
+    auto reservation = tier_->Reserve(KeyOf(number), size_bytes, traits);
+    Expire();
+    const uint64_t evicted = tier_->Stats()->evicted_blocks;
+    for (; evicted_blocks_ < evicted; ++evicted_blocks_) ASSERT_NO_FATAL_FAILURE(EvictFromModel(KeyOf(number)));
     if (stored_.contains(number) || reservations_.contains(number)) {
       ASSERT_EQ(reservation.status().code(), absl::StatusCode::kAlreadyExists);
     } else if (reservation.ok()) {
-      reservations_[number] = {*std::move(reservation), Pattern(++serial_, size_bytes)};
+      reservations_[number] = {*std::move(reservation), Pattern(++serial_, size_bytes), traits};
     } else {
       ASSERT_EQ(reservation.status().code(), absl::StatusCode::kResourceExhausted) << reservation.status();
       ++refused_;
@@ -158,23 +184,34 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
     const size_t kept = Pick(3) == 0 ? 1 + Pick(bytes.size()) : bytes.size();
     ASSERT_TRUE(open.reservation->Commit(kept).ok());
     open.bytes.resize(kept);
-    const auto block = std::make_shared<ModelBlock>(ModelBlock{.number = number, .bytes = open.bytes});
+    const auto block = std::make_shared<ModelBlock>(
+        ModelBlock{.number = number, .bytes = open.bytes, .traits = open.traits, .last_used = now_});
     stored_[number] = block;
-    causes_.erase(number);
+    gone_.erase(number);
     order_.push_back(block);
+    Meet(number);  // its time may be over already
   }
 
-  void Get() {
+  void Get(bool touch) {
     const uint64_t number = Pick(kKeys);
-    auto lookup = tier_->Get(KeyOf(number));
+    auto lookup = tier_->Get(KeyOf(number), touch);
+    Meet(number);
     ASSERT_TRUE(lookup.ok());
     const auto stored = stored_.find(number);
     ASSERT_EQ(lookup->block != nullptr, stored != stored_.end()) << number;
     if (lookup->block == nullptr) {
-      ASSERT_EQ(lookup->miss, Cause(number)) << number;
+      const Gone gone = WhyMissing(number);
+      ASSERT_EQ(lookup->miss, gone.why) << number;
+      ASSERT_EQ(lookup->gone, gone.when) << number;
+      ASSERT_EQ(lookup->made_room_for, gone.made_room_for) << number;
       return;
     }
-    Touch(stored->second);
+    ASSERT_EQ(lookup->traits, stored->second->traits);
+    if (touch) {
+      Touch(stored->second);
+      stored->second->last_used = now_;
+      ++stored->second->gets;
+    }
     ++stored->second->refs;
     refs_.emplace_back(std::move(lookup->block), stored->second);
     ASSERT_NO_FATAL_FAILURE(CheckContent(*refs_.back().first, *refs_.back().second));
@@ -210,11 +247,12 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
     ASSERT_TRUE(match.ok());
     ASSERT_EQ(match->hits, hits.size());
     ASSERT_EQ(match->hit_bytes, hit_bytes);
-    ASSERT_EQ(match->miss, hits.size() == chain.size() ? MissReason::kNone : Cause(first + hits.size()));
+    ASSERT_EQ(match->miss, hits.size() == chain.size() ? MissReason::kNone : WhyMissing(first + hits.size()).why);
     const bool granted = ttl > absl::ZeroDuration() && !hits.empty() && leased_bytes <= kCapacity / 2;
     ASSERT_EQ(match->lease.value != 0, granted);
     ASSERT_EQ(match->lease_ttl, granted ? std::min(ttl, kMaxLease) : absl::ZeroDuration());
     for (const ModelRef& block : hits) {
+      block->last_used = now_;
       if (!granted) {
         Touch(block);
       } else if (block->leases++ == 0) {
@@ -237,17 +275,31 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
 
   void Erase() {
     const uint64_t number = Pick(kKeys);
-    auto erased = tier_->Erase(KeyOf(number));
+    const MissReason why = Pick(3) == 0 ? MissReason::kDamaged : MissReason::kErased;
+    auto erased = tier_->Erase(KeyOf(number), why);
+    Meet(number);
     ASSERT_TRUE(erased.ok());
     const auto stored = stored_.find(number);
     ASSERT_EQ(*erased, stored != stored_.end());
     if (!*erased) return;
-    order_.remove(stored->second);
-    stored->second->indexed = false;
-    erased_held_.push_back(stored->second);
-    stored_.erase(stored);
-    causes_[number] = MissReason::kErased;
+    Remove(ModelRef(stored->second), {why, now_, {}});
     ++erased_;
+  }
+
+  // Time passes, and the tier learns it from one of several calls. Leases must not run out behind the model's back, so
+  // only calls that do not change the order of eviction come before those that drop leases too.
+  void PassTime() {
+    now_ += absl::Seconds(Pick(8));
+    for (uint64_t looks = Pick(4); looks > 0; --looks) ASSERT_NO_FATAL_FAILURE(Get(/*touch=*/false));
+    if (Pick(3) == 0) {
+      ASSERT_NO_FATAL_FAILURE(Erase());
+    }
+    if (Pick(3) == 0) {
+      ASSERT_NO_FATAL_FAILURE(CheckScan());
+    }
+    if (Pick(3) == 0) return Reserve();
+    ASSERT_FALSE(tier_->DropExpired());
+    Expire();
   }
 
   // --- Checks ---
@@ -277,10 +329,37 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
     ASSERT_LE(used + reserved, kCapacity);
     ASSERT_EQ(stats.blocks, stored_.size());
     ASSERT_EQ(stats.leases, leases_.size());
+    ASSERT_EQ(stats.evicted_blocks, evicted_blocks_);
     ASSERT_EQ(stats.evicted_bytes, evicted_bytes_);
+    ASSERT_EQ(stats.expired_blocks, expired_blocks_);
     ASSERT_EQ(stats.erased_blocks, erased_);
     ASSERT_EQ(stats.expired_leases, expired_leases_);
     ASSERT_EQ(stats.refused_reservations, refused_);
+  }
+
+  void CheckScan() {
+    std::map<Key, const ModelBlock*> expected;
+    for (const auto& [number, block] : stored_) {
+      if (block->traits.expires > now_) expected[KeyOf(number)] = block.get();
+    }
+    const size_t limit = 1 + Pick(2 * kKeys);
+    uint64_t cursor = 0;
+    do {
+      const auto scanned = tier_->Scan(cursor, limit);
+      ASSERT_TRUE(scanned.ok());
+      ASSERT_LE(scanned->blocks.size(), limit);
+      for (const ScannedBlock& block : scanned->blocks) {
+        const auto model = expected.find(block.key);
+        ASSERT_NE(model, expected.end()) << "listed twice, or not there";
+        ASSERT_EQ(block.traits, model->second->traits);
+        ASSERT_EQ(block.size_bytes, model->second->bytes.size());
+        ASSERT_EQ(block.gets, model->second->gets);
+        ASSERT_EQ(block.last_used, model->second->last_used);
+        expected.erase(model);
+      }
+      cursor = scanned->next;
+    } while (cursor != 0);
+    ASSERT_TRUE(expected.empty()) << expected.size() << " blocks were not listed";
   }
 
   // Pins every block for a moment: content of all, and no byte in two of them. The order of eviction is kept in step.
@@ -304,6 +383,8 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
       auto lookup = tier_->Get(KeyOf(number));
       ASSERT_TRUE(lookup.ok() && lookup->block != nullptr) << number;
       Touch(block);
+      block->last_used = now_;
+      ++block->gets;
       ASSERT_NO_FATAL_FAILURE(CheckContent(*lookup->block, *block));
       ASSERT_NO_FATAL_FAILURE(take(lookup->block->pieces()));
     }
@@ -323,8 +404,7 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
       case 1:
         return Release();
       case 2:
-        now_ += absl::Seconds(Pick(8));
-        return;
+        return PassTime();
       case 3:
         return DropSomeRef();
       case 4:
@@ -335,7 +415,7 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
       case 8:
       case 9:
       case 10:
-        return Get();
+        return Get(/*touch=*/Pick(4) != 0);
       case 11:
       case 12:
       case 13:
@@ -352,13 +432,14 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
   std::unique_ptr<HostTier> tier_;
 
   std::map<uint64_t, ModelRef> stored_;
-  std::vector<ModelRef> erased_held_;
+  std::vector<ModelRef> removed_held_;
   std::list<ModelRef> order_;  // oldest first; blocks under a lease are not in it
-  std::map<uint64_t, MissReason> causes_;
+  std::map<uint64_t, Gone> gone_;
   std::map<uint64_t, std::pair<absl::Time, std::vector<ModelRef>>> leases_;
   std::map<uint64_t, OpenReservation> reservations_;
   std::vector<std::pair<BlockRef, ModelRef>> refs_;
-  uint64_t serial_ = 0, evicted_bytes_ = 0, erased_ = 0, expired_leases_ = 0, refused_ = 0;
+  uint64_t serial_ = 0, evicted_blocks_ = 0, evicted_bytes_ = 0, erased_ = 0, refused_ = 0;
+  uint64_t expired_leases_ = 0, expired_blocks_ = 0;
 };
 
 TEST_P(HostTierProperty, DoesWhatThePlainModelDoes) {
@@ -370,17 +451,19 @@ TEST_P(HostTierProperty, DoesWhatThePlainModelDoes) {
     ASSERT_NO_FATAL_FAILURE(CheckStats());
     if (step % 100 == 99) {
       ASSERT_NO_FATAL_FAILURE(CheckEverything());
+      ASSERT_NO_FATAL_FAILURE(CheckScan());
     }
-    std::erase_if(erased_held_, [](const ModelRef& block) { return !block->held(); });
+    std::erase_if(removed_held_, [](const ModelRef& block) { return !block->held(); });
   }
   EXPECT_GT(evicted_bytes_, 5 * kCapacity) << "the run was too easy";
   EXPECT_GT(expired_leases_, 0u) << "the run was too easy";
+  EXPECT_GT(expired_blocks_, 0u) << "the run was too easy";
 
   reservations_.clear();
   while (!refs_.empty()) DropRef(refs_.size() - 1);
   now_ += kMaxLease;
   Expire();
-  erased_held_.clear();
+  removed_held_.clear();
   ASSERT_NO_FATAL_FAILURE(CheckStats());
   EXPECT_EQ(tier_->Stats()->pinned_bytes, 0u);
   auto all = tier_->Reserve(KeyOf(kKeys), kCapacity);

@@ -1,11 +1,12 @@
 // Goal: no data race, no lost space and no wrong byte when every operation runs against every other.
 // Method: threads with bounded numbers of operations on few keys in a small tier, so that eviction, erasure, leases
-// that expire and reservations that are dropped meet all the time. Meant for ThreadSanitizer; seeds are the thread
-// numbers.
+// that expire, blocks that expire, listings and reservations that are dropped meet all the time. Meant for
+// ThreadSanitizer; seeds are the thread numbers.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -26,6 +27,15 @@ Key KeyOf(uint64_t number) {
   Key key;
   for (uint8_t& byte : key.bytes) byte = static_cast<uint8_t>(random());
   return key;
+}
+
+uint64_t NumberOf(const Key& key) {
+  static const std::map<Key, uint64_t>* const numbers = [] {
+    auto* all = new std::map<Key, uint64_t>;
+    for (uint64_t number = 0; number <= 200; ++number) (*all)[KeyOf(number)] = number;
+    return all;
+  }();
+  return numbers->at(key);
 }
 
 size_t SizeOf(uint64_t number) { return 2000 + number * 997; }
@@ -54,11 +64,15 @@ class HostTierStress : public testing::Test {
     tier_ = *HostTier::Create(options);
   }
 
-  void Put(uint64_t number, bool commit) {
-    auto reservation = tier_->Reserve(KeyOf(number), SizeOf(number) + 5000);
+  absl::Time Now() const { return absl::FromUnixMillis(now_ms_.load()); }
+
+  void Put(uint64_t number, bool commit, absl::Duration lives = absl::InfiniteDuration()) {
+    const BlockTraits traits{.group = KeyOf(number / 8), .expires = Now() + lives};
+    auto reservation = tier_->Reserve(KeyOf(number), SizeOf(number) + 5000, traits);
     if (!reservation.ok()) {
       const absl::StatusCode code = reservation.status().code();
-      faults_ += code != absl::StatusCode::kAlreadyExists && code != absl::StatusCode::kResourceExhausted;
+      const bool late = code == absl::StatusCode::kInvalidArgument && traits.expires <= Now();
+      faults_ += code != absl::StatusCode::kAlreadyExists && code != absl::StatusCode::kResourceExhausted && !late;
       return;
     }
     const std::vector<uint8_t> bytes(SizeOf(number), ByteOf(number));
@@ -69,11 +83,12 @@ class HostTierStress : public testing::Test {
   void Work(int thread, int operations) {
     std::mt19937_64 random(thread);
     std::vector<std::pair<BlockRef, uint64_t>> held;
+    uint64_t cursor = 0;
     for (int i = 0; i < operations; ++i) {
       const uint64_t number = random() % kKeys;
-      switch (random() % 10) {
+      switch (random() % 11) {
         case 0:
-          faults_ += !tier_->Erase(KeyOf(number)).ok();
+          faults_ += !tier_->Erase(KeyOf(number), random() % 2 == 0 ? MissReason::kErased : MissReason::kDamaged).ok();
           break;
         case 1: {
           std::vector<Key> chain;
@@ -94,12 +109,24 @@ class HostTierStress : public testing::Test {
         case 5:
         case 6:
         case 7:
-          Put(number, random() % 6 != 0);
+          Put(number, random() % 6 != 0,
+              random() % 2 == 0 ? absl::InfiniteDuration() : absl::Milliseconds(1 + random() % 100));
           break;
+        case 8: {
+          const auto scanned = tier_->Scan(cursor, 1 + random() % 8);
+          faults_ += !scanned.ok();
+          for (const ScannedBlock& block : scanned->blocks) {
+            wrong_ += block.traits.group != KeyOf(NumberOf(block.key) / 8);
+            wrong_ += block.size_bytes != SizeOf(NumberOf(block.key));
+          }
+          cursor = scanned->next;
+          break;
+        }
         default: {
-          auto lookup = tier_->Get(KeyOf(number));
+          auto lookup = tier_->Get(KeyOf(number), /*touch=*/random() % 4 != 0);
           if (lookup->block == nullptr) break;
           ++hits_;
+          wrong_ += lookup->traits.group != KeyOf(number / 8);
           wrong_ += !IsWhole(*lookup->block, number);
           if (random() % 4 == 0) held.emplace_back(std::move(lookup->block), number);
         }
@@ -124,6 +151,7 @@ TEST_F(HostTierStress, EveryOperationAgainstEveryOther) {
   EXPECT_EQ(faults_, 0u);
   EXPECT_GT(hits_, 0u);
   EXPECT_GT(tier_->Stats()->evicted_blocks, 0u);
+  EXPECT_GT(tier_->Stats()->expired_blocks, 0u);
 
   now_ms_ += 1'000'000;
   StoreStats stats = *tier_->Stats();
@@ -138,6 +166,65 @@ TEST_F(HostTierStress, EveryOperationAgainstEveryOther) {
   auto all = tier_->Reserve(KeyOf(kKeys), kCapacity);
   ASSERT_TRUE(all.ok()) << all.status();
   EXPECT_EQ((*all)->pieces().size(), 1u);
+}
+
+// Some blocks are held by leases and so stay all the while; thousands of others are put, erased, evicted and expire
+// around them, so that places are freed and taken again before, at and behind every cursor. Each pass must meet each
+// block that stays once, and no other twice, since each is put once.
+TEST_F(HostTierStress, EveryScanMeetsWhatStaysExactlyOnce) {
+  constexpr uint64_t kStay = 20, kOthers = 3000, kPasses = 40;
+  for (uint64_t i = 0; i < kStay; ++i) {
+    Put(i, true);
+    ASSERT_NE(tier_->Match({KeyOf(i)}, absl::Seconds(60))->lease, LeaseId{}) << i;
+  }
+  std::atomic<uint64_t> passes{0}, calls{0};
+  std::atomic<int> writing{2};
+  std::vector<std::thread> writers;
+  for (int thread = 0; thread < 2; ++thread) {
+    writers.emplace_back([this, thread, &passes, &writing] {
+      std::mt19937_64 random(thread);
+      for (uint64_t i = 0; i < kOthers || passes < kPasses; ++i) {
+        const uint64_t number = (thread + 1) * 1'000'000'000 + i;
+        const size_t size_bytes = 64 + random() % 4000;
+        // Of a hundred that fit, a third are erased and a third expire before it would be their turn to be evicted.
+        BlockTraits traits;
+        if (random() % 3 == 0) traits.expires = Now() + absl::Milliseconds(1);
+        auto reservation = tier_->Reserve(KeyOf(number), size_bytes, traits);
+        faults_ += !reservation.ok() && !absl::IsInvalidArgument(reservation.status());  // its time may be over already
+        if (reservation.ok()) faults_ += !(*reservation)->Commit(size_bytes).ok();
+        if (random() % 3 == 0) faults_ += !tier_->Erase(KeyOf(number - std::min(i, random() % 20))).ok();
+        if (i < 100'000 && i % 16 == 0) now_ms_ += 1;  // not as far as the leases last
+      }
+      --writing;
+    });
+  }
+  std::vector<std::thread> scanners;
+  for (int thread = 0; thread < 2; ++thread) {
+    scanners.emplace_back([this, thread, &writing, &passes, &calls] {
+      std::mt19937_64 random(100 + thread);
+      do {
+        std::map<Key, int> times;
+        uint64_t cursor = 0;
+        do {
+          const auto scanned = tier_->Scan(cursor, 1 + random() % 4);
+          for (const ScannedBlock& block : scanned->blocks) ++times[block.key];
+          cursor = scanned->next;
+          ++calls;
+        } while (cursor != 0);
+        for (uint64_t i = 0; i < kStay; ++i) wrong_ += times[KeyOf(i)] != 1;
+        for (const auto& [key, count] : times) wrong_ += count != 1;
+        ++passes;
+      } while (writing > 0);
+    });
+  }
+  for (std::thread& thread : writers) thread.join();
+  for (std::thread& thread : scanners) thread.join();
+  EXPECT_EQ(wrong_, 0u);
+  EXPECT_EQ(faults_, 0u);
+  EXPECT_GE(calls, passes * kStay / 4) << "a pass had too few steps";
+  EXPECT_GT(tier_->Stats()->evicted_blocks, 0u);
+  EXPECT_GT(tier_->Stats()->expired_blocks, 0u);
+  EXPECT_GT(tier_->Stats()->erased_blocks, 0u);
 }
 
 // Readers never take more than half of the tier and no lease is out, so a writer must always find room, whatever the

@@ -5,7 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <map>
 #include <random>
 #include <string>
 #include <utility>
@@ -13,6 +16,7 @@
 
 #include "cachestore/arena.h"
 #include "cachestore/removals.h"
+#include "cachestore/roster.h"
 
 namespace kvist {
 namespace {
@@ -35,8 +39,15 @@ class HostTierTest : public testing::Test {
     options.clock = [this] { return now_; };
     return options;
   }
-  static absl::Status Put(HostTier& tier, uint64_t number, size_t size_bytes) {
-    auto reservation = tier.Reserve(KeyOf(number), size_bytes);
+  // As many as there are 64-byte blocks.
+  HostTierOptions WithManyBlocks() {
+    HostTierOptions options = Options();
+    options.max_blocks = 20'000;
+    return options;
+  }
+  static BlockTraits Until(absl::Time expires) { return {.group = {}, .expires = expires}; }
+  static absl::Status Put(HostTier& tier, uint64_t number, size_t size_bytes, const BlockTraits& traits = {}) {
+    auto reservation = tier.Reserve(KeyOf(number), size_bytes, traits);
     if (!reservation.ok()) return reservation.status();
     return (*reservation)->Commit(size_bytes);
   }
@@ -151,6 +162,155 @@ TEST_F(HostTierTest, AReservationThatMeetsOnlyAnExpiredLeaseFindsRoom) {
   EXPECT_TRUE(Put(*tier, 2, 65536).ok());
 }
 
+TEST_F(HostTierTest, DropsABoundedNumberOfExpiredBlocksACall) {
+  auto tier = *HostTier::Create(WithManyBlocks());
+  const uint64_t due = 2 * HostTier::kMostDropped + 10;
+  for (uint64_t i = 0; i < due; ++i) ASSERT_TRUE(Put(*tier, i, 64, Until(now_ + absl::Seconds(5 + i % 3))).ok());
+  ASSERT_TRUE(Put(*tier, due, 64, Until(now_ + absl::Hours(1))).ok());
+  EXPECT_FALSE(tier->DropExpired()) << "nothing is due";
+  EXPECT_EQ(tier->Stats()->blocks, due + 1);
+  now_ += absl::Seconds(10);
+  EXPECT_TRUE(tier->DropExpired());
+  EXPECT_TRUE(tier->DropExpired());
+  EXPECT_FALSE(tier->DropExpired());
+  now_ -= absl::Seconds(10);  // so that Stats itself expires nothing
+  EXPECT_EQ(tier->Stats()->blocks, 1u);
+  EXPECT_EQ(tier->Stats()->expired_blocks, due);
+  EXPECT_EQ(tier->Stats()->used_bytes, 64u);
+  now_ += absl::Hours(1);
+  EXPECT_EQ(tier->Stats()->blocks, 0u) << "the last one was not forgotten";
+}
+
+TEST_F(HostTierTest, ADropThatStopsAtTheEndOfAShardDoesNotForgetTheNext) {
+  HostTierOptions options = WithManyBlocks();
+  options.index_shards = 2;
+  auto tier = *HostTier::Create(options);
+  const BlockTraits traits = Until(now_ + absl::Seconds(5));
+  for (uint64_t i = 0; i <= HostTier::kMostDropped; ++i) {
+    Key key;
+    const uint64_t number = i < HostTier::kMostDropped ? 2 * i : 1;  // the last one lies in the other shard
+    std::memcpy(key.bytes.data(), &number, sizeof(number));
+    auto reservation = tier->Reserve(key, 64, traits);
+    ASSERT_TRUE(reservation.ok() && (*reservation)->Commit(64).ok());
+  }
+  now_ += absl::Seconds(5);
+  EXPECT_TRUE(tier->DropExpired());
+  EXPECT_FALSE(tier->DropExpired());
+  now_ -= absl::Seconds(5);  // so that Stats itself expires nothing
+  EXPECT_EQ(tier->Stats()->blocks, 0u);
+}
+
+TEST_F(HostTierTest, AReservationMeetsMoreExpiredLeasesThanOneCallDropsAndFindsRoom) {
+  HostTierOptions options = WithManyBlocks();
+  options.max_pinned_fraction = 1.0;
+  auto tier = *HostTier::Create(options);
+  for (uint64_t i = 0; i < 3 * HostTier::kMostDropped; ++i) {
+    ASSERT_TRUE(Put(*tier, i, 64).ok());
+    ASSERT_NE(tier->Match({KeyOf(i)}, absl::Seconds(5))->lease, LeaseId{});
+  }
+  now_ += absl::Seconds(5);
+  EXPECT_TRUE(Put(*tier, uint64_t{1} << 30, uint64_t{1} << 20).ok());
+  EXPECT_EQ(tier->Stats()->expired_leases, 3 * HostTier::kMostDropped);
+}
+
+TEST_F(HostTierTest, ABlockWhoseTimeIsOverMakesRoomAsAnExpiredOneEvenIfNoneWasDroppedBefore) {
+  HostTierOptions options = WithManyBlocks();
+  auto tier = *HostTier::Create(options);
+  const uint64_t blocks = options.capacity_bytes / 64;  // more than one call drops
+  for (uint64_t i = 0; i < blocks; ++i) ASSERT_TRUE(Put(*tier, i, 64, Until(now_ + absl::Seconds(5))).ok());
+  now_ += absl::Seconds(5);
+  EXPECT_TRUE(Put(*tier, blocks, options.capacity_bytes).ok());
+  const StoreStats stats = *tier->Stats();
+  EXPECT_EQ(stats.evicted_blocks, 0u);
+  EXPECT_EQ(stats.evicted_bytes, 0u);
+  EXPECT_EQ(stats.expired_blocks, blocks);
+}
+
+TEST_F(HostTierTest, TheFirstLookAtAnExpiredBlockTellsItWithoutTheRing) {
+  HostTierOptions options = Options();
+  options.remembered_removals = 0;
+  auto tier = *HostTier::Create(options);
+  ASSERT_TRUE(Put(*tier, 1, 64, Until(now_ + absl::Seconds(5))).ok());
+  now_ += absl::Seconds(7);
+  const auto first = tier->Get(KeyOf(1));
+  EXPECT_EQ(first->miss, MissReason::kExpired);
+  EXPECT_EQ(first->gone, now_ - absl::Seconds(2)) << "its time, not that of the look";
+  EXPECT_EQ(tier->Get(KeyOf(1))->miss, MissReason::kNeverStored);
+}
+
+TEST_F(HostTierTest, GetReadsTheClockOnlyForABlockThatWillExpire) {
+  uint64_t readings = 0;
+  HostTierOptions options = Options();
+  options.clock = [this, &readings] {
+    ++readings;
+    return now_;
+  };
+  auto tier = *HostTier::Create(options);
+  ASSERT_TRUE(Put(*tier, 1, 64).ok());
+  ASSERT_TRUE(Put(*tier, 2, 64, Until(now_ + absl::Seconds(5))).ok());
+  const uint64_t before = readings;
+  ASSERT_NE(tier->Get(KeyOf(1))->block, nullptr);
+  EXPECT_EQ(readings, before);
+  ASSERT_NE(tier->Get(KeyOf(2))->block, nullptr);
+  EXPECT_EQ(readings, before + 1);
+}
+
+TEST_F(HostTierTest, SaysWhatIsWrongWithATimeAReasonALimitOrACursor) {
+  auto tier = *HostTier::Create(Options());
+  const absl::Status late = tier->Reserve(KeyOf(1), 64, Until(now_)).status();
+  EXPECT_EQ(late.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(late.message(), HasSubstr("would expire at 1970-01-01"));
+  const absl::Status reason = tier->Erase(KeyOf(1), MissReason::kEvicted).status();
+  EXPECT_EQ(reason.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(reason.message(), AllOf(HasSubstr("kErased"), HasSubstr("kDamaged")));
+  EXPECT_THAT(tier->Scan(0, 0).status().message(), HasSubstr("limit is 0"));
+  EXPECT_THAT(tier->Scan(uint64_t{64} << 32, 1).status().message(), HasSubstr("cursor 274877906944"));
+}
+
+TEST_F(HostTierTest, AScanOfAStoreThatWasFullReturnsAfterABoundedLook) {
+  HostTierOptions options = WithManyBlocks();
+  options.capacity_bytes = uint64_t{8} << 20;
+  options.max_blocks = 200'000;
+  auto tier = *HostTier::Create(options);
+  const uint64_t blocks = options.capacity_bytes / 64;
+  for (uint64_t i = 0; i < blocks; ++i) ASSERT_TRUE(Put(*tier, i, 64).ok());
+  for (uint64_t i = 1; i < blocks; ++i) ASSERT_TRUE(*tier->Erase(KeyOf(i)));
+  uint64_t cursor = 0, calls = 0, listed = 0;
+  do {
+    const auto scanned = *tier->Scan(cursor, 1000);
+    listed += scanned.blocks.size();
+    cursor = scanned.next;
+    ++calls;
+  } while (cursor != 0);
+  EXPECT_EQ(listed, 1u);
+  EXPECT_EQ(calls, 3u) << "131,072 places and 64 shards, 65,536 a call";
+}
+
+TEST_F(HostTierTest, FlipsBitsOfARestingBlockAndOfNoOther) {
+  auto tier = *HostTier::Create(Options());
+  for (uint64_t i = 0; i < 16; ++i) ASSERT_TRUE(Put(*tier, i, 65536).ok());
+  for (uint64_t i = 0; i < 16; i += 2) ASSERT_TRUE(*tier->Erase(KeyOf(i)));
+  auto reservation = *tier->Reserve(KeyOf(100), 3 * 65536);  // lies in several pieces
+  const std::vector<uint8_t> zeros(3 * 65536, 0);
+  ASSERT_TRUE(reservation->Write(0, zeros).ok());
+  EXPECT_FALSE(tier->FlipBitsForTest(KeyOf(100), 0, 1)) << "it is being written";
+  ASSERT_TRUE(reservation->Commit(zeros.size()).ok());
+  EXPECT_TRUE(tier->FlipBitsForTest(KeyOf(100), 0, 0x01));
+  EXPECT_TRUE(tier->FlipBitsForTest(KeyOf(100), 65536, 0x80));
+  EXPECT_TRUE(tier->FlipBitsForTest(KeyOf(100), 3 * 65536 - 1, 0xFF));
+  EXPECT_FALSE(tier->FlipBitsForTest(KeyOf(100), 3 * 65536, 0xFF)) << "beyond its end";
+  EXPECT_FALSE(tier->FlipBitsForTest(KeyOf(0), 0, 0xFF)) << "no such block";
+  const auto lookup = tier->Get(KeyOf(100));
+  ASSERT_GT(lookup->block->pieces().size(), 1u);
+  std::vector<uint8_t> read;
+  for (const auto& piece : lookup->block->pieces()) read.insert(read.end(), piece.begin(), piece.end());
+  std::vector<uint8_t> expected = zeros;
+  expected[0] = 0x01;
+  expected[65536] = 0x80;
+  expected.back() = 0xFF;
+  EXPECT_TRUE(read == expected);
+}
+
 TEST_F(HostTierTest, ALeaseOfAnEarlierProcessIsUnknown) {
   auto earlier = *HostTier::Create(Options());
   ASSERT_TRUE(Put(*earlier, 1, 100).ok());
@@ -190,6 +350,61 @@ TEST(RecentRemovalsTest, ForgetsTheOldestAndKeepsTheLatestCause) {
   removals.Forget(KeyOf(4));
   EXPECT_EQ(removals.Find(KeyOf(4)).cause, MissReason::kNeverStored);
   EXPECT_EQ(removals.Find(KeyOf(5)).cause, MissReason::kEvicted);
+}
+
+// Against a list of all that was remembered: the last of a key counts, if it is among the last `capacity`.
+TEST(RecentRemovalsTest, RemembersWhatAPlainListRemembers) {
+  std::mt19937_64 random(5);
+  for (const size_t capacity : {0, 1, 2, 7, 64}) {
+    SCOPED_TRACE(testing::Message() << "capacity " << capacity);
+    RecentRemovals removals(capacity);
+    std::vector<std::pair<uint64_t, int64_t>> past;  // key or kForgotten, and when
+    constexpr uint64_t kForgotten = 1000;
+    for (int64_t step = 0; step < 2000; ++step) {
+      const uint64_t number = random() % 40;
+      if (random() % 5 == 0) {
+        removals.Forget(KeyOf(number));
+        for (auto& [key, when] : past) key = key == number ? kForgotten : key;
+      } else {
+        removals.Remember(KeyOf(number), {MissReason::kEvicted, step, KeyOf(step)});
+        past.emplace_back(number, step);
+      }
+      const uint64_t asked = random() % 40;
+      const auto last =
+          std::find_if(past.rbegin(), past.rend(), [&](const auto& entry) { return entry.first == asked; });
+      const bool known = last != past.rend() && last - past.rbegin() < static_cast<std::ptrdiff_t>(capacity);
+      const Removal removal = removals.Find(KeyOf(asked));
+      ASSERT_EQ(removal.cause, known ? MissReason::kEvicted : MissReason::kNeverStored);
+      ASSERT_EQ(removals.Cause(KeyOf(asked)), removal.cause);
+      if (known) {
+        ASSERT_EQ(removal.when_ns, last->second);
+        ASSERT_EQ(removal.made_room_for, KeyOf(last->second));
+      }
+    }
+  }
+}
+
+TEST(RosterTest, GivesFreedNumbersOutAgainAndKeepsTheOthers) {
+  std::vector<uint64_t> blocks(300);  // only their addresses matter
+  const auto block = [&](size_t i) { return reinterpret_cast<Block*>(&blocks[i]); };
+  std::mt19937_64 random(6);
+  Roster roster;
+  std::map<uint32_t, size_t> taken;
+  for (int step = 0; step < 20'000; ++step) {
+    if (random() % 2 == 0 && taken.size() < blocks.size()) {
+      const size_t i = random() % blocks.size();
+      ASSERT_TRUE(taken.emplace(roster.Add(block(i)), i).second) << "a number was given out twice";
+    } else if (!taken.empty()) {
+      const auto at = std::next(taken.begin(), static_cast<std::ptrdiff_t>(random() % taken.size()));
+      roster.Remove(at->first);
+      taken.erase(at);
+    }
+    ASSERT_LE(roster.end(), blocks.size()) << "numbers are used again";
+    const uint32_t number = static_cast<uint32_t>(random() % (roster.end() + uint64_t{1}));
+    if (number == roster.end()) continue;
+    const auto at = taken.find(number);
+    ASSERT_EQ(roster.At(number), at == taken.end() ? nullptr : block(at->second));
+  }
 }
 
 TEST(ArenaTest, IsAlignedToHugePagesAndWritableToItsEnd) {

@@ -72,6 +72,7 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
   ~RemoteStoreUnderTest() override { server_->Shutdown(absl::ToChronoTime(absl::Now() + absl::Seconds(5))); }
 
   BlockStore& store() override { return *store_; }
+  HostTier& tier() { return *tier_; }
   std::string MakeBlock(const Key& key, size_t approximate_bytes, uint64_t seed) override {
     const size_t layers = std::clamp<size_t>(approximate_bytes / kLayerBytes, 1, 1024);
     return testing::TestBlock(key, static_cast<uint32_t>(layers), seed ^ key.Prefix64());
@@ -103,6 +104,27 @@ INSTANTIATE_TEST_SUITE_P(Remote, BlockStoreConformance,
                                                        return std::make_unique<RemoteStoreUnderTest>(capacity_bytes);
                                                      }}),
                          StoreKindName);
+
+// What the suite cannot see from this side of the wire.
+TEST(RemoteStoreTest, TraitsReachTheNode) {
+  RemoteStoreUnderTest node(uint64_t{4} << 20);
+  Key plain, grouped, head;
+  plain.bytes.fill(1);
+  grouped.bytes.fill(2);
+  head.bytes.fill(3);
+  const auto put = [&](const Key& key, const BlockTraits& traits) {
+    const std::string block = node.MakeBlock(key, 8192, 0);
+    auto reservation = node.store().Reserve(key, block.size(), traits);
+    ASSERT_TRUE(reservation.ok()) << reservation.status();
+    ASSERT_TRUE((*reservation)->Write(0, AsBytes(block)).ok());
+    ASSERT_TRUE((*reservation)->Commit(block.size()).ok());
+  };
+  put(plain, {});
+  put(grouped, {.group = head, .expires = node.Now() + absl::Microseconds(1500)});
+  EXPECT_EQ(node.tier().Get(plain)->traits.expires, absl::InfiniteFuture());
+  EXPECT_EQ(node.tier().Get(grouped)->traits.group, head);
+  EXPECT_EQ(node.tier().Get(grouped)->traits.expires, node.Now() + absl::Milliseconds(2)) << "rounded up";
+}
 
 }  // namespace
 }  // namespace kvist

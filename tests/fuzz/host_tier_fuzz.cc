@@ -202,7 +202,8 @@ class Script {
   void Finish() {
     if (writing_.empty()) return;
     const auto at = std::next(writing_.begin(), static_cast<std::ptrdiff_t>(input_->Below(writing_.size())));
-    auto [number, open] = std::move(*at);
+    const uint64_t number = at->first;
+    Writing open = std::move(at->second);
     const uint8_t how = input_->Byte();
     const char fill = static_cast<char>(++serial_);
     writing_.erase(at);

@@ -4,10 +4,12 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "etcd/rpc.pb.h"
 #include "kernels/codec.h"
 #include "kernels/half.h"
 #include "kvist/v1/cache.pb.h"
@@ -252,6 +254,214 @@ void WriteTierScripts() {
             match(0, 6, 0));
 }
 
+// Keys and namespaces of node_under_test.h; the store holds keys 0 to 2 in namespace A.
+Bytes KeyBytes(std::initializer_list<int> numbers) {
+  Bytes keys;
+  for (const int number : numbers) keys += Bytes(32, static_cast<char>(number + 1));
+  return keys;
+}
+const Bytes kNamespaceA(16, 'A');
+
+template <typename Request, typename Fill>
+void WriteRequest(int method, const std::string& name, const Fill& fill) {
+  Request request;
+  fill(&request);
+  Write("requests_fuzz", name, One(method) + request.SerializeAsString());
+}
+
+void WriteStreamRequests() {
+  WriteRequest<v1::GetRequest>(1, "get", [](auto* request) {
+    request->set_keys(KeyBytes({0, 1, 5, 2}));
+    request->set_namespace_digest(kNamespaceA);
+    request->set_view(7);
+  });
+  WriteRequest<v1::GetRequest>(1, "get-lower-precision", [](auto* request) {
+    request->set_keys(KeyBytes({2}));
+    request->set_last_layer(1);
+    request->set_precision(2);
+  });
+  WriteRequest<v1::GetRequest>(1, "get-other-namespace", [](auto* request) {
+    request->set_keys(KeyBytes({0}));
+    request->set_namespace_digest(Bytes(16, 'B'));
+  });
+  WriteRequest<v1::GetRequest>(1, "get-half-a-key", [](auto* request) { request->set_keys("abc"); });
+  WriteRequest<v1::PutRequest>(2, "put-reserve", [](auto* request) {
+    v1::PutReserve* reserve = request->mutable_reserve();
+    reserve->set_key(KeyBytes({4}));
+    reserve->set_segment_head(KeyBytes({3}));
+    reserve->set_namespace_digest(kNamespaceA);
+    reserve->set_size_bytes(4096);
+    reserve->set_replicas(2);
+    reserve->set_ttl_ms(60000);
+  });
+  WriteRequest<v1::PutRequest>(2, "put-copy", [](auto* request) {
+    request->mutable_reserve()->set_key(KeyBytes({1}));
+    request->mutable_reserve()->set_namespace_digest(kNamespaceA);
+    request->mutable_reserve()->set_size_bytes(1 << 30);
+    request->mutable_reserve()->set_copy(true);
+  });
+}
+
+void WriteRequests() {
+  WriteRequest<v1::MatchRequest>(0, "match", [](auto* request) {
+    request->add_chains()->set_keys(KeyBytes({0, 1, 2, 3}));
+    request->add_chains()->set_keys(KeyBytes({1, 5}));
+    request->add_chains();
+    request->set_lease_ms(5000);
+    request->set_explain(true);
+    request->set_view(3);
+  });
+  WriteRequest<v1::MatchRequest>(0, "match-probe",
+                                 [](auto* request) { request->add_chains()->set_keys(KeyBytes({4})); });
+  WriteRequest<v1::MatchRequest>(0, "match-many-chains", [](auto* request) {
+    for (int i = 0; i < 100; ++i) request->add_chains();
+  });
+  WriteRequest<v1::EraseRequest>(3, "erase", [](auto* request) { request->set_keys(KeyBytes({2, 3})); });
+  WriteRequest<v1::ReleaseRequest>(4, "release", [](auto* request) {
+    for (const uint64_t lease : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}}) request->add_leases(lease);
+  });
+  WriteRequest<v1::ExplainRequest>(5, "explain", [](auto* request) {
+    request->set_keys(KeyBytes({0, 4}));
+    request->set_namespace_digest(Bytes(16, 'B'));
+    request->set_namespace_text(R"({"model": "m", "dtype": "f16", "layers": 32, "tp_rank": 0, "rope": "none"})");
+    request->set_view(1);
+  });
+  WriteRequest<v1::ExplainRequest>(5, "explain-present", [](auto* request) { request->set_keys(KeyBytes({0})); });
+  WriteRequest<v1::DescribeRequest>(6, "describe", [](auto* request) {
+    request->set_namespace_digest(Bytes(16, 'C'));
+    request->set_namespace_text(R"({"model": "m", "more": {"a": [1, 2.5, null, "\u00e9"]}})");
+  });
+  WriteRequest<v1::DescribeRequest>(6, "describe-deep", [](auto* request) {
+    request->set_namespace_digest(kNamespaceA);
+    request->set_namespace_text(R"({"a":)" + Bytes(300, '[') + Bytes(300, ']') + "}");
+  });
+  WriteRequest<v1::ReportRequest>(7, "report", [](auto* request) { request->set_keys(KeyBytes({0, 1, 5})); });
+  WriteRequest<v1::AdoptRequest>(8, "adopt", [](auto* request) {
+    request->set_from("n1");
+    request->set_keys(KeyBytes({3, 4}));
+    request->set_segment_heads(KeyBytes({3, 3}));
+    request->set_namespace_digest(kNamespaceA);
+  });
+  WriteRequest<v1::DrainRequest>(9, "drain", [](auto* request) {
+    request->set_start(true);
+    request->set_deadline_ms(60000);
+    request->set_budget_bytes(1 << 20);
+  });
+  Write("requests_fuzz", "no-protobuf", One(0) + "\x0a\xff\xff");
+}
+
+// Acts of sessions_fuzz.cc, with what each takes; acts are of the first session.
+void WriteSessions() {
+  const Bytes begin_put = One(0) + One(20), first = One(0);
+  const auto reserve = [&](int key, int ns, int how) { return One(1) + first + One(key) + One(ns) + One(how); };
+  const auto write = [&](int from, int to, int how) { return One(2) + first + One(from) + One(to) + One(how); };
+  const auto commit = [&](int how) { return One(4) + first + One(how); };
+  const Bytes drop_put = One(8) + One(0), drop_get = One(8) + One(1), drop_part = One(8) + One(2);
+  const auto put = [&](int key, int ns, int how) {
+    return begin_put + reserve(key, ns, how) + write(100, 255, 0) + write(0, 110, 0) + commit(0) + drop_put;
+  };
+  const auto begin_get = [](std::initializer_list<int> keys, int how) {
+    Bytes act = One(5) + One(keys.size()) + One(how);
+    for (const int key : keys) act += One(key);
+    return act + One(20);
+  };
+  const auto next = [&](bool keep) { return One(6) + first + One(keep); };
+  const auto turn = [](int tenths, bool sweep) { return One(9) + One(tenths) + One(sweep); };
+  const auto disturb = [](int how, int key) { return One(10) + One(how + 8 * key); };
+  Bytes read;
+  for (int i = 0; i < 8; ++i) read += next(i % 2 == 1);
+  const Bytes three = put(0, 0, 0) + put(1, 0, 4) + put(2, 1, 64);
+  Write("sessions_fuzz", "put-and-get", three + begin_get({0, 1, 2}, 0) + read + drop_get + drop_part + drop_part);
+  Write("sessions_fuzz", "part-of-a-block", three + begin_get({2, 5}, 4 + 8 + 32) + read + begin_get({0, 2}, 1) + read);
+  Write("sessions_fuzz", "damaged",
+        begin_put + reserve(3, 0, 0) + write(0, 255, 8) + commit(0) + begin_get({3}, 0) + read);
+  Write("sessions_fuzz", "exists", put(0, 0, 0) + begin_put + reserve(0, 1, 0) + commit(0));
+  Write("sessions_fuzz", "copy",
+        put(0, 0, 0) + begin_put + reserve(0, 1, 2) + write(0, 255, 0) + commit(0) + drop_put + begin_put +
+            reserve(0, 0, 2) + write(0, 255, 0));
+  Write("sessions_fuzz", "two-reserves",
+        begin_put + reserve(0, 0, 0) + reserve(1, 0, 0) + write(0, 255, 0) + commit(0));
+  Write("sessions_fuzz", "wrong-order",
+        begin_put + write(0, 255, 0) + commit(0) + drop_put + begin_put + commit(1) + begin_put + reserve(0, 0, 0) +
+            write(0, 255, 7) + commit(2));
+  Write("sessions_fuzz", "late",
+        put(0, 0, 0) + begin_put + reserve(1, 0, 0) + begin_get({0}, 0) + next(false) + turn(199, true) +
+            turn(199, true) + next(false) + write(0, 255, 0) + commit(0));
+  Bytes many = put(0, 0, 0);
+  for (int i = 0; i < 7; ++i) many += begin_get({0}, 0) + begin_put;
+  Write("sessions_fuzz", "too-many", many + turn(120, true) + drop_put + drop_get);
+  Write("sessions_fuzz", "ended",
+        three + begin_get({0, 1}, 0) + next(true) + next(true) + begin_put + reserve(4, 0, 0) + disturb(1, 0) +
+            next(false) + write(0, 255, 0) + commit(0) + drop_get + drop_part);
+  Write("sessions_fuzz", "draining",
+        disturb(0, 0) + begin_put + reserve(0, 0, 0) + disturb(0, 0) + put(1, 1, 8) + turn(100, false) +
+            begin_get({1}, 3) + read);
+  Write("sessions_fuzz", "erased-while-read",
+        three + begin_get({0}, 0) + next(true) + next(true) + disturb(2, 0) + disturb(3, 1) + put(0, 1, 0) +
+            next(false) + begin_get({0}, 0) + read + drop_part);
+  // A block is stored and erased; the next one in its place is written but for a part of its padding.
+  Write("sessions_fuzz", "padding-left-out",
+        put(2, 0, 0) + disturb(2, 2) + begin_put + reserve(0, 0, 0) + write(11, 255, 0) + write(0, 8, 0) + commit(0) +
+            begin_get({0}, 0) + read);
+}
+
+// Acts of etcd_fuzz.cc, with what each takes.
+void WriteEtcdScripts() {
+  const auto entry = [](int which, int how, int revision) { return One(which) + One(how) + One(revision); };
+  const auto list = [](int revision, int cluster, std::initializer_list<Bytes> entries) {
+    Bytes act = One(0) + One(revision) + One(cluster) + One(entries.size());
+    for (const Bytes& one : entries) act += one;
+    return act;
+  };
+  const auto change = [](int revision, std::initializer_list<Bytes> events) {
+    Bytes act = One(1) + One(revision) + One(events.size());
+    for (const Bytes& event : events) act += event;
+    return act;
+  };
+  const Bytes put = One(0), gone = One(1);
+  const auto turn = [](int seconds) { return One(6) + One(seconds); };
+  const auto self = [](int id, bool forget) { return One(7) + One(id) + One(forget); };
+  const Bytes three = list(10, 0, {entry(0, 1, 3), entry(1, 2, 4), entry(2, 3, 5)});
+  Write("etcd_fuzz", "join-and-leave",
+        three + change(11, {put + entry(3, 4, 11)}) + change(12, {gone + entry(1, 0, 12)}) + turn(11));
+  Write("etcd_fuzz", "wiped",
+        three + self(0, false) + list(2, 1, {entry(4, 1, 1)}) + turn(5) + list(4, 1, {entry(7, 3, 4), entry(0, 1, 3)}) +
+            turn(6));
+  Write("etcd_fuzz", "most-go-at-once",
+        three + change(12, {gone + entry(0, 0, 12), gone + entry(1, 0, 12)}) + turn(4) +
+            change(14, {put + entry(0, 33, 14)}) + turn(8));
+  Write("etcd_fuzz", "gone-and-back", three + change(13, {gone + entry(1, 0, 12), put + entry(1, 34, 13)}) + turn(1));
+  Write("etcd_fuzz", "one-address",
+        list(9, 0, {entry(0, 1, 3), entry(1, 1, 4), entry(2, 1, 9)}) + change(11, {gone + entry(2, 0, 11)}));
+  Write("etcd_fuzz", "renamed-after-a-wipe", list(200, 0, {entry(0, 1, 150)}) + list(3, 1, {entry(1, 1, 2)}) + turn(3));
+  Write("etcd_fuzz", "wrong-records",
+        list(10, 0,
+             {entry(0, 249, 3), One(1) + One(253) + "{\"id\": \"n1\"}",
+              One(6) + "xyz" + One(250) + "0123456789" + One(4)}) +
+            three);
+  Write("etcd_fuzz", "largest-base",
+        three + change(20, {put + entry(7, 0, 20)}) + change(21, {put + entry(3, 4, 21)}) +
+            change(22, {gone + entry(3, 4, 22)}));
+  Write("etcd_fuzz", "largest-revision",
+        One(0) + One(255) + Le(INT64_MAX, 8) + One(0) + One(1) + entry(0, 1, 3) + change(21, {put + entry(3, 4, 21)}));
+  etcdserverpb::RangeResponse range;
+  range.mutable_header()->set_revision(77);
+  range.mutable_header()->set_cluster_id(3);
+  etcdserverpb::KeyValue* kv = range.add_kvs();
+  kv->set_key("/kvist/c/nodes/n0");
+  kv->set_value(
+      R"({"id": "n0", "address": "h:1", "weight": 1, "state": "NODE_STATE_SERVING", "ramp": 1, "protocol": 1})");
+  kv->set_mod_revision(70);
+  kv->set_lease(12);
+  etcdserverpb::WatchResponse watch;
+  watch.mutable_header()->set_revision(78);
+  watch.add_events()->mutable_kv()->set_key("/kvist/c/nodes/n0");
+  watch.mutable_events(0)->set_type(etcdserverpb::Event::DELETE);
+  const Bytes listing = range.SerializeAsString(), events = watch.SerializeAsString();
+  Write("etcd_fuzz", "raw",
+        One(4) + Le(listing.size(), 2) + listing + One(5) + Le(events.size(), 2) + events + turn(12));
+}
+
 }  // namespace
 }  // namespace kvist
 
@@ -268,5 +478,9 @@ int main(int argc, char** argv) {
   kvist::WriteViews();
   kvist::WriteAllocations();
   kvist::WriteTierScripts();
+  kvist::WriteStreamRequests();
+  kvist::WriteRequests();
+  kvist::WriteSessions();
+  kvist::WriteEtcdScripts();
   return 0;
 }

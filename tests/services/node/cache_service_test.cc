@@ -298,7 +298,8 @@ TEST_F(CacheServiceTest, StopLetsAnOpenStreamFinish) {
   auto writer = channel_->Put(ReserveFor(TestKey(1), block.size()), In(10));
   ASSERT_TRUE(writer.ok()) << writer.status();
   std::thread stopper([this] { node_->Stop(); });
-  EXPECT_TRUE(testing::WaitFor([this] { return testing::HttpGet(node_->http_address(), "/readyz") == "not ready\n"; }));
+  EXPECT_TRUE(testing::WaitFor(
+      [this] { return testing::HttpGet(node_->http_address(), "/readyz") == "not ready: the node is draining\n"; }));
   EXPECT_TRUE((*writer)->Write(0, AsBytes(block)).ok());
   const auto response = (*writer)->Commit(block.size());
   stopper.join();
