@@ -169,6 +169,26 @@ TEST_F(EtcdLossTest, AStoppedEtcdHoldsNobodyUp) {
       << "the change that was late stands in the end";
 }
 
+class FullEtcdTest : public testing::EtcdTest {
+ protected:
+  FullEtcdTest() : EtcdTest({"--quota-backend-bytes=1048576"}) {}
+};
+
+TEST_F(FullEtcdTest, AFullEtcdIsFollowedStillAndASentenceSaysWhatCouldNotBeWritten) {
+  const auto members = NewCluster(3);
+  const std::string ballast(100'000, 'x');
+  ASSERT_TRUE(WaitFor([&] {
+    return Etcdctl({"put", "/ballast", ballast}).errors.find("database space exceeded") != std::string::npos;
+  }));
+  const absl::Status late = members[0]->Update(NodeOf("n0", 9), In(1));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late)) << late;
+  EXPECT_THAT(std::string(late.message()), HasSubstr("database space exceeded"));
+  EXPECT_TRUE(members[0]->health().connected);
+  EXPECT_TRUE(members[0]->health().registered) << "the lease is renewed";
+  ASSERT_TRUE(members[2]->Leave(In(10)).ok());
+  EXPECT_TRUE(WaitFor([&] { return Ids(*members[1]) == "n0 n1"; }));
+}
+
 // Passes bytes on until it freezes; then connections stay open, new ones are accepted, and nothing moves.
 class Relay {
  public:

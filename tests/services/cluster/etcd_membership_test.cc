@@ -55,10 +55,10 @@ TEST_F(EtcdMembershipTest, ARecordChangesAndWatchersHearOfIt) {
 }
 
 TEST_F(EtcdMembershipTest, AWatcherThatBlocksCostsNoLeaseAndOneThatCallsUsIsAnswered) {
-  const auto a = NewMember();
   std::mutex gate;
   gate.lock();
   std::atomic<bool> updated = false;
+  const auto a = NewMember();
   a->Watch([&](std::shared_ptr<const View>) {
     Node self = NodeOf("a", 1);
     self.weight = 2;
