@@ -1,0 +1,5 @@
+"""All kinds of harm at once."""
+
+
+def mixed(lab) -> list:
+    return []

@@ -1,0 +1,5 @@
+"""Offered load at twice capacity."""
+
+
+def overload(lab) -> list:
+    return []
