@@ -101,6 +101,9 @@ class Cluster:
         self._processes: dict[str, subprocess.Popen] = {}
         self._proxies: dict[str, Proxy] = {}
         self._workers: list[Worker] = []
+        self._cuts: set[tuple[str, str]] = set()
+        self._loss: dict[tuple[str, str], float] = {}
+        self._slow: dict[str, dict] = {}
         self._network, self.network_is = make_network(network)
         try:
             self.hosts = {name: self._network.add(name) for name in ["etcd", "w", *(f"n{i}" for i in range(nodes))]}
@@ -224,20 +227,42 @@ class Cluster:
 
     # links
 
-    def spoil(self, cuts: list[tuple[str, str]] = (), loss: list[tuple[str, str, float]] = ()) -> None:
-        """Cuts and losses between hosts by name; replaces those before. Without namespaces a cut is of the node from all others."""
-        if self.real_links:
-            return self._network.spoil([(self.hosts[a], self.hosts[b]) for a, b in cuts],
-                                       [(self.hosts[a], self.hosts[b], part) for a, b, part in loss])
-        for name, proxy in self._proxies.items():
-            lossy = max((part for a, b, part in loss if name in (a, b)), default=0)
-            proxy.set(cut=any(name in cut for cut in cuts), stall=lossy)
+    def cut(self, a: str, b: str) -> None:
+        """Between two hosts by name, both ways. Without namespaces: of the node among them, from everybody."""
+        self._cuts.add((a, b))
+        self._set_links()
+
+    def lose(self, a: str, b: str, part: float) -> None:
+        """A part of the packets between two hosts. Without namespaces: chunks of the node among them come late."""
+        self._loss[a, b] = part
+        self._set_links()
 
     def slow(self, name: str, **link) -> None:
-        """The link of the node's proxy (proxy.py)."""
-        self._proxies[name].set(**link)
+        """The link of a node that has a proxy, in the words of proxy.py."""
+        self._slow[name] = link
+        self._set_links()
+
+    def heal(self, *hosts: str) -> None:
+        """Links of these hosts, or of all."""
+        hit = set(hosts or self.hosts)
+        self._cuts = {pair for pair in self._cuts if not hit & set(pair)}
+        self._loss = {pair: part for pair, part in self._loss.items() if not hit & set(pair)}
+        self._slow = {name: link for name, link in self._slow.items() if name not in hit}
+        self._set_links()
+
+    def _set_links(self) -> None:
+        if self.real_links:
+            self._network.spoil([(self.hosts[a], self.hosts[b]) for a, b in self._cuts],
+                                [(self.hosts[a], self.hosts[b], part) for (a, b), part in self._loss.items()])
+        for name, proxy in self._proxies.items():
+            link = dict(self._slow.get(name, {}))
+            if not self.real_links:
+                link["cut"] = any(name in pair for pair in self._cuts)
+                link["stall"] = max([link.get("stall", 0), *(part for pair, part in self._loss.items() if name in pair)])
+            proxy.set(**link)
 
     def limit(self, name: str, megabits: int) -> None:
+        """What this host sends leaves at this rate. Without namespaces: nothing."""
         self._network.limit(self.hosts[name], megabits)
 
     # workers
