@@ -1,5 +1,5 @@
 # Short names only; each target is one command. `make demo` and `make test` set up what they need.
-.PHONY: setup demo test bench sanitize fuzz lint
+.PHONY: setup demo test bench chaos sanitize fuzz lint
 setup:    ; @tools/setup
 demo:     ; @tools/setup && tools/demo
 test:     ; @tools/setup && tools/test
@@ -7,3 +7,4 @@ bench:    ; @tools/setup && tools/bench
 sanitize: ; @tools/setup && tools/sanitize
 fuzz:     ; @tools/setup && tools/fuzz --seconds $(or $(SECONDS),60)
 lint:     ; @tools/lint
+chaos:    ; @tools/setup && bazel build //services/node:kvistd //services/ctl:kvist //tests/chaos:oracle_worker && build/venv/bin/python tests/chaos/chaos.py

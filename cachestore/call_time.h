@@ -3,8 +3,8 @@
 // Units   nanoseconds since the epoch; kNever lies after every time.
 // Threads StoreClock: any. A CallTime belongs to one call.
 //
-// Why two readings: a Get takes some 40 ns, and reading the clock as much again. A Get needs the exact time only for a
-// block that will expire; for "last used" the time of the latest exact reading, by whoever made it, is good enough.
+// Why two readings: a Get takes some 60 ns, of which reading the clock would be a good part. It needs the exact time
+// only for a block that will expire; for "last used" the latest exact reading, by whoever made it, is good enough.
 #ifndef KVIST_CACHESTORE_CALL_TIME_H_
 #define KVIST_CACHESTORE_CALL_TIME_H_
 

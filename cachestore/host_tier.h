@@ -7,7 +7,7 @@
 //          reservation may be written from several threads (disjoint parts), with Commit after the last of them.
 // Life     references and reservations may outlive the HostTier: the arena is unmapped with the last of them. A Commit
 //          after the store is gone is FailedPrecondition, and its space returns.
-// Memory   the arena, and beside it on the heap: about 420 bytes a block (at most `max_blocks` of them), 20 more if it
+// Memory   the arena, and beside it on the heap: about 370 bytes a block (at most `max_blocks` of them), 20 more if it
 //          expires, at most 92 bytes a remembered removal (80 of them taken at start), 8 bytes a leased pin
 //          (Leases::kMaxPins).
 //

@@ -17,8 +17,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "etcd/rpc.grpc.pb.h"
-#include "services/cluster/etcd_wire.h"
 #include "services/cluster/etcd_membership.h"
+#include "services/cluster/etcd_wire.h"
 #include "services/transport/grpc_library.h"
 
 namespace kvist {
@@ -53,6 +53,7 @@ std::string Cause(const grpc::Status& status, absl::Duration deadline) {
     return absl::StrCat("no answer within ", absl::FormatDuration(deadline));
   }
   const std::string& message = status.error_message();
+  if (message.empty()) return absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
   for (const std::string before : {"last error: UNKNOWN: ", "last error: "}) {
     if (const size_t at = message.find(before); at != message.npos) return message.substr(at + before.size());
   }
@@ -163,7 +164,7 @@ class GrpcEtcdClient final : public EtcdClient {
     absl::Status status = Call<pb::KV>(&pb::KV::Stub::Range, request, &response);
     if (!status.ok()) return status;
     EtcdListing listing{response.header().revision(), response.header().cluster_id(), {}};
-    if (listing.revision <= 0) {
+    if (!IsPossibleRevision(listing.revision)) {
       return absl::UnavailableError(absl::StrCat("etcd answered with revision ", listing.revision));
     }
     for (const pb::KeyValue& kv : response.kvs()) listing.entries.push_back(FromWire(kv));
@@ -372,7 +373,7 @@ class GrpcEtcdWatch final : public EtcdWatch {
     absl::Status refused;
     const bool enough = Read(stream.get(), sink, &refused);
     Offer(nullptr);
-    context_.TryCancel();
+    if (enough || !refused.ok()) context_.TryCancel();  // else it has ended, and Finish says why
     const grpc::Status ended = stream->Finish();
     client_->calls().End(&context_);
     if (!refused.ok()) return refused;
@@ -400,6 +401,11 @@ class GrpcEtcdWatch final : public EtcdWatch {
       const EtcdChange change = FromWire(response);
       if (response.canceled() && !change.compacted) {
         *refused = absl::PermissionDeniedError(absl::StrCat("etcd refuses to be watched: ", response.cancel_reason()));
+        return false;
+      }
+      for (const EtcdEvent& event : change.events) {
+        if (IsPossibleRevision(event.entry.mod_revision)) continue;
+        *refused = absl::UnavailableError(absl::StrCat("etcd sent revision ", event.entry.mod_revision));
         return false;
       }
       if (!sink(change) || change.compacted) return true;

@@ -160,10 +160,12 @@ void EtcdMembers::HoldIfMostVanished(absl::Time now) {
   for (auto each = departed_.begin(); each != departed_.end();) {
     each = each->second.at + hold_ / 2 <= now ? departed_.erase(each) : std::next(each);
   }
-  const size_t left = std::count_if(members_.begin(), members_.end(),
-                                    [](const auto& each) { return each.second.node && each.second.stands(); });
-  const size_t before = left + departed_.size();
-  if (before < 3 || 2 * departed_.size() <= before) return;
+  size_t left = 0, gone = departed_.size();
+  for (const auto& [id, member] : members_) {
+    if (member.node && member.stands()) ++left;
+    if (IsOwn(id) && !member.stands()) ++gone;
+  }
+  if (left + gone < 3 || gone <= left) return;
   for (auto& [id, departure] : departed_) {
     departure.member.held_until = now + hold_;
     members_[id] = std::move(departure.member);

@@ -9,6 +9,10 @@
 
 namespace kvist {
 
+// A million years of writes. Beyond it is no etcd, and a sum with the base, or the next revision, might not fit.
+inline constexpr int64_t kMostRevision = int64_t{1} << 56;
+inline bool IsPossibleRevision(int64_t revision) { return revision > 0 && revision < kMostRevision; }
+
 inline EtcdKeyValue FromWire(const etcdserverpb::KeyValue& kv) {
   return {kv.key(), kv.value(), kv.mod_revision(), kv.lease()};
 }

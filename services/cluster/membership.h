@@ -6,6 +6,7 @@
 //
 // Units   deadlines are points in time of the Runtime.
 // Threads any. Watchers are called one at a time, in order, on a thread of the implementation, without its locks held.
+//         They may take their time, and call back; a view that was overtaken meanwhile is passed over.
 #ifndef KVIST_SERVICES_CLUSTER_MEMBERSHIP_H_
 #define KVIST_SERVICES_CLUSTER_MEMBERSHIP_H_
 
@@ -38,21 +39,25 @@ class Membership {
   // wiped source as long as one member lives.
   virtual std::shared_ptr<const View> view() const = 0;
 
-  // Calls `watcher` with every later view. Call it before Register; watchers stay for good.
+  // Calls `watcher` with later views. Call it before Register; watchers stay for good, and must outlive this object.
   virtual void Watch(std::function<void(std::shared_ptr<const View>)> watcher) = 0;
 
   // Makes `self` a member and keeps it one: renews the lease, and registers anew under a greater incarnation if it was
-  // lost. Returns when the record stands and a view that holds it was seen.
-  // Errors: AlreadyExists       another living node has this id (its address is named);
-  //         DeadlineExceeded    the source did not answer; the attempt goes on in the background;
-  //         FailedPrecondition  the source refuses us for good (authentication, a later protocol), or has no such node.
+  // lost. Returns when this very record stands and a view that holds it was seen; its incarnation is chosen here.
+  // Called again it changes the record, as Update does.
+  // Errors: InvalidArgument     the record could not stand in a view, or its port is 0;
+  //         AlreadyExists       another living node has this id (its address is named);
+  //         DeadlineExceeded    the source did not answer, or it is not known yet whether the node that has this id
+  //                             lives; the attempt goes on in the background;
+  //         FailedPrecondition  the source refuses us for good (authentication, permission), or has no such node.
   virtual absl::Status Register(const Node& self, absl::Time deadline) = 0;
 
   // Changes our record: state, ramp, weight, addresses. The id stays. Lasts across registrations.
-  // Errors: DeadlineExceeded, as above; FailedPrecondition before Register.
+  // Errors: InvalidArgument, DeadlineExceeded, as above; FailedPrecondition before Register.
   virtual absl::Status Update(const Node& self, absl::Time deadline) = 0;
 
   // Takes our record away, so that nobody waits for the lease to end.
+  // Errors: DeadlineExceeded  the source did not answer; the attempt goes on while this object lives.
   virtual absl::Status Leave(absl::Time deadline) = 0;
 
   virtual MembershipHealth health() const = 0;

@@ -1,7 +1,8 @@
 // Tasks that wait for peers, in lanes of one kind and one peer: what holds one peer up holds nobody else up.
 //
 // A lane is first in, first out, and has at most `lane_width` tasks under way; a peer at most `peer_width` in all its
-// lanes. A lane rests after a failure; a kind can rest as well (to keep to a rate). Lanes take turns.
+// lanes. A lane rests after a failure; a whole peer can rest (it said when to come again), and so can a kind (to keep
+// to a rate). Lanes take turns.
 //
 // Threads the caller serializes.
 #ifndef KVIST_SERVICES_CLUSTER_PEER_LANES_H_
@@ -11,6 +12,7 @@
 #include <compare>
 #include <cstdint>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
@@ -52,7 +54,7 @@ class PeerLanes {
       if (lane->second.tasks.empty() || lane->second.under_way >= lane_width_) continue;
       const auto peer = peers_.find(lane->first.peer);
       if (peer != peers_.end() && peer->second >= peer_width_) continue;
-      const absl::Time start = std::max(lane->second.rest_until, kind_rests_until_[lane->first.kind]);
+      const absl::Time start = StartOf(lane->first, lane->second);
       if (start > now) {
         *wake = std::min(*wake, start);
         continue;
@@ -85,6 +87,14 @@ class PeerLanes {
     ++waiting_[id.kind];
   }
   void RestKind(int kind, absl::Time until) { kind_rests_until_[kind] = until; }
+  // Until then, unless it rests longer already.
+  void RestPeer(const NodeId& peer, absl::Time now, absl::Time until) {
+    for (auto rest = peer_rests_until_.begin(); rest != peer_rests_until_.end();) {
+      rest = rest->second <= now ? peer_rests_until_.erase(rest) : std::next(rest);
+    }
+    absl::Time& rest = peer_rests_until_.try_emplace(peer, until).first->second;
+    rest = std::max(rest, until);
+  }
 
   // Takes out all that wait in a lane.
   std::vector<Task> Drop(const LaneId& id) {
@@ -125,6 +135,12 @@ class PeerLanes {
     absl::Time rest_until = absl::InfinitePast(), failing_since;
   };
 
+  absl::Time StartOf(const LaneId& id, const Lane& lane) const {
+    const auto kind = kind_rests_until_.find(id.kind);
+    const auto peer = peer_rests_until_.find(id.peer);
+    return std::max({lane.rest_until, kind == kind_rests_until_.end() ? absl::InfinitePast() : kind->second,
+                     peer == peer_rests_until_.end() ? absl::InfinitePast() : peer->second});
+  }
   void End(const LaneId& id) {
     --lanes_[id].under_way;
     if (--peers_[id.peer] == 0) peers_.erase(id.peer);
@@ -135,6 +151,7 @@ class PeerLanes {
   std::map<NodeId, int> peers_;   // tasks under way
   std::map<int, size_t> waiting_;
   std::map<int, absl::Time> kind_rests_until_;
+  std::map<NodeId, absl::Time> peer_rests_until_;
   LaneId last_;
 };
 

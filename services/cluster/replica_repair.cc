@@ -48,7 +48,7 @@ void ReplicaRepair::SetView(const View& view, absl::Time now) {
   view_ = view;
   if (same) return;
   due_ = std::min(due_, now);
-  pause_ = kFirstPause;
+  pause_ = first_pause_;
 }
 
 void ReplicaRepair::CopyLost(absl::Time now) {

@@ -31,10 +31,10 @@ class ReplicaRepair {
  public:
   static constexpr size_t kNamespaces = 1024;
   static constexpr size_t kCheck = 128;  // blocks in one Check
-  static constexpr absl::Duration kFirstPause = absl::Seconds(5), kLongestPause = absl::Minutes(10);
+  static constexpr absl::Duration kLongestPause = absl::Minutes(10);
 
-  ReplicaRepair(NodeId self, BlockStore* store, BlockMover* mover)
-      : self_(std::move(self)), store_(store), mover_(mover) {}
+  ReplicaRepair(NodeId self, BlockStore* store, BlockMover* mover, absl::Duration first_pause)
+      : self_(std::move(self)), store_(store), mover_(mover), first_pause_(first_pause) {}
 
   void Learn(std::string_view namespace_digest, uint32_t replicas);
   uint32_t ReplicasOf(const std::string& namespace_digest) const;  // 1 if it is not known
@@ -62,12 +62,13 @@ class ReplicaRepair {
   const NodeId self_;
   BlockStore* const store_;
   BlockMover* const mover_;
+  const absl::Duration first_pause_;
 
   mutable std::mutex mutex_;
   std::map<std::string, uint32_t> replicas_ ABSL_GUARDED_BY(mutex_);  // of namespaces that want more than one
   View view_ ABSL_GUARDED_BY(mutex_);
   absl::Time due_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  absl::Duration pause_ ABSL_GUARDED_BY(mutex_) = kFirstPause;
+  absl::Duration pause_ ABSL_GUARDED_BY(mutex_) = first_pause_;
   bool passing_ ABSL_GUARDED_BY(mutex_) = false;
 
   // Of Step's thread.

@@ -7,6 +7,7 @@
 
 #include "services/cluster/call_policy.h"
 #include "services/cluster/ring.h"
+#include "services/transport/retry_hint.h"
 
 namespace kvist {
 namespace {
@@ -32,7 +33,7 @@ Replicator::Replicator(ReplicatorOptions options)
       hot_({static_cast<uint64_t>(options_.hot_fraction * static_cast<double>(options_.capacity_bytes)),
             options_.hot_ttl},
            options_.runtime),
-      repair_(options_.self, options_.store, &mover_),
+      repair_(options_.self, options_.store, &mover_, options_.repair_pause),
       handover_({options_.self, options_.store, &mover_, &peers_, options_.runtime, options_.view,
                  [this](const std::string& digest) { return repair_.ReplicasOf(digest); }}),
       changed_(options_.runtime->NewCondition()),
@@ -226,6 +227,12 @@ absl::StatusOr<uint64_t> Replicator::CheckPeer(const Task& task, const NodeId& p
 }
 
 void Replicator::Settle(Lanes::Taken taken, absl::Time began, const absl::StatusOr<uint64_t>& done) {
+  if (const std::optional<absl::Duration> hint = RetryHint(done.status());
+      hint && !absl::IsUnavailable(done.status())) {
+    const absl::Time now = options_.runtime->Now();
+    std::lock_guard lock(mutex_);
+    lanes_.RestPeer(taken.lane.peer, now, now + *hint);
+  }
   if (!done.ok() && TryAgain(&taken, done.status())) return;
   const absl::Time now = options_.runtime->Now();
   {
@@ -291,7 +298,7 @@ void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) 
   if (done.ok() && *done > 0) {
     const absl::StatusOr<std::string> digest = mover_.NamespaceOf(task.key);
     const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(*digest) : 1;
-    if (replicas > 1 && !task.refetch) Spread(task.key, task.group, replicas);
+    if (replicas > 1) Spread(task.key, task.group, replicas);
   }
   {
     std::lock_guard lock(mutex_);

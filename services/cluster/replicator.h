@@ -58,6 +58,7 @@ struct ReplicatorOptions {
   absl::Duration give_up = absl::Seconds(60);             // of one task, attempts included
   absl::Duration housekeeping = absl::Milliseconds(250);  // heat and views are looked at so often
   uint64_t background_rate = 256 << 20;                   // bytes a second, each of repair, adoption and hot copies
+  absl::Duration repair_pause = absl::Seconds(5);         // after a copy was given up; doubles to ten minutes
   uint64_t scan_rate = 50000;                             // blocks a second of a repair's pass
   HeatOptions heat;
   size_t hot_copies = 3;       // nodes beside the owner and its replicas, at most

@@ -44,6 +44,7 @@ class StaticMembership final : public Membership {
       return absl::FailedPreconditionError(
           absl::StrCat("cluster file ", cluster_file_, " has no node \"", self.id.value, "\": add it there"));
     }
+    if (!registered_) ++registrations_;
     registered_ = true;
     return absl::OkStatus();
   }
@@ -60,10 +61,10 @@ class StaticMembership final : public Membership {
   MembershipHealth health() const override {
     std::lock_guard lock(mutex_);
     MembershipHealth health;
-    health.connected = problem_.empty();
+    health.connected = true;
     health.registered = registered_;
-    health.registrations = registered_ ? 1 : 0;
-    health.last_answer = runtime_->Now();
+    health.registrations = registrations_;
+    health.last_answer = last_read_;
     health.problem = problem_;
     return health;
   }
@@ -98,15 +99,8 @@ class StaticMembership final : public Membership {
                         ", not above ", file_view_.number.value, ": raise it");
   }
 
-  // Whether a node that had an address has another: a newer view for workers, though the file is the same.
-  static bool Moved(const View& before, const View& now) {
-    return std::any_of(now.nodes.begin(), now.nodes.end(), [&](const Node& node) {
-      const Node* was = before.Find(node.id);
-      return was != nullptr && was->address.port != 0 && was->address != node.address;
-    });
-  }
-
-  // Fills in published addresses and hands the view out if it is another than the last.
+  // Fills in published addresses and hands the view out if it is another than the last. A node whose address is not
+  // published (any more) keeps the one that was known.
   void Take(View read) {
     View view = read;
     (void)ResolveAddresses(cluster_file_, absl::InfinitePast(), runtime_->clock(), &view);  // what is missing stays 0
@@ -115,14 +109,35 @@ class StaticMembership final : public Membership {
     {
       std::lock_guard lock(mutex_);
       file_view_ = std::move(read);
-      if (view_ != nullptr && view_->nodes == view.nodes && view_->number >= view.number) return;
+      last_read_ = runtime_->Now();
       if (view_ != nullptr) {
-        view.number.value = std::max(view.number.value, view_->number.value + (Moved(*view_, view) ? 1 : 0));
+        KeepKnownAddresses(*view_, &view);
+        view.number.value = std::max(view.number.value, view_->number.value + (Differs(*view_, view) ? 1 : 0));
+        if (view == *view_) return;
       }
       view_ = current = std::make_shared<const View>(std::move(view));
       watchers = watchers_;
     }
     for (const auto& watcher : watchers) watcher(current);
+  }
+
+  static void KeepKnownAddresses(const View& before, View* now) {
+    for (Node& node : now->nodes) {
+      const Node* was = node.address.port == 0 ? before.Find(node.id) : nullptr;
+      if (was != nullptr && was->address.host == node.address.host) node.address = was->address;
+    }
+  }
+
+  // Whether workers that hold the one must learn of the other. That a node has published its address for the first time
+  // is no such change: they start from the same file and look for themselves.
+  static bool Differs(const View& before, const View& now) {
+    if (before.nodes.size() != now.nodes.size()) return true;
+    for (size_t i = 0; i < now.nodes.size(); ++i) {
+      Node was = before.nodes[i];
+      if (was.address.port == 0) was.address = now.nodes[i].address;
+      if (was != now.nodes[i]) return true;
+    }
+    return false;
   }
 
   const std::string cluster_file_;
@@ -133,6 +148,8 @@ class StaticMembership final : public Membership {
   std::shared_ptr<const View> view_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::function<void(std::shared_ptr<const View>)>> watchers_ ABSL_GUARDED_BY(mutex_);
   std::string problem_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_read_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();  // that was good
+  uint64_t registrations_ ABSL_GUARDED_BY(mutex_) = 0;
   bool registered_ ABSL_GUARDED_BY(mutex_) = false, stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<Thread> polling_;
 };

@@ -208,8 +208,8 @@ absl::StatusOr<v1::ReleaseResponse> CacheHandlers::Release(const v1::ReleaseRequ
       return absl::InvalidArgumentError(absl::StrCat(request.leases_size(), " leases in one request; at most ",
                                                      impl_->options.limits.max_keys, " are allowed: send several"));
     }
-    for (const uint64_t lease : request.leases()) {
-      if (absl::Status status = impl_->store().Release({lease}); !status.ok()) return status;
+    for (int i = request.leases_size(); i-- > 0;) {
+      if (absl::Status status = impl_->store().Release({request.leases(i)}); !status.ok()) return status;
     }
     return v1::ReleaseResponse();
   });

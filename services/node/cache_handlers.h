@@ -72,8 +72,8 @@ class CacheHandlers {
   explicit CacheHandlers(CacheHandlersOptions options);
   ~CacheHandlers();  // ends all sessions. REQUIRES: none is in a call
 
-  // Chains are leased in reverse order: a request's later chains are the deeper ones, and leaves must be evicted before
-  // their parents.
+  // Chains are leased, and leases released, in reverse order: a request's later chains are the deeper ones, and leaves
+  // must be evicted before their parents.
   absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request);
   absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request);
   absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request);

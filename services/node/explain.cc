@@ -69,8 +69,7 @@ void DescribeHit(const HandlersState& state, const Lookup& lookup, const Key& ke
   } else {
     fate->set_tier(static_cast<v1::Tier>(lookup.tier));
     fate->set_size_bytes(lookup.block->size_bytes());
-    fate->set_detail(absl::StrCat("present: ", std::string(CodecName(head->view().codec())), " at ",
-                                  head->view().MaxPrecision(), " bits"));
+    fate->set_detail(absl::StrCat("present, in codec ", std::string(CodecName(head->view().codec()))));
   }
 }
 static_assert(static_cast<int>(Tier::kHost) == v1::TIER_HOST && static_cast<int>(Tier::kDisk) == v1::TIER_DISK);

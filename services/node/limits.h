@@ -26,7 +26,7 @@ struct AdmissionLimits {
   uint64_t queued_bytes = 512ull << 20;           // that those have still to send
   double pinned_fraction = 0.25;                  // by Get streams; leases have their own cap in the tier
   uint32_t puts = 128;                            // Put streams under way
-  double reserved_fraction = 0.25;                // by those
+  double reserved_fraction = 0.5;                 // by those
   uint32_t matches = 64;                          // Match and Explain at one moment
   absl::Duration read_stall = absl::Seconds(10);  // a Get whose reader takes nothing for so long is ended
   // A Get that is older than `read_stall` and whose reader took less than this a second over its life is ended.

@@ -1,5 +1,6 @@
 // kvistd: reads flags, runs a node, stops it gracefully on SIGTERM or SIGINT, at once on a second one. Exit: 0 stopped,
 // 1 fault or stopped at once, 2 wrong flags.
+#include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -31,6 +32,9 @@ int main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
+  // protobuf would write a line to stderr for each request with a string that is not UTF-8: the caller is told, not the
+  // log.
+  google::protobuf::SetLogHandler(nullptr);
   absl::StatusOr<std::unique_ptr<kvist::NodeServer>> node = kvist::NodeServer::Start(flags->config);
   if (!node.ok()) {
     kvist::Log(kvist::LogLevel::kError, "cannot start", {{"error", std::string(node.status().message())}});

@@ -23,7 +23,11 @@ Member::Member(MemberOptions options, Runtime* runtime, Membership* membership)
       runtime_(runtime),
       membership_(membership),
       changed_(runtime->NewCondition()),
-      self_(options_.self) {}
+      self_(options_.self) {
+  if (membership_ == nullptr) return;
+  self_.state = NodeState::kJoining;
+  self_.ramp = 0;
+}
 
 Member::~Member() {
   {
@@ -219,6 +223,8 @@ void Member::LeaveCluster() {
   if (listed && seen) {
     Become(NodeState::kDraining, 1);
     HandOver(until);
+    std::lock_guard lock(mutex_);
+    if (stopped_) return;  // our record ends with its lease
   }
   if (listed) {
     const absl::Status status = membership_->Leave(runtime_->Now() + kAttempt);

@@ -12,12 +12,9 @@
 namespace kvist {
 
 inline nlohmann::ordered_json NodeJson(const NodeAnswer& state) {
-  nlohmann::ordered_json json = {{"id", state.node.id.value},
-                                 {"address", state.node.address.ToString()},
-                                 {"weight", state.node.weight},
-                                 {"state", std::string(NodeStateName(state.node.state))},
-                                 {"ramp", state.node.ramp},
-                                 {"reachable", state.reachable.ok()}};
+  nlohmann::ordered_json json = {{"id", state.node.id.value},   {"address", state.node.address.ToString()},
+                                 {"weight", state.node.weight}, {"state", std::string(NodeStateName(state.node.state))},
+                                 {"ramp", state.node.ramp},     {"reachable", state.reachable.ok()}};
   if (!state.reachable.ok()) {
     json["error"] = std::string(state.reachable.message());
     return json;

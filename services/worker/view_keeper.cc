@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "services/worker/retry.h"
 #include "services/cluster/records.h"
+#include "services/worker/retry.h"
 
 namespace kvist {
 namespace {

@@ -57,7 +57,8 @@ class Cluster {
       children_.push_back(Child::Spawn({kvistd, "--cluster", file, "--node", absl::StrCat("n", i)}));
     }
     view_ = Must(ReadClusterFile(file));
-    const absl::Status resolved = ResolveAddresses(file, absl::Now() + absl::Seconds(20), RealRuntime()->clock(), &view_);
+    const absl::Status resolved =
+        ResolveAddresses(file, absl::Now() + absl::Seconds(20), RealRuntime()->clock(), &view_);
     Require(resolved.ok(), resolved.ToString());
   }
   ~Cluster() {

@@ -53,7 +53,8 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
     options.runtime = &runtime_;
     options.identity = {"0", "test"};
     options.capacity_bytes = capacity_bytes;
-    options.admission.reserved_fraction = 1;  // the tier's own limits are what is tested
+    options.admission.pinned_fraction = 1;  // the tier's own limits are what is tested
+    options.admission.reserved_fraction = 1;
     options.limits.max_lease = kMaxLease;
     handlers_ = std::make_unique<CacheHandlers>(std::move(options));
     service_ = std::make_unique<CacheService>(handlers_.get());

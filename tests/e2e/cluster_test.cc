@@ -185,8 +185,8 @@ TEST_F(ClusterTest, ASecondNodeOfTheSameIdStaysOutsideAndSaysWhoHasIt) {
   const std::string address = Logged("n1", "address");
   Process second({testing::Runfile("services/node/kvistd"), "--etcd", etcd_.client_address().ToString(), "--node", "n1",
                   "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--capacity", "1MiB"});
-  EXPECT_TRUE(WaitFor(
-      [&] { return second.Errors().find("a living node at " + address + " has the id") != std::string::npos; }, 40))
+  EXPECT_TRUE(
+      WaitFor([&] { return second.Errors().find("is taken by a node at " + address) != std::string::npos; }, 40))
       << second.Errors();
   EXPECT_TRUE(Ready("n1"));
   EXPECT_EQ(Logged("n1", "address"), address);

@@ -173,6 +173,13 @@ TEST_F(EtcdMembersTest, WhenMostOfThemVanishOneByOneInAShortTimeTheyComeBackUnti
   EXPECT_EQ(Ids(), "a d");
 }
 
+TEST_F(EtcdMembersTest, OurOwnRecordCountsAmongThoseThatVanish) {
+  List({"a", "b", "c"}, 10);
+  members_.SetSelf(NodeOf("a"), 10);
+  members_.Apply(Delete({"a", "b"}, 11), now_);
+  EXPECT_EQ(Ids(), "a b c");
+}
+
 TEST_F(EtcdMembersTest, ThoseThatVanishFarApartAreNotHeld) {
   List({"a", "b", "c", "d"}, 10);
   members_.Apply(Delete({"a"}, 11), now_);

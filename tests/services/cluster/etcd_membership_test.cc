@@ -1,105 +1,78 @@
-// Goal: nodes find each other through a real etcd, and neither its loss nor its wiping takes anything from them.
-// Method: a real etcd as a child process, killed, stopped, wiped and compacted; members in this process on the real
-// clock, with short leases. Waits are for conditions.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
+// Goal: nodes find each other through a real etcd, whatever other people and other nodes write there.
+// Method: a real etcd as a child process; members in this process on the real clock, with short leases; etcdctl plays
+// the others. Waits are for conditions.
+#include <mutex>
 
-#include <filesystem>
-
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
-#include "services/cluster/membership.h"
 #include "services/cluster/records.h"
-#include "tests/services/testing/etcd_process.h"
+#include "tests/services/cluster/membership_fixture.h"
 
 namespace kvist {
 namespace {
 
-using testing::EtcdProcess;
+using testing::Follower;
 using ::testing::HasSubstr;
+using testing::Ids;
+using testing::In;
+using testing::Incarnation;
+using testing::NodeOf;
+using testing::Number;
+using testing::WaitFor;
 
-absl::Time In(double seconds) { return absl::Now() + absl::Seconds(seconds); }
-
-bool WaitFor(const std::function<bool()>& condition, double seconds = 20) {
-  for (const absl::Time deadline = In(seconds); !condition();) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  return true;
-}
-
-Node NodeOf(const std::string& id, uint16_t port) {
-  Node node;
-  node.id.value = id;
-  node.address = {"127.0.0.1", port};
-  node.capacity_bytes = 1 << 20;
-  return node;
-}
-
-class EtcdMembershipTest : public ::testing::Test {
- protected:
-  EtcdOptions Options() {
-    EtcdOptions options;
-    options.endpoints = {etcd_.client_address().ToString()};
-    options.lease = absl::Seconds(2);
-    options.call_deadline = absl::Seconds(1);
-    options.hold = absl::Seconds(4);
-    return options;
-  }
-  std::unique_ptr<Membership> NewMember() {
-    auto made = NewEtcdMembership(Options(), RealRuntime());
-    EXPECT_TRUE(made.ok()) << made.status();
-    return *std::move(made);
-  }
-  static std::string Ids(const Membership& member) {
-    const auto view = member.view();
-    if (view == nullptr) return "none";
-    std::vector<std::string> ids;
-    for (const Node& node : view->nodes) ids.push_back(node.id.value);
-    return absl::StrJoin(ids, " ");
-  }
-  static uint64_t Number(const Membership& member) {
-    return member.view() == nullptr ? 0 : member.view()->number.value;
-  }
-  std::string Stored(const std::string& id) {
-    return etcd_.Etcdctl({"get", "--print-value-only", "/kvist/kvist/nodes/" + id}).output;
-  }
-
-  EtcdProcess etcd_;
-};
+class EtcdMembershipTest : public testing::EtcdTest {};
 
 TEST_F(EtcdMembershipTest, NodesSeeEachOtherUnderOneNumberAndLeave) {
-  const auto a = NewMember(), b = NewMember();
-  ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
-  ASSERT_TRUE(b->Register(NodeOf("b", 2), In(20)).ok());
-  EXPECT_TRUE(WaitFor([&] { return Ids(*a) == "a b" && Ids(*b) == "a b"; }));
-  EXPECT_EQ(Number(*a), Number(*b));
-  EXPECT_TRUE(a->health().registered);
-  EXPECT_THAT(Stored("a"), HasSubstr("\"address\":\"127.0.0.1:1\""));
-  const uint64_t before = Number(*a);
-  ASSERT_TRUE(b->Leave(In(10)).ok());
-  EXPECT_TRUE(WaitFor([&] { return Ids(*a) == "a"; }, 1.5)) << "at once, not when the lease ends";
-  EXPECT_GT(Number(*a), before);
+  const auto members = NewCluster(2);
+  EXPECT_EQ(Number(*members[0]), Number(*members[1]));
+  EXPECT_EQ(*members[0]->view(), *members[1]->view());
+  EXPECT_EQ(members[0]->health().problem, "");
+  EXPECT_THAT(Stored("n0"), HasSubstr("\"address\":\"127.0.0.1:1\""));
+  const uint64_t before = Number(*members[0]);
+  const absl::Time left = absl::Now();
+  ASSERT_TRUE(members[1]->Leave(In(10)).ok());
+  EXPECT_TRUE(WaitFor([&] { return Ids(*members[0]) == "n0"; }));
+  EXPECT_LT(absl::Now() - left, absl::Seconds(2)) << "at once, not when the lease ends";
+  EXPECT_GT(Number(*members[0]), before);
+  EXPECT_FALSE(members[1]->health().registered);
+  ASSERT_TRUE(members[1]->Register(NodeOf("n1", 2), In(10)).ok()) << "and may come back";
+  EXPECT_TRUE(AllSeeAll(members));
 }
 
 TEST_F(EtcdMembershipTest, ARecordChangesAndWatchersHearOfIt) {
   const auto a = NewMember(), b = NewMember();
-  std::mutex mutex;
-  std::vector<std::shared_ptr<const View>> heard;
-  b->Watch([&](std::shared_ptr<const View> view) {
-    std::lock_guard lock(mutex);
-    heard.push_back(view);
-  });
+  const Follower follower(b.get());
   Node self = NodeOf("a", 1);
   self.state = NodeState::kJoining;
   self.ramp = 0.5;
   ASSERT_TRUE(a->Register(self, In(20)).ok());
+  const uint64_t incarnation = Incarnation(*a, "a");
   self.state = NodeState::kDraining;
+  self.address.port = 7;
   ASSERT_TRUE(a->Update(self, In(10)).ok());
-  EXPECT_TRUE(WaitFor([&] { return b->view() != nullptr && b->view()->nodes[0].state == NodeState::kDraining; }));
-  std::lock_guard lock(mutex);
-  for (size_t i = 1; i < heard.size(); ++i) EXPECT_GT(heard[i]->number, heard[i - 1]->number);
+  EXPECT_EQ(a->view()->Find(NodeId{"a"})->state, NodeState::kDraining) << "what Update returns for was seen";
+  EXPECT_EQ(Incarnation(*a, "a"), incarnation);
+  EXPECT_TRUE(WaitFor([&] { return b->view() != nullptr && b->view()->nodes[0].address.port == 7; }));
+  EXPECT_TRUE(WaitFor([&] { return follower.views() >= 1; }));
+}
+
+TEST_F(EtcdMembershipTest, AWatcherThatBlocksCostsNoLeaseAndOneThatCallsUsIsAnswered) {
+  std::mutex gate;
+  gate.lock();
+  std::atomic<bool> updated = false;
+  const auto a = NewMember();
+  a->Watch([&](std::shared_ptr<const View>) {
+    Node self = NodeOf("a", 1);
+    self.weight = 2;
+    if (!updated) updated = a->Update(self, In(10)).ok();
+    std::lock_guard blocked(gate);
+  });
+  ASSERT_TRUE(a->Register(NodeOf("a", 1), In(20)).ok());
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(WaitFor([&] { return updated.load(); }));
+  EXPECT_TRUE(WaitFor([&] { return a->health().last_answer > begin + 2 * Options().lease; }));
+  EXPECT_TRUE(a->health().registered);
+  EXPECT_EQ(a->health().registrations, 1u);
+  EXPECT_EQ(a->view()->nodes[0].weight, 2);
+  gate.unlock();
 }
 
 TEST_F(EtcdMembershipTest, ASecondLivingNodeOfOneIdIsRefusedWithTheFirstOnesAddress) {
@@ -109,189 +82,151 @@ TEST_F(EtcdMembershipTest, ASecondLivingNodeOfOneIdIsRefusedWithTheFirstOnesAddr
   EXPECT_EQ(refused.code(), absl::StatusCode::kAlreadyExists) << refused;
   EXPECT_THAT(std::string(refused.message()), HasSubstr("the id \"a\" is taken by a node at 127.0.0.1:1, which lives"));
   EXPECT_EQ(first->view()->nodes[0].address.port, 1);
+  EXPECT_TRUE(second->health().connected);
 }
 
 TEST_F(EtcdMembershipTest, ANodeThatDiedComesBackElsewhereAsALaterIncarnation) {
   auto first = NewMember();
   const auto other = NewMember();
   ASSERT_TRUE(first->Register(NodeOf("a", 1), In(20)).ok());
-  const uint64_t incarnation = first->view()->Find(NodeId{"a"})->incarnation;
+  const uint64_t incarnation = Incarnation(*first, "a");
   first.reset();  // without leaving, as a killed process
   const auto again = NewMember();
-  ASSERT_TRUE(again->Register(NodeOf("a", 2), In(30)).ok());
+  const absl::Status registered = again->Register(NodeOf("a", 2), In(30));
+  ASSERT_TRUE(registered.ok()) << registered;
   EXPECT_TRUE(WaitFor([&] { return other->view()->Find(NodeId{"a"})->address.port == 2; }));
-  EXPECT_GT(other->view()->Find(NodeId{"a"})->incarnation, incarnation);
+  EXPECT_GT(Incarnation(*other, "a"), incarnation);
 }
 
-TEST_F(EtcdMembershipTest, ALeaseThatIsRevokedIsNoticedAndTheNodeRegistersAnew) {
-  const auto a = NewMember(), b = NewMember();
-  ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
-  ASSERT_TRUE(b->Register(NodeOf("b", 2), In(20)).ok());
-  ASSERT_EQ(etcd_.Etcdctl({"del", "/kvist/kvist/nodes/a"}).output, "1\n");
-  EXPECT_TRUE(WaitFor([&] { return a->health().registrations == 2 && a->health().registered; }));
-  EXPECT_TRUE(WaitFor([&] { return Ids(*a) == "a b" && Ids(*b) == "a b"; }));
+TEST_F(EtcdMembershipTest, ANodeThatDiedComesBackAtItsAddressAtOnce) {
+  auto first = NewMember();
+  const auto other = NewMember();
+  const Follower follower(other.get());
+  ASSERT_TRUE(first->Register(NodeOf("a", 1), In(20)).ok());
+  ASSERT_TRUE(WaitFor([&] { return Ids(*other) == "a"; }));
+  const uint64_t incarnation = Incarnation(*first, "a");
+  first.reset();
+  const auto again = NewMember();
+  const absl::Time begin = absl::Now();
+  ASSERT_TRUE(again->Register(NodeOf("a", 1), In(30)).ok());
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1)) << "less than what is left of the lease";
+  EXPECT_TRUE(WaitFor([&] { return Incarnation(*other, "a") > incarnation; }));
 }
 
-TEST_F(EtcdMembershipTest, ADeadEtcdLeavesTheViewAndALivingOneFindsEverybodyAgain) {
-  const auto a = NewMember(), b = NewMember();
-  ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
-  ASSERT_TRUE(b->Register(NodeOf("b", 2), In(20)).ok());
-  ASSERT_TRUE(WaitFor([&] { return Ids(*a) == "a b" && Ids(*b) == "a b"; }));
-  etcd_.Kill();
-  EXPECT_TRUE(WaitFor([&] { return !a->health().registered && !a->health().connected; }));
-  EXPECT_THAT(a->health().problem, HasSubstr(etcd_.client_address().ToString()));
-  EXPECT_EQ(Ids(*a), "a b");
-  etcd_.Restart();
-  EXPECT_TRUE(WaitFor([&] { return a->health().registered && b->health().registered; }));
-  EXPECT_TRUE(WaitFor([&] { return Ids(*a) == "a b" && Ids(*b) == "a b"; }));
+TEST_F(EtcdMembershipTest, ALeaseThatIsRevokedIsNoticedAndTheNodeIsANewIncarnation) {
+  const auto members = NewCluster(2);
+  const Follower follower(members[0].get());
+  const uint64_t incarnation = Incarnation(*members[1], "n0");
+  const std::string entry = Etcdctl({"get", "--write-out=json", "/kvist/kvist/nodes/n0"}).output;
+  const size_t at = entry.find("\"lease\":");
+  ASSERT_NE(at, std::string::npos) << entry;
+  const std::string lease = absl::StrCat(absl::Hex(std::atoll(entry.c_str() + at + 8)));
+  ASSERT_EQ(Etcdctl({"lease", "revoke", lease}).exit, 0);
+  EXPECT_TRUE(WaitFor([&] { return members[0]->health().registrations == 2; }));
+  EXPECT_TRUE(WaitFor([&] { return Incarnation(*members[1], "n0") > incarnation; }));
+  EXPECT_TRUE(AllSeeAll(members));
+  EXPECT_EQ(follower.fewest(), 2u) << "it knows that it lives";
 }
 
-TEST_F(EtcdMembershipTest, AWipedEtcdChangesNobodysViewAndNumbersGoUp) {
-  const auto a = NewMember(), b = NewMember(), c = NewMember();
-  ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
-  ASSERT_TRUE(b->Register(NodeOf("b", 2), In(20)).ok());
-  ASSERT_TRUE(c->Register(NodeOf("c", 3), In(20)).ok());
-  ASSERT_TRUE(WaitFor([&] { return Ids(*a) == "a b c" && Ids(*b) == "a b c" && Ids(*c) == "a b c"; }));
-  const uint64_t before = Number(*a);
-  std::atomic<size_t> fewest = 3;
-  std::atomic<uint64_t> greatest = before;
-  std::atomic<bool> went_down = false;
-  a->Watch([&](std::shared_ptr<const View> view) {
-    fewest = std::min(fewest.load(), view->nodes.size());
-    if (view->number.value <= greatest) went_down = true;
-    greatest = view->number.value;
-  });
-  etcd_.Kill();
-  etcd_.Wipe();
-  etcd_.Restart();
+TEST_F(EtcdMembershipTest, RecordsThatAreAllDeletedAtOnceComeBackAndNobodyLosesAnybody) {
+  const auto members = NewCluster(3);
+  const Follower follower(members[0].get());
+  ASSERT_EQ(Etcdctl({"del", "--prefix", "/kvist/kvist/"}).output, "3\n");
   EXPECT_TRUE(WaitFor([&] {
-    return a->health().registered && b->health().registered && c->health().registered && Stored("a") != "" &&
-           Stored("b") != "" && Stored("c") != "";
+    for (const auto& member : members) {
+      if (member->health().registrations != 2 || !member->health().registered) return false;
+    }
+    return true;
   }));
-  EXPECT_TRUE(WaitFor([&] { return Number(*a) > before && Number(*b) > before && Number(*c) > before; }));
-  EXPECT_EQ(fewest, 3u);
-  EXPECT_FALSE(went_down);
-  // A newcomer that remembers nothing counts as the others do.
-  const auto d = NewMember();
-  ASSERT_TRUE(d->Register(NodeOf("d", 4), In(20)).ok());
-  EXPECT_GT(Number(*d), before);
+  EXPECT_TRUE(AllSeeAll(members));
+  EXPECT_EQ(follower.fewest(), 3u);
 }
 
-TEST_F(EtcdMembershipTest, AGapThatWasCompactedIsListedAgain) {
-  const auto a = NewMember(), b = NewMember();
-  ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
-  etcd_.Kill();
-  ASSERT_TRUE(WaitFor([&] { return !a->health().connected; }));
-  etcd_.Restart();
-  for (int i = 0; i < 5; ++i) etcd_.Etcdctl({"put", "/other", absl::StrCat(i)});
-  const std::string status = etcd_.Etcdctl({"endpoint", "status", "--write-out=json"}).output;
-  const size_t at = status.find("\"revision\":");
-  ASSERT_NE(at, std::string::npos);
-  etcd_.Etcdctl({"compact", absl::StrCat(std::atoll(status.c_str() + at + 11))});
-  ASSERT_TRUE(b->Register(NodeOf("b", 2), In(20)).ok());
-  EXPECT_TRUE(WaitFor([&] { return Ids(*a) == "a b" && Ids(*b) == "a b"; }));
-}
-
-TEST_F(EtcdMembershipTest, WithoutEtcdThereIsNoViewAndASentenceWhy) {
-  etcd_.Kill();
-  const auto a = NewMember();
-  const absl::Status late = a->Register(NodeOf("a", 1), In(1));
-  EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_THAT(std::string(late.message()), HasSubstr(etcd_.client_address().ToString()));
-  EXPECT_EQ(a->view(), nullptr);
-  etcd_.Restart();  // the attempt goes on in the background
-  EXPECT_TRUE(WaitFor([&] { return a->health().registered && Ids(*a) == "a"; })) << a->health().problem;
-}
-
-TEST_F(EtcdMembershipTest, AStoppedEtcdHoldsNobodyUp) {
-  const auto a = NewMember();
-  ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
-  etcd_.Stop();
-  const absl::Time start = absl::Now();
-  EXPECT_EQ(a->Update(NodeOf("a", 1), In(1)).code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_LT(absl::Now() - start, absl::Seconds(3));
-  {
-    const auto b = NewMember();
-    EXPECT_EQ(b->Register(NodeOf("b", 2), In(0.5)).code(), absl::StatusCode::kDeadlineExceeded);
-  }  // and is destroyed without waiting
-  EXPECT_LT(absl::Now() - start, absl::Seconds(8));
-  etcd_.Continue();
-  EXPECT_TRUE(WaitFor([&] { return a->health().registered; }));
-}
-
-TEST_F(EtcdMembershipTest, AnotherEndpointIsTriedWhenOneIsDead) {
-  EtcdOptions options = Options();
-  options.endpoints.insert(options.endpoints.begin(), absl::StrCat("127.0.0.1:", testing::FreePort()));
-  const auto a = *NewEtcdMembership(options, RealRuntime());
-  EXPECT_TRUE(a->Register(NodeOf("a", 1), In(20)).ok()) << a->health().problem;
+TEST_F(EtcdMembershipTest, ARecordThatAnotherWroteOverIsWrittenAnew) {
+  const auto members = NewCluster(2);
+  ASSERT_EQ(Etcdctl({"put", "/kvist/kvist/nodes/n0", "{\"id\": \"somebody\"}"}).exit, 0);
+  EXPECT_TRUE(WaitFor([&] { return members[0]->health().registrations == 2; }));
+  EXPECT_TRUE(AllSeeAll(members));
+  EXPECT_TRUE(WaitFor([&] { return members[1]->health().problem == ""; }));
 }
 
 TEST_F(EtcdMembershipTest, RecordsOfALaterProtocolAndGarbageAreLeftOutAndNamed) {
   Node later = NodeOf("later", 9);
   later.protocol = kProtocolVersion + 1;
-  etcd_.Etcdctl({"put", "/kvist/kvist/nodes/later", RecordToJson(later)});
-  etcd_.Etcdctl({"put", "/kvist/kvist/nodes/garbage", "not a record"});
+  Etcdctl({"put", "/kvist/kvist/nodes/later", RecordToJson(later)});
+  Etcdctl({"put", "/kvist/kvist/nodes/garbage", "not a record"});
+  Etcdctl({"put", "/kvist/kvist/nodes/other", RecordToJson(NodeOf("another", 8))});
+  Etcdctl({"put", "/kvist/kvist/base", "a lot"});
   const auto a = NewMember();
   ASSERT_EQ(a->Register(NodeOf("a", 1), In(20)), absl::OkStatus()) << a->health().problem;
   EXPECT_EQ(Ids(*a), "a");
-  EXPECT_THAT(a->health().problem, HasSubstr("/kvist/kvist/nodes/later\" is left out"));
-  EXPECT_THAT(a->health().problem, HasSubstr("/kvist/kvist/nodes/garbage\" is left out"));
-}
-
-TEST_F(EtcdMembershipTest, AUserWithAPasswordIsLetInAndAWrongOneIsToldSo) {
-  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-           {"user", "add", "root:secret"}, {"user", "grant-role", "root", "root"}, {"auth", "enable"}}) {
-    const testing::Ended ended = etcd_.Etcdctl(words);
-    ASSERT_EQ(ended.exit, 0) << absl::StrJoin(words, " ") << ended.errors;
+  for (const char* part : {"nodes/later\" is left out: it speaks protocol 2", "nodes/garbage\" is left out: it is no",
+                           "nodes/other\" is left out: it names node \"another\"", "base holds \"a lot\""}) {
+    EXPECT_THAT(a->health().problem, HasSubstr(part));
   }
-  EtcdOptions options = Options();
-  options.user = "root";
-  options.password = "secret";
-  const auto in = *NewEtcdMembership(options, RealRuntime());
-  EXPECT_TRUE(in->Register(NodeOf("a", 1), In(20)).ok()) << in->health().problem;
-  options.password = "wrong";
-  const auto out = *NewEtcdMembership(options, RealRuntime());
-  const absl::Status refused = out->Register(NodeOf("b", 2), In(20));
-  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("authentication failed"));
+  EXPECT_TRUE(a->health().connected);
 }
 
-TEST(EtcdTls, ACertificateOfTheGivenAuthorityIsBelievedAndAnotherIsNot) {
-  const std::string folder = ::testing::TempDir() + "/tls";
-  std::filesystem::create_directories(folder);
-  const auto make = [&](const std::string& name) {
-    const testing::Ended made = testing::Run(
-        {"/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout",
-         folder + "/" + name + ".key", "-out", folder + "/" + name + ".pem"});
-    ASSERT_EQ(made.exit, 0) << made.errors;
-  };
-  make("right");
-  make("wrong");
-  EtcdProcess etcd({"--cert-file=" + folder + "/right.pem", "--key-file=" + folder + "/right.key"}, "https");
-  EtcdOptions options;
-  options.endpoints = {etcd.client_address().ToString()};
-  options.ca_file = folder + "/right.pem";
-  const auto in = *NewEtcdMembership(options, RealRuntime());
-  EXPECT_TRUE(in->Register(NodeOf("a", 1), In(20)).ok()) << in->health().problem;
-  options.ca_file = folder + "/wrong.pem";
-  const auto out = *NewEtcdMembership(options, RealRuntime());
-  EXPECT_EQ(out->Register(NodeOf("b", 2), In(2)).code(), absl::StatusCode::kDeadlineExceeded);
+TEST_F(EtcdMembershipTest, ClustersOfOneEtcdDoNotSeeEachOther) {
+  EtcdOptions options = Options();
+  options.cluster = "kvist2";
+  const auto a = NewMember(), b = NewMember(options);
+  ASSERT_TRUE(a->Register(NodeOf("a", 1), In(20)).ok());
+  ASSERT_TRUE(b->Register(NodeOf("b", 1), In(20)).ok());
+  EXPECT_EQ(Ids(*a), "a");
+  EXPECT_EQ(Ids(*b), "b");
+}
+
+TEST_F(EtcdMembershipTest, CallsOutOfOrderAndRecordsThatCannotStandAreRefused) {
+  const auto a = NewMember();
+  EXPECT_TRUE(absl::IsFailedPrecondition(a->Update(NodeOf("a", 1), In(1))));
+  EXPECT_TRUE(a->Leave(In(1)).ok());
+  const absl::Status unbound = a->Register(NodeOf("a", 0), In(1));
+  EXPECT_TRUE(absl::IsInvalidArgument(unbound)) << unbound;
+  EXPECT_THAT(std::string(a->Register(NodeOf("a/b", 1), In(1)).message()), HasSubstr("its id may hold only"));
+  ASSERT_TRUE(a->Register(NodeOf("a", 1), In(20)).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(a->Register(NodeOf("b", 1), In(1))));
+  EXPECT_TRUE(absl::IsFailedPrecondition(a->Update(NodeOf("b", 1), In(1))));
+}
+
+TEST_F(EtcdMembershipTest, ManyNodesJoinAtOnceAndAllEndWithOneView) {
+  std::vector<std::unique_ptr<Membership>> members;
+  for (int i = 0; i < 12; ++i) members.push_back(NewMember());
+  std::vector<std::unique_ptr<Thread>> joining;
+  std::atomic<int> joined = 0;
+  for (int i = 0; i < 12; ++i) {
+    joining.push_back(RealRuntime()->Start([&, i] {
+      if (members[i]->Register(NodeOf(absl::StrCat("n", i), 1 + i), In(20)).ok()) ++joined;
+    }));
+  }
+  joining.clear();
+  EXPECT_EQ(joined, 12);
+  EXPECT_TRUE(AllSeeAll(members));
+  EXPECT_TRUE(WaitFor([&] {
+    for (const auto& member : members) {
+      if (*member->view() != *members[0]->view()) return false;
+    }
+    return true;
+  })) << "their numbers included";
 }
 
 TEST(EtcdOptionsTest, AllThatIsWrongIsNamedAtOnce) {
   EtcdOptions options;
-  options.endpoints = {"nowhere"};
+  options.endpoints = {"nowhere", "host:0"};
   options.cluster = "a/b";
   options.lease = absl::Milliseconds(1);
+  options.hold = absl::Seconds(-1);
   options.user = "u";
   options.ca_file = "/no/such/file";
+  options.key_file = "/dev/null";
   const std::string message(NewEtcdMembership(options, RealRuntime()).status().message());
   for (const char* part :
-       {"\"nowhere\" is not an address", "\"a/b\" is empty or holds a slash", "lease is less than 1s",
-        "give both user and password", "CA file /no/such/file cannot be read"}) {
+       {"\"nowhere\" is not an address", "\"host:0\" has port 0", "\"a/b\" is empty or holds a slash",
+        "lease is less than 1s", "hold is negative", "give both user and password",
+        "CA file /no/such/file cannot be read", "key file /dev/null holds no PEM", "both certificate and key file"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
+  EXPECT_THAT(std::string(NewEtcdMembership({}, RealRuntime()).status().message()), HasSubstr("no endpoints"));
 }
 
 }  // namespace

@@ -50,9 +50,8 @@ class EtcdRegistrationTest : public ::testing::Test {
     }
   }
   Node Stored() {
-    const EtcdKeyValue* entry = etcd_.Find(kKey);
-    const absl::StatusOr<Node> node =
-        entry == nullptr ? absl::NotFoundError("no record") : RecordFromJson(entry->value);
+    const std::optional<EtcdKeyValue> entry = etcd_.Find(kKey);
+    const absl::StatusOr<Node> node = !entry ? absl::NotFoundError("no record") : RecordFromJson(entry->value);
     EXPECT_TRUE(node.ok()) << node.status();
     return node.ok() ? *node : Node();
   }
@@ -218,8 +217,7 @@ TEST_F(EtcdRegistrationTest, AnAnswerThatIsLostLeavesOneRecordAndNoLeaseThatStay
       SCOPED_TRACE(call);
       EtcdRegistration registration(options_, &etcd_, &members_, &runtime_);
       etcd_.Wipe();
-      etcd_.next_fault = fault;
-      etcd_.calls_before_fault = call;
+      etcd_.FailOnce(fault, call);
       registration.Want(NodeOf("here"), 1);
       EXPECT_TRUE(absl::IsUnavailable(registration.Step()));
       members_.Apply(*etcd_.List(members_.prefix()), runtime_.now);
@@ -229,7 +227,7 @@ TEST_F(EtcdRegistrationTest, AnAnswerThatIsLostLeavesOneRecordAndNoLeaseThatStay
       runtime_.now += options_.lease - absl::Seconds(1);
       EXPECT_TRUE(registration.Step().ok());
       runtime_.now += absl::Seconds(2);
-      EXPECT_NE(etcd_.Find(kKey), nullptr);
+      EXPECT_TRUE(etcd_.Find(kKey).has_value());
       EXPECT_EQ(etcd_.leases(), 1u);
     }
   }
@@ -237,7 +235,7 @@ TEST_F(EtcdRegistrationTest, AnAnswerThatIsLostLeavesOneRecordAndNoLeaseThatStay
 
 TEST_F(EtcdRegistrationTest, ARefusalByEtcdIsFinalBeforeTheFirstTimeAndASentenceAfter) {
   Want(NodeOf("here"));
-  etcd_.next_fault = Fault::kRefused;
+  etcd_.FailOnce(Fault::kRefused);
   ASSERT_TRUE(Step());
   const absl::Status refusal = registration_.TakeRefusal();
   EXPECT_TRUE(absl::IsFailedPrecondition(refusal)) << refusal;
@@ -246,7 +244,7 @@ TEST_F(EtcdRegistrationTest, ARefusalByEtcdIsFinalBeforeTheFirstTimeAndASentence
   ASSERT_TRUE(Step());
   ASSERT_TRUE(registration_.stands());
   Want(NodeOf("here", NodeState::kDraining));
-  etcd_.next_fault = Fault::kRefused;
+  etcd_.FailOnce(Fault::kRefused);
   ASSERT_TRUE(Step());
   EXPECT_TRUE(registration_.TakeRefusal().ok());
   EXPECT_THAT(registration_.problem(), HasSubstr("permission denied"));
@@ -260,17 +258,17 @@ TEST_F(EtcdRegistrationTest, LeavingTakesTheRecordAwayAndAnotherLifeMayFollow) {
   Want(NodeOf("here"));
   Step();
   ASSERT_TRUE(registration_.Leave().ok());
-  EXPECT_EQ(etcd_.Find(kKey), nullptr);
+  EXPECT_FALSE(etcd_.Find(kKey).has_value());
   EXPECT_EQ(registration_.Next(), absl::InfiniteFuture());
   Run(absl::Minutes(1));
-  EXPECT_EQ(etcd_.Find(kKey), nullptr);
+  EXPECT_FALSE(etcd_.Find(kKey).has_value());
   Want(NodeOf("here"));
   Step();
   EXPECT_TRUE(registration_.stands());
-  etcd_.next_fault = Fault::kNotMade;
+  etcd_.FailOnce(Fault::kNotMade);
   EXPECT_TRUE(absl::IsUnavailable(registration_.Leave())) << "to be tried again";
   EXPECT_TRUE(registration_.Leave().ok());
-  EXPECT_EQ(etcd_.Find(kKey), nullptr);
+  EXPECT_FALSE(etcd_.Find(kKey).has_value());
 }
 
 TEST_F(EtcdRegistrationTest, WhateverHappensTheRecordStandsOnceThereIsCalm) {
@@ -281,7 +279,7 @@ TEST_F(EtcdRegistrationTest, WhateverHappensTheRecordStandsOnceThereIsCalm) {
     NodeState state = NodeState::kServing;
     Want(NodeOf("here", state));
     for (int step = 0; step < 60; ++step) {
-      if (random() % 3 == 0) etcd_.next_fault = random() % 2 == 0 ? Fault::kNotMade : Fault::kAnswerLost;
+      if (random() % 3 == 0) etcd_.FailOnce(random() % 2 == 0 ? Fault::kNotMade : Fault::kAnswerLost);
       switch (random() % 8) {
         case 0:
           etcd_.Delete(kKey);
@@ -302,7 +300,7 @@ TEST_F(EtcdRegistrationTest, WhateverHappensTheRecordStandsOnceThereIsCalm) {
       if (!Step()) members_.Apply(*etcd_.List(members_.prefix()), runtime_.now);  // the keeper converses anew
       ASSERT_TRUE(registration_.TakeRefusal().ok()) << "round " << round << " step " << step;
     }
-    etcd_.next_fault = Fault::kNone;
+    etcd_.FailOnce(Fault::kNone);
     members_.Apply(*etcd_.List(members_.prefix()), runtime_.now);
     Run(absl::Seconds(25));
     ASSERT_TRUE(registration_.stands()) << "round " << round << ": " << registration_.problem();

@@ -1,13 +1,15 @@
-// An etcd in memory behind the seam of its client: revisions, leases on a clock that the test turns, conditions; and
-// faults: a call that is never made, one whose answer is lost, one that is refused.
+// An etcd in memory behind the seam of its client: revisions, leases, conditions, watches; and faults: a call that is
+// never made, one whose answer is lost, one that is refused.
 //
-// Threads  one.
+// Threads  any; with a ManualRuntime one, and no watches.
 #ifndef KVIST_TESTS_SERVICES_CLUSTER_FAKE_ETCD_H_
 #define KVIST_TESTS_SERVICES_CLUSTER_FAKE_ETCD_H_
 
+#include <condition_variable>
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,47 +40,60 @@ class FakeEtcd final : public EtcdClient {
   explicit FakeEtcd(Runtime* runtime) : runtime_(runtime) {}
 
   enum class Fault { kNone, kNotMade, kAnswerLost, kRefused };
-  Fault next_fault = Fault::kNone;  // of one call
-  int calls_before_fault = 0;       // which one: 0 = the next
+  // Of one call: the next but `calls`.
+  void FailOnce(Fault fault, int calls = 0) {
+    std::lock_guard lock(mutex_);
+    next_fault_ = fault;
+    calls_before_fault_ = calls;
+  }
+  // Ends all watches, as a connection that breaks.
+  void BreakWatches() {
+    std::lock_guard lock(mutex_);
+    ++connections_;
+    changed_.notify_all();
+  }
   absl::Status refusal = absl::PermissionDeniedError("etcdserver: permission denied");
 
   // What happened after `revision`, and leases that ended since, which is when it happens.
   std::vector<EtcdEvent> EventsSince(int64_t revision) {
-    ExpireLeases();
-    std::vector<EtcdEvent> events;
-    for (const EtcdEvent& event : history_) {
-      if (event.entry.mod_revision > revision) events.push_back(event);
-    }
-    return events;
+    std::lock_guard lock(mutex_);
+    return NewEvents(revision);
   }
   void Write(const std::string& key, const std::string& value, int64_t lease) {
-    history_.push_back({false, EtcdKeyValue{key, value, ++revision_, lease}});
-    store_[key] = history_.back().entry;
+    std::lock_guard lock(mutex_);
+    Store(key, value, lease);
   }
   void Delete(const std::string& key) {
-    if (store_.erase(key) != 0) history_.push_back({true, EtcdKeyValue{key, "", ++revision_, 0}});
+    std::lock_guard lock(mutex_);
+    Remove(key);
   }
   int64_t NewLease(absl::Duration ttl) {
-    leases_[++last_lease_] = {runtime_->Now() + ttl, ttl};
-    return last_lease_;
+    std::lock_guard lock(mutex_);
+    return Grant(ttl);
   }
   void Renew(int64_t lease) {
-    if (const auto found = leases_.find(lease); found != leases_.end()) {
-      found->second.first = runtime_->Now() + found->second.second;
-    }
+    std::lock_guard lock(mutex_);
+    Prolong(lease);
   }
   void Wipe() {
+    std::lock_guard lock(mutex_);
     store_.clear();
     history_.clear();
     leases_.clear();
     revision_ = 1;
+    ++connections_;
+    changed_.notify_all();
   }
-  const EtcdKeyValue* Find(const std::string& key) {
+  std::optional<EtcdKeyValue> Find(const std::string& key) {
+    std::lock_guard lock(mutex_);
     ExpireLeases();
     const auto found = store_.find(key);
-    return found == store_.end() ? nullptr : &found->second;
+    return found == store_.end() ? std::nullopt : std::optional(found->second);
   }
-  size_t leases() const { return leases_.size(); }
+  size_t leases() const {
+    std::lock_guard lock(mutex_);
+    return leases_.size();
+  }
 
   absl::StatusOr<EtcdListing> List(const std::string& prefix) override {
     EtcdListing listing;
@@ -111,7 +126,7 @@ class FakeEtcd final : public EtcdClient {
           put.done = !absent && there->second.lease == condition.value;
           break;
       }
-      if (put.done && leased) Write(key, value, lease);
+      if (put.done && leased) Store(key, value, lease);
       put.revision = revision_;
     });
     if (!status.ok()) return status;
@@ -121,14 +136,14 @@ class FakeEtcd final : public EtcdClient {
 
   absl::StatusOr<int64_t> GrantLease(absl::Duration ttl) override {
     int64_t lease = 0;
-    absl::Status status = Do([&] { lease = NewLease(ttl); });
+    absl::Status status = Do([&] { lease = Grant(ttl); });
     if (!status.ok()) return status;
     return lease;
   }
   absl::StatusOr<absl::Duration> KeepAlive(int64_t lease) override {
     absl::Duration left;
     absl::Status status = Do([&] {
-      Renew(lease);
+      Prolong(lease);
       left = Left(lease);
     });
     if (!status.ok()) return status;
@@ -146,15 +161,80 @@ class FakeEtcd final : public EtcdClient {
       ExpireLeases();
     });
   }
-  std::unique_ptr<EtcdWatch> Watch(const std::string&, int64_t) override { return nullptr; }  // see EventsSince
-  void Cancel() override {}
+  std::unique_ptr<EtcdWatch> Watch(const std::string&, int64_t revision) override {
+    return std::make_unique<FakeWatch>(this, revision);
+  }
+  void Cancel() override { BreakWatches(); }
 
  private:
+  class FakeWatch final : public EtcdWatch {
+   public:
+    FakeWatch(FakeEtcd* etcd, int64_t revision) : etcd_(etcd), known_(revision - 1) {}
+    absl::Status Run(const std::function<bool(const EtcdChange&)>& sink) override {
+      std::unique_lock lock(etcd_->mutex_);
+      const int connection = etcd_->connections_;
+      for (asked_ = true;;) {
+        EtcdChange change{false, etcd_->NewEvents(known_)};
+        if (asked_ || !change.events.empty()) {
+          asked_ = false;
+          if (!change.events.empty()) known_ = change.events.back().entry.mod_revision;
+          lock.unlock();
+          const bool more = sink(change);
+          lock.lock();
+          if (!more) return absl::CancelledError("enough");
+        }
+        if (cancelled_) return absl::CancelledError("cancelled");
+        if (etcd_->connections_ != connection) return absl::UnavailableError("the connection broke");
+        etcd_->changed_.wait_for(lock, std::chrono::milliseconds(5));  // leases end in silence
+      }
+    }
+    void Ask() override { Set(&asked_); }
+    void Cancel() override { Set(&cancelled_); }
+
+   private:
+    void Set(bool* flag) {
+      std::lock_guard lock(etcd_->mutex_);
+      *flag = true;
+      etcd_->changed_.notify_all();
+    }
+    FakeEtcd* const etcd_;
+    int64_t known_;
+    bool asked_ = false, cancelled_ = false;
+  };
+
+  std::vector<EtcdEvent> NewEvents(int64_t revision) {
+    ExpireLeases();
+    std::vector<EtcdEvent> events;
+    for (const EtcdEvent& event : history_) {
+      if (event.entry.mod_revision > revision) events.push_back(event);
+    }
+    return events;
+  }
+  void Store(const std::string& key, const std::string& value, int64_t lease) {
+    history_.push_back({false, EtcdKeyValue{key, value, ++revision_, lease}});
+    store_[key] = history_.back().entry;
+    changed_.notify_all();
+  }
+  void Remove(const std::string& key) {
+    if (store_.erase(key) == 0) return;
+    history_.push_back({true, EtcdKeyValue{key, "", ++revision_, 0}});
+    changed_.notify_all();
+  }
+  int64_t Grant(absl::Duration ttl) {
+    leases_[++last_lease_] = {runtime_->Now() + ttl, ttl};
+    return last_lease_;
+  }
+  void Prolong(int64_t lease) {
+    if (const auto found = leases_.find(lease); found != leases_.end()) {
+      found->second.first = runtime_->Now() + found->second.second;
+    }
+  }
   template <typename Act>
   absl::Status Do(Act act) {
+    std::lock_guard lock(mutex_);
     ExpireLeases();
-    const bool now = calls_before_fault == 0 || --calls_before_fault < 0;
-    const Fault fault = now ? std::exchange(next_fault, Fault::kNone) : Fault::kNone;
+    const bool now = calls_before_fault_ == 0 || --calls_before_fault_ < 0;
+    const Fault fault = now ? std::exchange(next_fault_, Fault::kNone) : Fault::kNone;
     if (fault == Fault::kRefused) return absl::Status(refusal);
     if (fault != Fault::kNotMade) act();
     return fault == Fault::kNone ? absl::OkStatus() : absl::UnavailableError("the connection broke");
@@ -175,16 +255,43 @@ class FakeEtcd final : public EtcdClient {
       for (const auto& [key, entry] : store_) {
         if (entry.lease == each->first) keys.push_back(key);
       }
-      for (const std::string& key : keys) Delete(key);
+      for (const std::string& key : keys) Remove(key);
       each = leases_.erase(each);
     }
   }
 
   Runtime* const runtime_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Fault next_fault_ = Fault::kNone;
+  int calls_before_fault_ = 0;
+  int connections_ = 0;
   std::map<std::string, EtcdKeyValue> store_;
   std::vector<EtcdEvent> history_;
   std::map<int64_t, std::pair<absl::Time, absl::Duration>> leases_;  // their ends and lengths
   int64_t revision_ = 1, last_lease_ = 100;
+};
+
+// One member's connection to an etcd that several share.
+class FakeConnection final : public EtcdClient {
+ public:
+  explicit FakeConnection(FakeEtcd* etcd) : etcd_(etcd) {}
+  absl::StatusOr<EtcdListing> List(const std::string& prefix) override { return etcd_->List(prefix); }
+  absl::StatusOr<EtcdPut> PutIf(const std::string& key, const EtcdCondition& condition, const std::string& value,
+                                int64_t lease) override {
+    return etcd_->PutIf(key, condition, value, lease);
+  }
+  absl::StatusOr<int64_t> GrantLease(absl::Duration ttl) override { return etcd_->GrantLease(ttl); }
+  absl::StatusOr<absl::Duration> KeepAlive(int64_t lease) override { return etcd_->KeepAlive(lease); }
+  absl::StatusOr<absl::Duration> TimeToLive(int64_t lease) override { return etcd_->TimeToLive(lease); }
+  absl::Status Revoke(int64_t lease) override { return etcd_->Revoke(lease); }
+  std::unique_ptr<EtcdWatch> Watch(const std::string& prefix, int64_t revision) override {
+    return etcd_->Watch(prefix, revision);
+  }
+  void Cancel() override { etcd_->Cancel(); }
+
+ private:
+  FakeEtcd* const etcd_;
 };
 
 }  // namespace kvist::testing

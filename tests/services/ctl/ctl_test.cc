@@ -58,16 +58,17 @@ TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
   const std::string message = Message(parsed.status());
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
   for (const char* part :
-       {"--colour: unknown; see --help", "--cluster or --node: needed", "--namespace: needed", "--tokens: needed", "--kv: needed",
-        "--codec: ", "--floor-db: 'x' is no number of 0 to 200", "--threads: '0' is no number of 1 to 256",
-        "--deadline: 'soon' is no duration of 1ms to 10m"}) {
+       {"--colour: unknown; see --help", "--cluster or --node: needed", "--namespace: needed", "--tokens: needed",
+        "--kv: needed", "--codec: ", "--floor-db: 'x' is no number of 0 to 200",
+        "--threads: '0' is no number of 1 to 256", "--deadline: 'soon' is no duration of 1ms to 10m"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
   EXPECT_EQ(Lines(message).size(), 9u) << message;
 }
 
 TEST(Flags, ACommandIsNeeded) {
-  EXPECT_THAT(Message(Parse({}).status()), HasSubstr("give one of put, get, match, explain, stats, erase, ring, drain"));
+  EXPECT_THAT(Message(Parse({}).status()),
+              HasSubstr("give one of put, get, match, explain, stats, erase, ring, drain"));
   EXPECT_THAT(Message(Parse({"fetch"}).status()), HasSubstr("fetch: unknown"));
   EXPECT_EQ(Message(Parse({"ring", "--cluster", "c", "--tokens", "t"}).status()),
             "--namespace: needed: a JSON file that says whose KV this is");

@@ -62,8 +62,8 @@ class KvistProcessTest : public ::testing::Test {
 TEST_F(KvistProcessTest, AllWrongFlagsAreNamedAndExitIsTwo) {
   const testing::Ended ended = Kvist({"get", "--deadline", "never", "--colour"});
   EXPECT_EQ(ended.exit, 2);
-  for (const char* part :
-       {"kvist: wrong flags", "--colour: unknown", "--cluster or --node: needed", "--kv: needed", "--deadline: 'never'"}) {
+  for (const char* part : {"kvist: wrong flags", "--colour: unknown", "--cluster or --node: needed", "--kv: needed",
+                           "--deadline: 'never'"}) {
     EXPECT_THAT(ended.errors, HasSubstr(part));
   }
 }

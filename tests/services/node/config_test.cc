@@ -80,6 +80,106 @@ TEST(ConfigTest, AViewThatNamesANodeTwiceIsRefused) {
   EXPECT_THAT(std::string(flags.status().message()), HasSubstr("twice"));
 }
 
+TEST(ConfigTest, AMemberInEtcdIsDescribedWhole) {
+  const std::string password = ClusterFile("password", "secret\n");
+  const auto flags = Parse({"--etcd",
+                            "10.0.0.1:2379,10.0.0.2:2379",
+                            "--id",
+                            "a",
+                            "--listen",
+                            "0.0.0.0:7070",
+                            "--advertise",
+                            "node-a:7070",
+                            "--capacity",
+                            "1GiB",
+                            "--weight",
+                            "2.5",
+                            "--etcd-user",
+                            "kvist",
+                            "--etcd-password-file",
+                            password.c_str(),
+                            "--etcd-ca",
+                            "ca.pem",
+                            "--cluster-name",
+                            "blue",
+                            "--join-ramp",
+                            "5s",
+                            "--join-window",
+                            "0s",
+                            "--drain-deadline",
+                            "1m",
+                            "--drain-budget",
+                            "64MiB",
+                            "--scrub-rate",
+                            "0"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  const NodeConfig& config = flags->config;
+  EXPECT_EQ(config.etcd.endpoints, (std::vector<std::string>{"10.0.0.1:2379", "10.0.0.2:2379"}));
+  EXPECT_EQ(config.etcd.user + config.etcd.password + config.etcd.ca_file + config.etcd.cluster,
+            "kvistsecretca.pemblue");
+  EXPECT_EQ(config.id.value, "a");
+  EXPECT_EQ(config.advertise.ToString(), "node-a:7070");
+  EXPECT_EQ(config.weight, 2.5);
+  EXPECT_EQ(config.join_ramp, absl::Seconds(5));
+  EXPECT_EQ(config.join_window, absl::ZeroDuration());
+  EXPECT_EQ(config.drain_deadline, absl::Minutes(1));
+  EXPECT_EQ(config.drain_budget_bytes, 64u << 20);
+  EXPECT_EQ(config.scrub_rate, 0);
+}
+
+TEST(ConfigTest, WrongMembersAreNamed) {
+  const auto flags = Parse({"--etcd", "10.0.0.1", "--listen", "0.0.0.0:7070", "--capacity", "1GiB", "--etcd-user",
+                            "kvist", "--etcd-cert", "c.pem", "--weight", "-1", "--cluster", "c.json"});
+  ASSERT_FALSE(flags.ok());
+  for (const char* wrong :
+       {"--id: needed with --etcd", "--etcd: the members stand in --cluster or in --etcd", "\"10.0.0.1\"",
+        "--etcd-user: goes with --etcd-password-file", "--etcd-cert: goes with --etcd-key", "needs --etcd-ca",
+        "--advertise: needed with --listen 0.0.0.0:7070", "--weight: '-1'", "--node: needed with --cluster"}) {
+    EXPECT_THAT(std::string(flags.status().message()), HasSubstr(wrong));
+  }
+}
+
+TEST(ConfigTest, LimitsAreSetAndBounded) {
+  const auto flags =
+      Parse({"--listen",     "127.0.0.1:0", "--capacity",      "64MiB", "--max-gets",   "7",   "--max-queued",   "1MiB",
+             "--max-puts",   "8",           "--max-matches",   "9",     "--max-pinned", "0.1", "--max-reserved", "1",
+             "--read-stall", "2s",          "--min-read-rate", "0"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  const AdmissionLimits& limits = flags->config.admission;
+  EXPECT_EQ(limits.gets, 7);
+  EXPECT_EQ(limits.queued_bytes, 1 << 20);
+  EXPECT_EQ(limits.puts, 8);
+  EXPECT_EQ(limits.matches, 9);
+  EXPECT_EQ(limits.pinned_fraction, 0.1);
+  EXPECT_EQ(limits.reserved_fraction, 1);
+  EXPECT_EQ(limits.read_stall, absl::Seconds(2));
+  EXPECT_EQ(limits.min_read_rate, 0);
+  const auto wrong = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--max-gets", "0", "--max-pinned", "2",
+                            "--max-queued", "lots", "--read-stall", "1h"});
+  ASSERT_FALSE(wrong.ok());
+  for (const char* part : {"--max-gets: '0'", "--max-pinned: '2' is no number of 0 to 1",
+                           "--max-queued: ", "--read-stall: '1h' is no duration of 0s to 10m"}) {
+    EXPECT_THAT(std::string(wrong.status().message()), HasSubstr(part));
+  }
+}
+
+TEST(ConfigTest, WithoutFlagsTheLimitsAreThoseOfTheStruct) {
+  const auto flags = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  const AdmissionLimits expected, &parsed = flags->config.admission;
+  EXPECT_EQ(parsed.gets, expected.gets);
+  EXPECT_EQ(parsed.queued_bytes, expected.queued_bytes);
+  EXPECT_EQ(parsed.puts, expected.puts);
+  EXPECT_EQ(parsed.matches, expected.matches);
+  EXPECT_EQ(parsed.pinned_fraction, expected.pinned_fraction);
+  EXPECT_EQ(parsed.reserved_fraction, expected.reserved_fraction);
+  EXPECT_EQ(parsed.read_stall, expected.read_stall);
+  EXPECT_EQ(parsed.min_read_rate, expected.min_read_rate);
+  EXPECT_EQ(flags->config.scrub_rate, NodeConfig().scrub_rate);
+  EXPECT_EQ(flags->config.drain_deadline, NodeConfig().drain_deadline);
+  EXPECT_FALSE(flags->config.enable_test_faults);
+}
+
 TEST(ConfigTest, HelpAndVersionPrintAndExit) {
   const auto help = Parse({"--help"});
   ASSERT_TRUE(help.ok());

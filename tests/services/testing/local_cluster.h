@@ -92,7 +92,8 @@ class LocalCluster final : public Transport {
     }
     for (const auto& [id, core] : cores_) core->Start({id, 1}, {id, 2});
     for (const auto& [id, core] : cores_) {
-      while (!core->status().ready || core->status().state != NodeState::kServing) absl::SleepFor(absl::Milliseconds(1));
+      while (!core->status().ready || core->status().state != NodeState::kServing)
+        absl::SleepFor(absl::Milliseconds(1));
     }
   }
 

@@ -38,16 +38,25 @@ class CollectingSink : public GetSink {
 
 }  // namespace
 
-std::unique_ptr<NodeServer> StartNode(uint64_t capacity_bytes, absl::Duration drain) {
+NodeConfig TestConfig(uint64_t capacity_bytes) {
   NodeConfig config;
   config.id.value = "test";
   config.listen = {"127.0.0.1", 0};
   config.http = {"127.0.0.1", 0};
   config.capacity_bytes = capacity_bytes;
-  config.drain = drain;
+  return config;
+}
+
+std::unique_ptr<NodeServer> StartNode(const NodeConfig& config) {
   absl::StatusOr<std::unique_ptr<NodeServer>> node = NodeServer::Start(config);
   if (!node.ok()) Die(node.status());
   return *std::move(node);
+}
+
+std::unique_ptr<NodeServer> StartNode(uint64_t capacity_bytes, absl::Duration drain) {
+  NodeConfig config = TestConfig(capacity_bytes);
+  config.drain = drain;
+  return StartNode(config);
 }
 
 Key TestKey(uint8_t fill) {

@@ -19,7 +19,11 @@ namespace kvist::testing {
 
 inline absl::Time In(double seconds) { return absl::Now() + absl::Seconds(seconds); }
 
-// A node by itself on ports chosen by the system. Ends the test's process if it cannot start.
+// Of a node by itself on ports chosen by the system.
+NodeConfig TestConfig(uint64_t capacity_bytes);
+
+// Ends the test's process if the node cannot start.
+std::unique_ptr<NodeServer> StartNode(const NodeConfig& config);
 std::unique_ptr<NodeServer> StartNode(uint64_t capacity_bytes, absl::Duration drain = absl::Seconds(5));
 
 // The key whose bytes are all `fill`; and the namespace of the test blocks.

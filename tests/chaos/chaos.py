@@ -1,0 +1,93 @@
+"""Chaos with a byte oracle: harm to real processes under verified load, judged.
+
+    build/venv/bin/python tests/chaos/chaos.py [--short] [--network auto|namespaces|loopback] [--seed N] [SCENARIO ...]
+
+Prints a table and writes build/chaos.json; logs of nodes and workers are in build/chaos/. Exit: 0 if every figure was reached and no value
+was wrong, 1 if not, 2 if it could not be run.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+
+import mixed
+import overload
+import scenarios
+from cluster import Fault, Programs
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ALL = {scenario.__name__: scenario for scenario in [*scenarios.ALL, overload.overload, mixed.mixed]}
+
+
+def totals(finals: list[dict]) -> dict:
+    misses: dict[str, int] = {}
+    for final in finals:
+        for reason, count in final["misses"].items():
+            misses[reason] = misses.get(reason, 0) + count
+    summed = ("reads", "hits", "wrong", "stored", "put_failures", "faults", "retries", "hedges", "failovers", "damaged")
+    longest = {call: max((final["calls"][call]["longest_s"] for final in finals), default=0) for call in ("match", "get", "put")}
+    return {**{field: sum(final[field] for final in finals) for field in summed}, "misses": misses, "longest_s": longest}
+
+
+def run(lab: scenarios.Lab, names: list[str]) -> tuple[list[dict], list[str]]:
+    rows, faults = [], []
+    for name in names:
+        start = time.monotonic()
+        try:
+            found = ALL[name](lab)
+        except Fault as fault:
+            faults.append(f"{name}: {fault}")
+            print(f"{name}: could not be judged: {fault}", flush=True)
+            continue
+        for row in found:
+            rows.append({"scenario": name, "what": row.what, "figure": row.figure, "relation": row.relation, "reach": row.reach,
+                         "ok": row.ok, "note": row.note, "seconds": round(time.monotonic() - start, 1)})
+            print(f"{row.what:72} {row.figure:10.4f} {row.relation:2} {row.reach:<8g} {'ok' if row.ok else 'MISSED':6} {row.note}", flush=True)
+    return rows, faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="seconds in place of minutes")
+    parser.add_argument("--network", choices=("auto", "namespaces", "loopback"), default="auto")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
+    parser.add_argument("--verified", type=int, help="blocks that the mixed scenario reads and compares")
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "bazel-bin", help="where the programs are")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build", help="for chaos.json and the logs")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(ALL))
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.scenarios if name not in ALL]:
+        print(f"no scenario {', '.join(unknown)}; there are {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    binaries = arguments.bin
+    programs = Programs(binaries / "services/node/kvistd", binaries / "services/ctl/kvist", binaries / "tests/chaos/oracle_worker")
+    scale = scenarios.SHORT if arguments.short else scenarios.FULL
+    if arguments.verified:
+        scale = scenarios.dataclasses.replace(scale, mixed_verified=arguments.verified)
+    logs = arguments.out / "chaos"
+    shutil.rmtree(logs, ignore_errors=True)
+    lab = scenarios.Lab(programs, logs, arguments.network, scale, arguments.seed)
+    print(f"seed {arguments.seed}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    rows, faults = run(lab, arguments.scenarios or list(ALL))
+    sums = totals(lab.finals)
+    print(f"{sums['hits']} blocks read and compared, {sums['wrong']} wrong; misses: {sums['misses']}; longest call, s: {sums['longest_s']}")
+    print(lab.network_is)
+    ok = not faults and rows and all(row["ok"] for row in rows) and sums["wrong"] == 0
+    report = {"ok": bool(ok), "seed": arguments.seed, "network": lab.network_is, "scale": scenarios.dataclasses.asdict(scale),
+              "rows": rows, "faults": faults, "totals": sums, "workers": lab.finals}
+    arguments.out.mkdir(exist_ok=True)
+    (arguments.out / "chaos.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0 if ok else 2 if faults else 1
+
+
+def end(*_) -> None:
+    raise SystemExit(2)  # so that every `with` ends its processes
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The scenarios: each does one kind of harm to a cluster under verified load, and says what came of it as rows of the report."""
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+
+from cluster import Cluster, Fault, Programs, Worker, wait_for
+
+PROMPTS = ("--prompts", 2000, "--blocks", 1, "--layers", 2)  # one block of 8 KiB each: a miss has one owner, and no other in its wake
+WINDOW_SECONDS = 3  # of the sliding mean by which hit rates over time are judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How long and how much; `FULL` are the figures that are promised."""
+    kill_seconds: int
+    stop_seconds: int
+    etcd_seconds: int
+    add_seconds: int
+    hot_seconds: int
+    load_seconds: int
+    mixed_verified: int
+
+
+FULL = Scale(kill_seconds=40, stop_seconds=30, etcd_seconds=60, add_seconds=60, hot_seconds=20, load_seconds=15,
+             mixed_verified=1_000_000)
+SHORT = Scale(kill_seconds=5, stop_seconds=4, etcd_seconds=5, add_seconds=10, hot_seconds=5, load_seconds=5, mixed_verified=20_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    what: str
+    figure: float
+    relation: str  # < <= >=
+    reach: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return {"<": self.figure < self.reach, "<=": self.figure <= self.reach, ">=": self.figure >= self.reach}[self.relation]
+
+
+class Lab:
+    """What scenarios are made with: clusters, and the verified reads of all their workers."""
+
+    def __init__(self, programs: Programs, logs: pathlib.Path, network: str, scale: Scale, seed: int):
+        self.programs, self.logs, self.network, self.scale, self.seed = programs, logs, network, scale, seed
+        self.network_is = ""
+        self.finals: list[dict] = []
+
+    def cluster(self, name: str, nodes: int, **how) -> Cluster:
+        cluster = Cluster(self.programs, self.logs / name, nodes, network=self.network, **how)
+        self.network_is = cluster.network_is
+        return cluster
+
+    def finish(self, worker: Worker) -> list[dict]:
+        lines = worker.finish()
+        self.finals.append({"worker": f"{worker.folder.name}/{worker.name}", **lines[-1]})
+        return lines
+
+    def fill(self, cluster: Cluster, *flags) -> None:
+        self.finals.append({"worker": "fill", **cluster.fill(*flags)})
+
+
+# Counters of a worker between two of its seconds. Its lines are cumulative, one a second.
+
+def window(lines: list[dict], first: float, last: float) -> tuple[dict, dict]:
+    a = max((line for line in lines if line["seconds"] <= first), key=lambda line: line["seconds"], default=lines[0])
+    b = max((line for line in lines if line["seconds"] <= last + 0.1), key=lambda line: line["seconds"])
+    if b["reads"] == a["reads"]:
+        raise Fault(f"no reads between second {first} and {last}")
+    return a, b
+
+
+def hit_rate(lines: list[dict], first: float, last: float) -> float:
+    a, b = window(lines, first, last)
+    return (b["hits"] - a["hits"]) / (b["reads"] - a["reads"])
+
+
+def worst_hit_rate(lines: list[dict], first: float, last: float) -> float:
+    """The least mean over WINDOW_SECONDS, sliding by a second."""
+    starts = range(int(first), max(int(first) + 1, int(last) - WINDOW_SECONDS + 1))
+    return min(hit_rate(lines, start, start + WINDOW_SECONDS) for start in starts)
+
+
+def owner_misses(lines: list[dict], owners: Callable[[str], bool], first: float, last: float) -> float:
+    """Of the reads of blocks whose first owner is among `owners`, the part that missed."""
+    a, b = window(lines, first, last)
+
+    def grown(field: str) -> int:
+        return sum(count - a[field].get(owner, 0) for owner, count in b[field].items() if owners(owner))
+
+    return grown("misses_by_owner") / max(1, grown("reads_by_owner"))
+
+
+def longest_read(line: dict) -> float:
+    return max(line["calls"]["match"]["longest_s"], line["calls"]["get"]["longest_s"])
+
+
+# Scenarios
+
+def kill_one(lab: Lab) -> list[Row]:
+    """SIGKILL of one of four nodes, one copy of each block; until after its lease has ended."""
+    with lab.cluster("kill_one", 4) as cluster:
+        lab.fill(cluster, *PROMPTS)
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", lab.scale.kill_seconds, "--deadline", "1s")
+        worker.wait_seconds(lab.scale.kill_seconds / 5)
+        cluster.kill("n1")
+        lines = lab.finish(worker)
+        end = lines[-1]["seconds"]
+        return [Row("kill one of four, RF 1: misses beyond its share", owner_misses(lines, lambda owner: owner != "n1", 0, end), "<", 0.01),
+                Row("kill one of four, RF 1: longest stall of a read, deadlines", longest_read(lines[-1]), "<", 2)]
+
+
+def stop_one(lab: Lab) -> list[Row]:
+    """SIGSTOP of one of four nodes for a while."""
+    deadline = 2
+    with lab.cluster("stop_one", 4) as cluster:
+        lab.fill(cluster, *PROMPTS)
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", lab.scale.stop_seconds + 6, "--deadline", f"{deadline}s")
+        worker.wait_seconds(2)
+        cluster.signal("n1", signal.SIGSTOP)
+        worker.wait_seconds(2 + lab.scale.stop_seconds)
+        cluster.signal("n1", signal.SIGCONT)
+        lines = lab.finish(worker)
+        return [Row(f"stop one of four for {lab.scale.stop_seconds} s: longest stall of a read, deadlines",
+                    longest_read(lines[-1]) / deadline, "<=", 1.05, "5 % for waking up on a busy machine")]
+
+
+def flip(lab: Lab) -> list[Row]:
+    """One bit flipped in each of 64 resting blocks, which nobody scrubs before they are read."""
+    with lab.cluster("flip", 4, flags=("--scrub-rate", "0")) as cluster:
+        small = ("--prompts", 64, "--blocks", 1, "--layers", 2)
+        lab.fill(cluster, *small)
+        flipped = sum(cluster.flip(name, 64, lab.seed) for name in cluster.nodes())
+        if flipped != 64:
+            raise Fault(f"{flipped} blocks were there to flip, not 64")
+        last = lab.finish(cluster.worker(*small, "--sweep"))[-1]
+        return [Row("bits flipped in 64 resting blocks: wrong values delivered", last["wrong"], "<=", 0),
+                Row("bits flipped in 64 resting blocks: noticed", last["damaged"], ">=", 64)]
+
+
+def kill_replicated(lab: Lab) -> list[Row]:
+    """SIGKILL of one of four nodes, two copies of each block."""
+    with lab.cluster("kill_replicated", 4) as cluster:
+        lab.fill(cluster, *PROMPTS, "--replicas", 2)
+        wait_for("every block has its copy", lambda: sum(cluster.metric(name, "kvist_blocks") for name in cluster.nodes()) >= 4000)
+        worker = cluster.worker(*PROMPTS, "--replicas", 2, "--read-only", "--clients", 8, "--seconds", lab.scale.kill_seconds, "--deadline", "1s")
+        kill_at = lab.scale.kill_seconds // 5
+        worker.wait_seconds(kill_at)
+        cluster.kill("n1")
+        lines = lab.finish(worker)
+        fall = hit_rate(lines, 0, kill_at) - hit_rate(lines, kill_at, lines[-1]["seconds"])
+        return [Row("kill one of four, RF 2: hit rate falls by", fall, "<", 0.01)]
+
+
+def etcd_dead(lab: Lab) -> list[Row]:
+    """etcd is killed, stays dead for a while, comes back wiped; workers read and write all the time."""
+    dead, before = lab.scale.etcd_seconds, max(3, lab.scale.etcd_seconds // 6)
+    with lab.cluster("etcd_dead", 4) as cluster:
+        lab.fill(cluster, *PROMPTS)
+        worker = cluster.worker(*PROMPTS, "--fresh", 0.05, "--clients", 8, "--seconds", before + dead + 20)
+        worker.wait_seconds(before)
+        cluster.kill("etcd")
+        worker.wait_seconds(before + dead)
+        cluster.wipe_etcd()
+        cluster.start_etcd()
+        lines = lab.finish(worker)
+        cluster.wait_serving(4)
+        usual = hit_rate(lines, 0, before)
+        end = lines[-1]["seconds"]
+        return [Row(f"etcd dead for {dead} s: success of reads lost", usual - hit_rate(lines, before, before + dead), "<=", 0),
+                Row("etcd wiped: success of reads lost", usual - hit_rate(lines, before + dead, end), "<=", 0),
+                Row("etcd dead and wiped: writes that failed", lines[-1]["put_failures"], "<=", 0)]
+
+
+def add_one(lab: Lab) -> list[Row]:
+    """A fourth, empty node joins under load, with the ramp that nodes have by default in the full form."""
+    before, after = 10 if lab.scale.add_seconds >= 60 else 4, lab.scale.add_seconds
+    with lab.cluster("add_one", 3) as cluster:
+        lab.fill(cluster, *PROMPTS)
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", before + after + 2)
+        worker.wait_seconds(before)
+        cluster.add_host("n3")
+        part = f"{after // 2}s"
+        cluster.start_node("n3", ramp=part, window=part)
+        lines = lab.finish(worker)
+        served = cluster.metric("n3", "kvist_sent_bytes_total")
+        if served == 0:
+            raise Fault("the fourth node has served nothing")
+        fall = hit_rate(lines, 0, before) - worst_hit_rate(lines, before, before + after)
+        return [Row(f"add a fourth node: hit rate in the next {after} s falls by", fall, "<=", 0.02, f"worst {WINDOW_SECONDS} s")]
+
+
+def drain_one(lab: Lab) -> list[Row]:
+    """`kvist drain` of one of four nodes whose stores are half full."""
+    with lab.cluster("drain_one", 4, capacity="16MiB") as cluster:
+        half = ("--prompts", 3800, "--blocks", 1, "--layers", 2)  # 31 MiB of 64
+        lab.fill(cluster, *half)
+        worker = cluster.worker(*half, "--read-only", "--clients", 8, "--seconds", 25)
+        worker.wait_seconds(5)
+        drained = cluster.kvist("drain", "n1")
+        if drained.returncode != 0:
+            raise Fault(f"kvist drain: {drained.stdout}{drained.stderr}")
+        wait_for("the drained node has ended", lambda: not cluster.alive("n1"))
+        at = worker.lines()[-1]["seconds"]
+        lines = lab.finish(worker)
+        kept = (1 - owner_misses(lines, lambda owner: owner == "n1", at, 30)) / (1 - owner_misses(lines, lambda owner: owner == "n1", 0, 5))
+        return [Row("drain one of four, half full: hits on its blocks that are kept", kept, ">=", 0.9)]
+
+
+def hot_prefix(lab: Lab) -> list[Row]:
+    """32 clients read one prompt's prefix, and nothing else."""
+    with lab.cluster("hot_prefix", 4) as cluster:
+        one = ("--prompts", 1, "--blocks", 8, "--layers", 16)
+        lab.fill(cluster, *one)
+        workers = [cluster.worker(*one, "--read-only", "--clients", 8, "--seconds", 8 + lab.scale.hot_seconds, "--seed", 1) for _ in range(4)]
+        workers[0].wait_seconds(6)
+        start = {name: cluster.metric(name, "kvist_sent_bytes_total") for name in cluster.nodes()}
+        workers[0].wait_seconds(6 + lab.scale.hot_seconds)
+        sent = {name: cluster.metric(name, "kvist_sent_bytes_total") - start[name] for name in cluster.nodes()}
+        for worker in workers:
+            lab.finish(worker)
+        shares = ", ".join(f"{name} {bytes_ / sum(sent.values()):.2f}" for name, bytes_ in sent.items())
+        return [Row("one hot prefix, 32 clients: largest share of the bytes", max(sent.values()) / sum(sent.values()), "<=", 0.4, shares)]
+
+
+ALL = [kill_one, stop_one, flip, kill_replicated, etcd_dead, add_one, drain_one, hot_prefix]
