@@ -72,7 +72,7 @@ struct GetCall {
   Flow flow;
   Pipe pipe;
   absl::StatusOr<v1::GetTrailer> end = absl::InternalError("");  // once kEnd has arrived
-  bool reader_left = false;                                     // and the server has heard of it
+  bool reader_left = false;                                      // and the server has heard of it
 };
 
 // The server's end: cuts what the node sends into messages.
@@ -143,7 +143,7 @@ struct PutCall {
       : flow(from, to), parts(network, &flow, /*to_server=*/true), answers(network, &flow, /*to_server=*/false) {}
   Flow flow;
   Pipe parts, answers;
-  absl::Status reserved = absl::InternalError("");                     // once the first answer has arrived
+  absl::Status reserved = absl::InternalError("");                    // once the first answer has arrived
   absl::StatusOr<v1::PutResponse> verdict = absl::InternalError("");  // once the second has, which may be the first
   bool writer_left = false;
 };
@@ -187,18 +187,29 @@ class SimChannel final : public Channel {
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override;
 
  private:
-  template <typename Response, typename... Request>
+  template <typename Response, typename Request>
   absl::StatusOr<Response> Unary(const char* what,
-                                 absl::StatusOr<Response> (Channel::*method)(const Request&..., absl::Time),
-                                 const Request&... request, absl::Time deadline) {
+                                 absl::StatusOr<Response> (Channel::*method)(const Request&, absl::Time),
+                                 const Request& request, absl::Time deadline) {
+    return Ask<Response>(what, deadline, [method, request](Channel* channel, absl::Time until) {
+      return (channel->*method)(request, until);
+    });
+  }
+  template <typename Response>
+  absl::StatusOr<Response> Unary(const char* what, absl::StatusOr<Response> (Channel::*method)(absl::Time),
+                                 absl::Time deadline) {
+    return Ask<Response>(what, deadline,
+                         [method](Channel* channel, absl::Time until) { return (channel->*method)(until); });
+  }
+  template <typename Response, typename Act>
+  absl::StatusOr<Response> Ask(const char* what, absl::Time deadline, Act act) {
     const absl::StatusOr<Peer> peer = Reach();
     if (!peer.ok()) return peer.status();
     const absl::Duration timeout = deadline - self_->host()->Now();
     SimHost* const host = peer->process->host();
-    return network_->Call<Response>(self_, peer->process, self_->host()->TrueTime(deadline), what,
-                                    [channel = peer->channel, method, timeout, host, request...] {
-                                      return (channel->*method)(request..., host->Now() + timeout);
-                                    });
+    return network_->Call<Response>(
+        self_, peer->process, self_->host()->TrueTime(deadline), what,
+        [channel = peer->channel, timeout, host, act = std::move(act)] { return act(channel, host->Now() + timeout); });
   }
 
   struct Peer {
@@ -233,8 +244,7 @@ absl::StatusOr<v1::GetTrailer> Receive(SimNetwork* network, GetCall* call, absl:
         continue;
       }
       network->Damage(call->flow.to, call->flow.from, message.data.data(), message.data.size());
-      const absl::StatusOr<absl::Span<uint8_t>> place =
-          sink->OnPart(message.item, message.offset, message.data.size());
+      const absl::StatusOr<absl::Span<uint8_t>> place = sink->OnPart(message.item, message.offset, message.data.size());
       if (!place.ok()) return place.status();
       if (place->size() != message.data.size()) return absl::InternalError("a GetSink gave a place of another size");
       std::memcpy(place->data(), message.data.data(), message.data.size());
@@ -262,8 +272,7 @@ absl::StatusOr<v1::GetTrailer> SimChannel::Get(const v1::GetRequest& request, ab
                       to_reader.End(channel->Get(request, call->flow.to->host()->Now() + timeout, &to_reader));
                     });
   }
-  absl::StatusOr<v1::GetTrailer> end =
-      Receive(network_, call.get(), self_->host()->TrueTime(deadline), sink);
+  absl::StatusOr<v1::GetTrailer> end = Receive(network_, call.get(), self_->host()->TrueTime(deadline), sink);
   // Told by a message of its own: if that is lost, the node goes on to fill the window.
   if (network_->Send(&call->flow, /*to_server=*/true, kMessageBytes)) {
     call->reader_left = true;

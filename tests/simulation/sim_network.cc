@@ -90,8 +90,8 @@ std::optional<absl::Time> SimNetwork::Send(Flow* flow, bool to_server, size_t by
     if (link.rejects) flow->Break(absl::UnavailableError("no way to the host"));
     return std::nullopt;
   }
-  link.busy_until = std::max(link.busy_until, now) +
-                    absl::Seconds(static_cast<double>(bytes) / std::max(1.0, link.bytes_per_second));
+  link.busy_until =
+      std::max(link.busy_until, now) + absl::Seconds(static_cast<double>(bytes) / std::max(1.0, link.bytes_per_second));
   absl::Time arrival = link.busy_until + link.delay + link.jitter * scheduler_->Uniform();
   if (link.loss > 0 && scheduler_->Chance(link.loss)) {
     ++counters_.lost;

@@ -121,8 +121,7 @@ class SimNetwork {
   // --- For the parts of the network (sim_channel.cc, sim_etcd.cc) ---
 
   // When a message that is sent now arrives; nothing if it never does. May break the flow. `after`: not before that.
-  std::optional<absl::Time> Send(Flow* flow, bool to_server, size_t bytes,
-                                 absl::Time after = absl::InfinitePast());
+  std::optional<absl::Time> Send(Flow* flow, bool to_server, size_t bytes, absl::Time after = absl::InfinitePast());
   SimProcess* Find(const std::string& address) const;  // null: nobody listens
   static Channel* ChannelAt(SimProcess* process, const std::string& address) { return process->channels_.at(address); }
   // Runs `body` on a fiber of `process`, and counts it as a call inside.
