@@ -33,7 +33,7 @@ FULL = Scale(kill_seconds=40, stop_seconds=30, cut_seconds=30, etcd_seconds=60, 
 SHORT = Scale(kill_seconds=5, stop_seconds=4, cut_seconds=4, etcd_seconds=5, etcd_after=8, ramp_seconds=5, ramp_after=5, hot_seconds=5,
               load_seconds=5, mixed_verified=20_000)
 # On a machine that other tests keep busy: long deadlines, so that what fails is not the machine's lack of time.
-TEST = dataclasses.replace(SHORT, kill_seconds=4, stop_seconds=6, cut_seconds=6, etcd_seconds=4, etcd_after=5, mixed_verified=30_000,
+TEST = dataclasses.replace(SHORT, kill_seconds=4, stop_seconds=5, cut_seconds=5, etcd_seconds=3, etcd_after=4, mixed_verified=15_000,
                            patience=4, late=1.0)
 
 
