@@ -7,4 +7,4 @@ bench:    ; @tools/setup && tools/bench
 sanitize: ; @tools/setup && tools/sanitize
 fuzz:     ; @tools/setup && tools/fuzz --seconds $(or $(SECONDS),60)
 lint:     ; @tools/lint
-chaos:    ; @tools/setup && bazel build //services/node:kvistd //services/ctl:kvist //tests/chaos:oracle_worker && build/venv/bin/python tests/chaos/chaos.py
+chaos:    ; @tools/setup && bazel build -c opt //services/node:kvistd //services/ctl:kvist //tests/chaos:oracle_worker && build/venv/bin/python tests/chaos/chaos.py

@@ -199,15 +199,16 @@ class Cluster:
     def kvist(self, *words, seconds: float = 60) -> subprocess.CompletedProcess:
         return self.hosts["w"].run([self.programs.kvist, *words, "--node", self.seeds()], seconds)
 
-    def states(self) -> dict[str, str]:
-        try:
-            return {node["id"]: node["state"] for node in json.loads(self.kvist("stats", "--json", "--deadline", "2s").stdout)}
-        except ValueError:
-            return {}
-
     def wait_serving(self, count: int, seconds: float = 60) -> None:
-        wait_for(f"{count} nodes serve (logs: {self.logs})",
-                 lambda: list(self.states().values()) == ["serving"] * count, seconds, 0.2)
+        """Until so many nodes serve and all of them have the same view: before that, what one reader stores another may not find."""
+        wait_for(f"{count} nodes serve under one view (logs: {self.logs})", lambda: self._agree(count), seconds, 0.2)
+
+    def _agree(self, count: int) -> bool:
+        try:
+            nodes = json.loads(self.kvist("stats", "--json", "--deadline", "2s").stdout)
+        except ValueError:
+            return False
+        return [node["state"] for node in nodes] == ["serving"] * count and len({node.get("view") for node in nodes}) == 1
 
     def http(self, name: str, method: str, path: str) -> str:
         return self.hosts[name].http(method, path, HTTP_PORT)
@@ -228,12 +229,12 @@ class Cluster:
     # links
 
     def cut(self, a: str, b: str) -> None:
-        """Between two hosts by name, both ways. Without namespaces: of the node among them, from everybody."""
+        """Between two hosts by name, both ways. Without namespaces: of the first, a node, from everybody."""
         self._cuts.add((a, b))
         self._set_links()
 
     def lose(self, a: str, b: str, part: float) -> None:
-        """A part of the packets between two hosts. Without namespaces: chunks of the node among them come late."""
+        """A part of the packets between two hosts. Without namespaces: chunks of the first, a node, come late."""
         self._loss[a, b] = part
         self._set_links()
 
@@ -257,8 +258,8 @@ class Cluster:
         for name, proxy in self._proxies.items():
             link = dict(self._slow.get(name, {}))
             if not self.real_links:
-                link["cut"] = any(name in pair for pair in self._cuts)
-                link["stall"] = max([link.get("stall", 0), *(part for pair, part in self._loss.items() if name in pair)])
+                link["cut"] = any(name == victim for victim, _ in self._cuts)
+                link["stall"] = max([link.get("stall", 0), *(part for (victim, _), part in self._loss.items() if name == victim)])
             proxy.set(**link)
 
     def limit(self, name: str, megabits: int) -> None:

@@ -40,5 +40,5 @@ def overload(lab: Lab) -> list[Row]:
     note = (f"peak {peak:.0f} blocks/s = {peak * BLOCK_BYTES / MIB:.0f} MiB/s; {arrivals} arrivals, {dropped} of them not begun; "
             f"{retries} retries")
     return [Row("200 clients, twice the capacity: goodput / peak", rate / peak, ">=", 0.8, note),
-            Row("200 clients, twice the capacity: a node's memory grows by, MiB", grown / MIB, "<=", QUEUED + 96),
+            Row("200 clients, twice the capacity: a node's memory grows by, MiB", grown / MIB, "<=", QUEUED + 32),
             Row("200 clients, twice the capacity: timeouts without reply", timeouts, "<=", 0)]

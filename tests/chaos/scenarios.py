@@ -16,16 +16,25 @@ class Scale:
     """How long and how much; `FULL` are the figures that are promised."""
     kill_seconds: int
     stop_seconds: int
+    cut_seconds: int
     etcd_seconds: int
-    add_seconds: int
+    etcd_after: int  # seconds after it came back
+    ramp_seconds: int  # of a joining node; and as long again, readers ask previous owners
+    ramp_after: int
     hot_seconds: int
     load_seconds: int
     mixed_verified: int
+    patience: int = 1  # deadlines are so many times longer
+    late: float = 0.05  # part of a deadline by which a busy machine may wake a caller too late
 
 
-FULL = Scale(kill_seconds=40, stop_seconds=30, etcd_seconds=60, add_seconds=60, hot_seconds=20, load_seconds=15,
-             mixed_verified=1_000_000)
-SHORT = Scale(kill_seconds=5, stop_seconds=4, etcd_seconds=5, add_seconds=10, hot_seconds=5, load_seconds=5, mixed_verified=20_000)
+FULL = Scale(kill_seconds=40, stop_seconds=30, cut_seconds=30, etcd_seconds=60, etcd_after=20, ramp_seconds=30, ramp_after=60,
+             hot_seconds=20, load_seconds=15, mixed_verified=1_000_000)
+SHORT = Scale(kill_seconds=5, stop_seconds=4, cut_seconds=4, etcd_seconds=5, etcd_after=8, ramp_seconds=5, ramp_after=5, hot_seconds=5,
+              load_seconds=5, mixed_verified=20_000)
+# On a machine that other tests keep busy: long deadlines, so that what fails is not the machine's lack of time.
+TEST = dataclasses.replace(SHORT, kill_seconds=4, stop_seconds=5, cut_seconds=5, etcd_seconds=3, etcd_after=4, mixed_verified=15_000,
+                           patience=4, late=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +57,9 @@ class Lab:
         self.programs, self.logs, self.network, self.scale, self.seed = programs, logs, network, scale, seed
         self.network_is = ""
         self.finals: list[dict] = []
+
+    def deadline(self, seconds: int) -> str:
+        return f"{seconds * self.scale.patience}s"
 
     def cluster(self, name: str, nodes: int, **how) -> Cluster:
         cluster = Cluster(self.programs, self.logs / name, nodes, network=self.network, **how)
@@ -104,7 +116,8 @@ def kill_one(lab: Lab) -> list[Row]:
     """SIGKILL of one of four nodes, one copy of each block; until after its lease has ended."""
     with lab.cluster("kill_one", 4) as cluster:
         lab.fill(cluster, *PROMPTS)
-        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", lab.scale.kill_seconds, "--deadline", "1s")
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", lab.scale.kill_seconds,
+                                "--deadline", lab.deadline(1))
         worker.wait_seconds(lab.scale.kill_seconds / 5)
         cluster.kill("n1")
         lines = lab.finish(worker)
@@ -114,18 +127,40 @@ def kill_one(lab: Lab) -> list[Row]:
 
 
 def stop_one(lab: Lab) -> list[Row]:
-    """SIGSTOP of one of four nodes for a while."""
-    deadline = 2
+    """SIGSTOP of one of four nodes for a while that is longer than a read's deadline."""
+    deadline, most = 2, 1 + lab.scale.late
     with lab.cluster("stop_one", 4) as cluster:
         lab.fill(cluster, *PROMPTS)
-        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", lab.scale.stop_seconds + 6, "--deadline", f"{deadline}s")
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", lab.scale.stop_seconds + 4, "--deadline", f"{deadline}s")
         worker.wait_seconds(2)
         cluster.signal("n1", signal.SIGSTOP)
         worker.wait_seconds(2 + lab.scale.stop_seconds)
         cluster.signal("n1", signal.SIGCONT)
         lines = lab.finish(worker)
         return [Row(f"stop one of four for {lab.scale.stop_seconds} s: longest stall of a read, deadlines",
-                    longest_read(lines[-1]) / deadline, "<=", 1.05, "5 % for waking up on a busy machine")]
+                    longest_read(lines[-1]) / deadline, "<=", most, f"{lab.scale.late:.0%} for waking up on a busy machine")]
+
+
+def cut_one(lab: Lab) -> list[Row]:
+    """The links of one of four nodes to all others are cut (packets vanish, nothing is refused) and healed; its store stays."""
+    deadline, seconds = 2, lab.scale.cut_seconds
+    with lab.cluster("cut_one", 4, proxied=True) as cluster:
+        lab.fill(cluster, *PROMPTS)
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", seconds + 4, "--deadline", f"{deadline}s")
+        worker.wait_seconds(2)
+        for other in [name for name in cluster.hosts if name != "n1"]:
+            cluster.cut("n1", other)
+        worker.wait_seconds(2 + seconds)
+        cluster.heal()
+        lines = lab.finish(worker)
+        if not lines[-1]["misses"]:
+            raise Fault("the cut was not felt")
+        cluster.wait_serving(4)
+        swept = lab.finish(cluster.worker(*PROMPTS, "--sweep", "--deadline", lab.deadline(2)))[-1]
+        beyond = owner_misses(lines, lambda owner: owner != "n1", 0, lines[-1]["seconds"])
+        return [Row(f"cut off one of four for {seconds} s: longest stall of a read, deadlines", longest_read(lines[-1]) / deadline, "<", 2),
+                Row("cut off one of four: misses beyond its share", beyond, "<", 0.01),
+                Row("links healed: blocks that are not found", swept["reads"] - swept["hits"], "<=", 0)]
 
 
 def flip(lab: Lab) -> list[Row]:
@@ -138,7 +173,16 @@ def flip(lab: Lab) -> list[Row]:
             raise Fault(f"{flipped} blocks were there to flip, not 64")
         last = lab.finish(cluster.worker(*small, "--sweep"))[-1]
         return [Row("bits flipped in 64 resting blocks: wrong values delivered", last["wrong"], "<=", 0),
-                Row("bits flipped in 64 resting blocks: noticed", last["damaged"], ">=", 64)]
+                Row("bits flipped in 64 resting blocks: misses for their checksum", last["misses"].get("checksum", 0), ">=", 64)]
+
+
+def oracle(lab: Lab) -> list[Row]:
+    """The oracle itself: a reader that expects other values must call every block wrong. (Not counted as wrong bytes.)"""
+    with lab.cluster("oracle", 1) as cluster:
+        small = ("--prompts", 64, "--blocks", 1, "--layers", 2)
+        lab.fill(cluster, *small)
+        last = cluster.worker(*small, "--sweep", "--salt", 2).finish()[-1]
+        return [Row("the oracle, expecting other values: called wrong of 64", last["wrong"], ">=", 64)]
 
 
 def kill_replicated(lab: Lab) -> list[Row]:
@@ -146,7 +190,8 @@ def kill_replicated(lab: Lab) -> list[Row]:
     with lab.cluster("kill_replicated", 4) as cluster:
         lab.fill(cluster, *PROMPTS, "--replicas", 2)
         wait_for("every block has its copy", lambda: sum(cluster.metric(name, "kvist_blocks") for name in cluster.nodes()) >= 4000)
-        worker = cluster.worker(*PROMPTS, "--replicas", 2, "--read-only", "--clients", 8, "--seconds", lab.scale.kill_seconds, "--deadline", "1s")
+        worker = cluster.worker(*PROMPTS, "--replicas", 2, "--read-only", "--clients", 8, "--seconds", lab.scale.kill_seconds,
+                                "--deadline", lab.deadline(1))
         kill_at = lab.scale.kill_seconds // 5
         worker.wait_seconds(kill_at)
         cluster.kill("n1")
@@ -160,7 +205,8 @@ def etcd_dead(lab: Lab) -> list[Row]:
     dead, before = lab.scale.etcd_seconds, max(3, lab.scale.etcd_seconds // 6)
     with lab.cluster("etcd_dead", 4) as cluster:
         lab.fill(cluster, *PROMPTS)
-        worker = cluster.worker(*PROMPTS, "--fresh", 0.05, "--clients", 8, "--seconds", before + dead + 20)
+        worker = cluster.worker(*PROMPTS, "--fresh", 0.05, "--clients", 8, "--seconds", before + dead + lab.scale.etcd_after,
+                                "--deadline", lab.deadline(2))
         worker.wait_seconds(before)
         cluster.kill("etcd")
         worker.wait_seconds(before + dead)
@@ -176,21 +222,22 @@ def etcd_dead(lab: Lab) -> list[Row]:
 
 
 def add_one(lab: Lab) -> list[Row]:
-    """A fourth, empty node joins under load, with the ramp that nodes have by default in the full form."""
-    before, after = 10 if lab.scale.add_seconds >= 60 else 4, lab.scale.add_seconds
+    """A fourth, empty node joins under load; for its ramp, the time readers ask previous owners, and a while afterwards."""
+    ramp = lab.scale.ramp_seconds
+    before, after = 2 * WINDOW_SECONDS, 2 * ramp + lab.scale.ramp_after
     with lab.cluster("add_one", 3) as cluster:
         lab.fill(cluster, *PROMPTS)
-        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", before + after + 2)
+        worker = cluster.worker(*PROMPTS, "--read-only", "--clients", 8, "--seconds", before + after + 2, "--deadline", lab.deadline(2))
         worker.wait_seconds(before)
         cluster.add_host("n3")
-        part = f"{after // 2}s"
-        cluster.start_node("n3", ramp=part, window=part)
+        cluster.start_node("n3", ramp=f"{ramp}s", window=f"{ramp}s")
         lines = lab.finish(worker)
         served = cluster.metric("n3", "kvist_sent_bytes_total")
         if served == 0:
             raise Fault("the fourth node has served nothing")
         fall = hit_rate(lines, 0, before) - worst_hit_rate(lines, before, before + after)
-        return [Row(f"add a fourth node: hit rate in the next {after} s falls by", fall, "<=", 0.02, f"worst {WINDOW_SECONDS} s")]
+        return [Row(f"add a fourth node, ramp {ramp} s: hit rate in the next {after} s falls by", fall, "<=", 0.02,
+                    f"worst {WINDOW_SECONDS} s; the new node sent {served / (1 << 20):.0f} MiB")]
 
 
 def drain_one(lab: Lab) -> list[Row]:
@@ -226,4 +273,4 @@ def hot_prefix(lab: Lab) -> list[Row]:
         return [Row("one hot prefix, 32 clients: largest share of the bytes", max(sent.values()) / sum(sent.values()), "<=", 0.4, shares)]
 
 
-ALL = [kill_one, stop_one, flip, kill_replicated, etcd_dead, add_one, drain_one, hot_prefix]
+ALL = [oracle, kill_one, stop_one, cut_one, flip, kill_replicated, etcd_dead, add_one, drain_one, hot_prefix]
