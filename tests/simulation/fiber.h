@@ -45,7 +45,7 @@ struct Fiber {
   absl::Time timer_at;
   uint64_t timer_sequence = 0;
   int mutexes = 0;  // held
-  bool joined = false, detached = false;
+  bool detached = false;
   Fiber* joiner = nullptr;
 
   std::unique_ptr<GuardedStack> stack;  // null: of the thread that called Run

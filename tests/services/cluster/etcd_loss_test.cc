@@ -47,6 +47,7 @@ TEST_F(EtcdLossTest, ADeadEtcdLeavesTheViewAndALivingOneFindsEverybodyAgain) {
   EXPECT_EQ(members[0]->health().problem, "");
   ASSERT_TRUE(members[1]->Leave(In(10)).ok());
   EXPECT_TRUE(WaitFor([&] { return Ids(*members[0]) == "n0 n2"; })) << "the watch goes on";
+  EXPECT_TRUE(WaitFor([&] { return follower.fewest() <= 2; })) << "watchers are told a moment after the view stands";
   EXPECT_EQ(follower.fewest(), 2u);
 }
 
