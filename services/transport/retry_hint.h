@@ -19,8 +19,10 @@ namespace kvist {
 inline constexpr char kRetryHintPayload[] = "kvist.v1/retry_after_ms";
 inline constexpr char kRetryHintMetadata[] = "grpc-retry-pushback-ms";
 
+// Rounded up: a hint of nothing would be asked again at once, and again.
 inline absl::Status WithRetryHint(absl::Status status, absl::Duration after) {
-  status.SetPayload(kRetryHintPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(after))));
+  const int64_t ms = absl::ToInt64Milliseconds(absl::Ceil(after, absl::Milliseconds(1)));
+  status.SetPayload(kRetryHintPayload, absl::Cord(absl::StrCat(ms)));
   return status;
 }
 

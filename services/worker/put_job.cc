@@ -141,6 +141,8 @@ absl::StatusOr<PutJob::Outcome> PutJob::Try(Upload* upload) {
         if (absl::Status written = (*stream)->Write(0, bytes); !written.ok()) return written;
         return (*stream)->Commit(bytes.size());
       });
+  // What was encoded here is a block: if the node says that it is none, it came to the node damaged.
+  if (absl::IsInvalidArgument(response.status())) return absl::DataLossError(response.status().message());
   if (!response.ok()) return response.status();
   core_->keeper.Heard(upload->node, response->view());
   return response->stored() ? Outcome::kStored : Outcome::kPresent;

@@ -1,82 +1,33 @@
 #include "tests/simulation/world.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "services/cluster/etcd_membership.h"
-#include "services/node/local_channel.h"
-#include "services/node/node_core.h"
-#include "services/node/replication.h"
-#include "services/worker/client.h"
-#include "tests/chaos/block_values.h"
+#include "services/cluster/ring.h"
+#include "tests/simulation/auditor.h"
+#include "tests/simulation/journal.h"
+#include "tests/simulation/nemesis.h"
 #include "tests/simulation/sim_etcd.h"
 #include "tests/simulation/sim_network.h"
+#include "tests/simulation/sim_node.h"
+#include "tests/simulation/sim_worker.h"
 
 namespace kvist::simulation {
 namespace {
 
-constexpr uint64_t kCapacity = 512 << 10;  // about a hundred blocks: stores run full
-constexpr size_t kTokens = 16, kMostBlocks = 6;
-constexpr absl::Duration kDeadline = absl::Seconds(3), kSlack = absl::Milliseconds(500);
-constexpr absl::Duration kCalm = absl::Seconds(60);
-
-class SimNode {
- public:
-  SimNode(SimNetwork* network, SimEtcd* etcd, SimHost* host) : network_(network), etcd_(etcd), host_(host) {}
-
-  void Start() {
-    process_ = network_->NewProcess(host_);
-    EtcdOptions etcd;
-    etcd.endpoints = {"etcd:2379"};
-    membership_ = NewMembershipOver(etcd_->NewClient(process_, etcd.call_deadline), etcd, host_);
-    NodeCoreOptions options;
-    options.id.value = host_->name();
-    options.capacity_bytes = kCapacity;
-    options.prefault = false;
-    options.weight = 1;
-    options.join_ramp = absl::Seconds(5);
-    options.join_window = absl::Seconds(5);
-    options.drain_deadline = absl::Seconds(5);
-    options.make_hooks = [](const NodeParts& parts) { return ReplicationHooks(parts, kCapacity); };
-    auto core = NodeCore::Create(std::move(options), host_, process_->transport(), membership_.get());
-    if (!core.ok()) host_->scheduler()->Fail(core.status().ToString());
-    core_ = *std::move(core);
-    channel_ = NewLocalChannel(core_->handlers(), host_);
-    process_->Listen(address(), channel_.get());
-    core_->Start({host_->name(), 1}, {host_->name(), 2});
-  }
-  // As SIGKILL.
-  void Crash() {
-    process_->Kill();
-    core_->Stop();
-    process_->Close();
-    core_.reset();
-    channel_.reset();
-    membership_.reset();
-  }
-  bool up() const { return core_ != nullptr; }
-  NodeCore* core() { return core_.get(); }
-  SimHost* host() { return host_; }
-  std::string address() const { return absl::StrCat(host_->name(), ":1"); }
-
- private:
-  SimNetwork* const network_;
-  SimEtcd* const etcd_;
-  SimHost* const host_;
-  SimProcess* process_ = nullptr;
-  std::unique_ptr<Membership> membership_;
-  std::unique_ptr<NodeCore> core_;
-  std::unique_ptr<Channel> channel_;
-};
+constexpr absl::Duration kCalm = absl::Seconds(60);  // then the cluster is whole
+constexpr absl::Duration kRest = absl::Seconds(60);  // then the longest lease is over, too
 
 SchedulerOptions OptionsOf(const WorldOptions& options) {
   SchedulerOptions result;
   result.seed = options.seed;
   result.preempt = options.seed % 4 == 0 ? 0.01 : 0;
   result.spurious = options.seed % 3 == 0 ? 0.05 : 0;
+  result.max_time = absl::Seconds(options.seconds) + absl::Minutes(10);
   result.replay = absl::StrCat("bazel run //tests/simulation:simulate -- --first ", options.seed, " --seeds 1");
   return result;
 }
@@ -84,7 +35,10 @@ SchedulerOptions OptionsOf(const WorldOptions& options) {
 class World {
  public:
   explicit World(const WorldOptions& options)
-      : options_(options), scheduler_(OptionsOf(options)), network_(&scheduler_) {}
+      : options_(options),
+        scheduler_(OptionsOf(options)),
+        network_(&scheduler_),
+        auditor_(&scheduler_, &journal_, /*exact=*/options.seed % 4 != 0) {}
 
   WorldReport Run() {
     scheduler_.Run([this] { Act(); });
@@ -95,268 +49,155 @@ class World {
 
  private:
   void Act() {
-    etcd_ = std::make_unique<SimEtcd>(&network_, scheduler_.AddHost("etcd"));
-    for (int i = 0; i < options_.nodes; ++i) {
-      const absl::Duration offset = absl::Milliseconds(static_cast<int64_t>(scheduler_.Below(4000)) - 2000);
-      SimHost* const host = scheduler_.AddHost(absl::StrCat("n", i), offset, (scheduler_.Uniform() - 0.5) * 1e-3);
-      nodes_.push_back(std::make_unique<SimNode>(&network_, etcd_.get(), host));
-      nodes_.back()->Start();
-    }
+    Build();
     AwaitConvergence("at the start");
-    std::vector<std::unique_ptr<Thread>> workers;
-    harm_ends_ = scheduler_.now() + absl::Seconds(options_.seconds);
-    for (int i = 0; i < options_.workers; ++i) {
-      SimHost* const host = scheduler_.AddHost(absl::StrCat("w", i));
-      workers.push_back(host->Start([this, host] { Work(host); }));
-    }
-    while (scheduler_.now() < harm_ends_) {
-      scheduler_.Sleep(absl::Milliseconds(200 + scheduler_.Below(3000)));
-      Harm();
-    }
-    workers.clear();
-    Calm();
+    BeHarmed();
+    nemesis_->Calm();
     AwaitConvergence("after calm");
-    Reread();
+    SimWorker reader(&network_, scheduler_.AddHost("reader"), OptionsOfWorker());
+    const std::vector<Key> kept = reader.PutAndRead();
+    Await("the replicas are not whole after calm", kCalm, [&] { return LackingCopy(kept); });
+    if (options_.sabotage == Sabotage::kLeakedPin) LeakAPin();
+    Await("a node does not come to rest", kRest, [&] { return Unrest(); });
     for (const auto& node : nodes_) node->Crash();
     etcd_->Stop();
     network_.Settle();
     report_.messages = network_.counters().messages;
     report_.lost = network_.counters().lost;
-    report_.flips += network_.counters().flips;
+    report_.flips = network_.counters().flips + journal_.flips;
+    report_.harms = nemesis_->harms();
+    report_.held = auditor_.checks();
   }
 
-  SimNode& AnyNode() { return *nodes_[scheduler_.Below(nodes_.size())]; }
-  std::string AnyHost() { return scheduler_.Chance(0.3) ? "etcd" : AnyNode().host()->name(); }
-  Link& AnyLink() {
-    std::string from = AnyHost(), to = AnyHost();
-    if (scheduler_.Chance(0.5)) to = absl::StrCat("w", scheduler_.Below(options_.workers));
-    if (scheduler_.Chance(0.5)) std::swap(from, to);
-    return network_.LinkOf(from, to);
-  }
-
-  void Harm() {
-    ++report_.harms;
-    switch (scheduler_.Below(10)) {
-      case 0: {
-        SimNode& node = AnyNode();
-        if (node.up() && !node.host()->frozen()) node.Crash();
-        break;
-      }
-      case 1:
-        for (const auto& node : nodes_) {
-          if (!node->up()) node->Start();
-        }
-        break;
-      case 2: {
-        SimNode& node = AnyNode();
-        node.host()->frozen() ? node.host()->Thaw() : node.host()->Freeze();
-        break;
-      }
-      case 3: {
-        Link& link = AnyLink();
-        link.cut = !link.cut;
-        link.rejects = scheduler_.Chance(0.5);
-        break;
-      }
-      case 4:
-        AnyLink().loss = scheduler_.Chance(0.5) ? 0.2 : 0;
-        break;
-      case 5: {
-        Link& link = AnyLink();
-        link.flip = 0.1;
-        link.duplicate = 0.1;
-        break;
-      }
-      case 6:
-        AnyLink().delay = absl::Milliseconds(scheduler_.Below(400));
-        break;
-      case 7:
-        if (etcd_->stopped()) {
-          etcd_->Start(/*wiped=*/scheduler_.Chance(0.3));
-        } else if (scheduler_.Chance(0.5)) {
-          etcd_->Stop();
-        } else {
-          etcd_->Compact();
-        }
-        break;
-      case 8:
-        FlipResting();
-        break;
-      case 9:
-        network_.ForgetLinks();
-        break;
+  void Build() {
+    etcd_ = std::make_unique<SimEtcd>(&network_, scheduler_.AddHost("etcd"));
+    SimNodeOptions node;
+    node.capacity_bytes = 256 << (10 + scheduler_.Below(3));  // some fifty blocks and more: stores run full
+    node.tight = scheduler_.Chance(0.25);
+    replicas_ = 1 + static_cast<int>(scheduler_.Below(3));
+    const Codec codecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder};
+    codec_ = codecs[scheduler_.Below(3)];
+    const size_t count = 3 + scheduler_.Below(3);
+    for (size_t i = 0; i < count; ++i) {
+      const absl::Duration offset = absl::Milliseconds(static_cast<int64_t>(scheduler_.Below(4000)) - 2000);
+      SimHost* const host = scheduler_.AddHost(absl::StrCat("n", i), offset, (scheduler_.Uniform() - 0.5) * 1e-3);
+      nodes_.push_back(std::make_unique<SimNode>(&network_, etcd_.get(), host, node));
+      // The last may come later, when somebody restarts what is down.
+      if (i + 1 < count || scheduler_.Chance(0.5)) nodes_.back()->Start();
     }
+    const size_t workers = 2 + scheduler_.Below(3);
+    for (size_t i = 0; i < workers; ++i) worker_hosts_.push_back(scheduler_.AddHost(absl::StrCat("w", i)));
+    nemesis_ = std::make_unique<Nemesis>(&network_, etcd_.get(), &nodes_, &worker_hosts_, &journal_);
   }
 
-  void FlipResting() {
-    SimNode& node = AnyNode();
-    if (!node.up()) return;
-    for (const Key& key : keys_) {
-      if (scheduler_.Chance(0.1) && node.core()->store()->FlipBitsForTest(key, scheduler_.Below(200), 0x10)) {
-        ++report_.flips;
-      }
+  WorkerOptions OptionsOfWorker() {
+    WorkerOptions worker;
+    worker.salt = options_.seed;
+    worker.codec = codec_;
+    worker.replicas = replicas_;
+    for (const auto& node : nodes_) worker.seeds.push_back(node->address());
+    worker.lies_to_itself = options_.sabotage == Sabotage::kWrongValue;
+    worker.stops = [this] { return nemesis_->stops_of_workers(); };
+    worker.report = &report_;
+    worker.journal = &journal_;
+    return worker;
+  }
+
+  void BeHarmed() {
+    std::vector<std::unique_ptr<Thread>> workers;
+    const absl::Time until = scheduler_.now() + absl::Seconds(options_.seconds);
+    for (SimHost* const host : worker_hosts_) {
+      workers.push_back(
+          host->Start([this, host, until] { SimWorker(&network_, host, OptionsOfWorker()).Work(until); }));
     }
+    while (scheduler_.now() < until) {
+      scheduler_.Sleep(absl::Milliseconds(200 + scheduler_.Below(3000)));
+      nemesis_->Harm();
+      for (const auto& node : nodes_) auditor_.Look(*node);
+      if (options_.sabotage == Sabotage::kLostPin) LoseAPin();
+    }
+    nemesis_->ThawWorkers();
+    workers.clear();
+    for (const auto& node : nodes_) auditor_.Look(*node);
+    auditor_.LetGo();
   }
 
-  void Calm() {
-    network_.ForgetLinks();
-    if (etcd_->stopped()) etcd_->Start(/*wiped=*/false);
+  // A block that the node has, as somebody who goes behind its back finds it.
+  Key Stored(SimNode& node) {
+    const auto scan = node.store()->Scan(0, 1);
+    return !scan.ok() || scan->blocks.empty() ? Key() : scan->blocks[0].key;
+  }
+  void LeakAPin() {
+    absl::StatusOr<Lookup> found = nodes_[0]->store()->Get(Stored(*nodes_[0]));
+    if (found.ok()) leaked_ = std::move(found->block);
+  }
+  void LoseAPin() {
     for (const auto& node : nodes_) {
-      if (node->host()->frozen()) node->host()->Thaw();
-      if (!node->up()) node->Start();
+      if (node->up()) node->store()->Erase(Stored(*node)).IgnoreError();
     }
   }
 
-  // All nodes are ready, and hold one and the same view of all of them.
-  void AwaitConvergence(const char* when) {
-    const absl::Time until = scheduler_.now() + kCalm;
-    while (!Converged()) {
-      if (scheduler_.now() >= until) {
-        std::string what = absl::StrCat("no convergence ", when, ":");
-        for (const auto& node : nodes_) {
-          const NodeStatus status = node->core()->status();
-          absl::StrAppend(&what, "\n  ", node->host()->name(), " view ", status.view, " ",
-                          status.ready ? "ready" : status.why_not, "; ", status.membership.problem);
-        }
-        scheduler_.Fail(what);
-      }
+  // Waits until `lacks` has nothing to say.
+  void Await(const char* what, absl::Duration patience, const std::function<std::string()>& lacks) {
+    const absl::Time until = scheduler_.now() + patience;
+    for (std::string lacking = lacks(); !lacking.empty(); lacking = lacks()) {
+      if (scheduler_.now() >= until) scheduler_.Fail(absl::StrCat(what, ": ", lacking));
       scheduler_.Sleep(absl::Milliseconds(100));
     }
   }
-  bool Converged() {
-    const std::shared_ptr<const View> first = nodes_[0]->core()->view();
-    if (first == nullptr || first->nodes.size() != nodes_.size()) return false;
-    return std::all_of(nodes_.begin(), nodes_.end(), [&](const std::unique_ptr<SimNode>& node) {
+
+  void AwaitConvergence(const char* when) {
+    Await(when, kCalm, [this] { return Divergence(); });
+  }
+
+  // "" = all nodes that are up are ready, and hold one and the same view of themselves.
+  std::string Divergence() {
+    std::string what;
+    std::shared_ptr<const View> first;
+    size_t up = 0;
+    bool one = true;
+    for (const auto& node : nodes_) {
+      if (!node->up()) continue;
+      ++up;
       const std::shared_ptr<const View> view = node->core()->view();
       const NodeStatus status = node->core()->status();
-      return status.ready && status.state == NodeState::kServing && view && *view == *first;
-    });
-  }
-
-  ClientOptions OptionsOfWorker(SimHost* host, SimProcess* process) {
-    ClientOptions options;
-    options.ns.model = "simulated";
-    options.ns.layers = options.ns.heads = 1;
-    options.ns.head_dim = 64;
-    options.ns.tokens_per_block = kTokens;
-    options.codec = Codec::kRaw16;
-    options.deadline = kDeadline;
-    options.threads = 1;
-    options.replicas = static_cast<int>(1 + options_.seed % 3);
-    options.runtime = host;
-    options.transport = process->transport();
-    for (const auto& node : nodes_) options.seeds.push_back(node->address());
-    return options;
-  }
-
-  // Put, match and read prompts until the harm ends.
-  void Work(SimHost* host) {
-    SimProcess* const process = network_.NewProcess(host);
-    {
-      const ClientOptions options = OptionsOfWorker(host, process);
-      absl::StatusOr<std::unique_ptr<Client>> client = absl::UnavailableError("");
-      while (!client.ok() && scheduler_.now() < harm_ends_) {
-        client = Client::Create(options);
-        if (absl::IsInvalidArgument(client.status())) scheduler_.Fail(client.status().ToString());
-        if (!client.ok()) scheduler_.Sleep(absl::Milliseconds(100));
-      }
-      while (client.ok() && scheduler_.now() < harm_ends_) {
-        const std::vector<Key> chain = ChainOf(**client, scheduler_.Below(60));
-        if (Look(client->get(), options, chain) < chain.size()) Put(client->get(), options, chain);
-        host->SleepUntil(host->Now() + absl::Milliseconds(scheduler_.Below(200)));
-      }
+      if (first == nullptr) first = view;
+      one = one && view != nullptr && *view == *first && status.ready && status.state == NodeState::kServing;
+      absl::StrAppend(&what, "\n  ", node->name(), " view ", status.view, " of ",
+                      view == nullptr ? 0 : view->nodes.size(), " ", NodeStateName(status.state), " ",
+                      status.ready ? "ready" : status.why_not, "; ", status.membership.problem);
     }
-    process->Close();
+    return one && first != nullptr && first->nodes.size() == up ? "" : "the nodes do not agree:" + what;
   }
 
-  // What was put after calm is found, block by block.
-  void Reread() {
-    SimProcess* const process = network_.NewProcess(scheduler_.world());
-    {
-      const ClientOptions options = OptionsOfWorker(scheduler_.world(), process);
-      absl::StatusOr<std::unique_ptr<Client>> client = Client::Create(options);
-      if (!client.ok()) scheduler_.Fail(absl::StrCat("no client after calm: ", client.status().ToString()));
-      for (uint64_t prompt = 1000; prompt < 1010; ++prompt) {
-        const std::vector<Key> chain = ChainOf(**client, prompt);
-        Put(client->get(), options, chain);
-        const size_t found = Look(client->get(), options, chain);
-        if (found < chain.size()) {
-          scheduler_.Fail(absl::StrCat("after calm ", found, " of ", chain.size(), " blocks were read that were put"));
+  // The first of these blocks that a node should have by the view, and lacks though it had room.
+  std::string LackingCopy(const std::vector<Key>& keys) {
+    const std::shared_ptr<const View> view = nodes_[0]->core()->view();
+    for (const Key& key : keys) {
+      for (const auto& node : nodes_) {
+        const absl::StatusOr<Lookup> here = node->store()->Get(key, /*touch=*/false);
+        if (!here.ok() || here->block == nullptr) continue;
+        for (const size_t owner : Place(here->traits.group, *view, static_cast<size_t>(replicas_)).owners) {
+          SimNode& other = NodeOf(view->nodes[owner].id);
+          const absl::StatusOr<Lookup> there = other.store()->Get(key, /*touch=*/false);
+          if (there.ok() && (there->block != nullptr || there->miss == MissReason::kEvicted)) continue;
+          return absl::StrCat(key.Hex(), " stands on ", node->name(), " and not on ", other.name(), " (",
+                              static_cast<int>(there->miss), "), one of ", replicas_, " that should have it");
         }
       }
     }
-    process->Close();
+    return "";
   }
 
-  static std::vector<Key> ChainOf(const Client& client, uint64_t prompt) {
-    std::vector<uint32_t> tokens((1 + prompt % kMostBlocks) * kTokens);
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      const uint64_t source = i < 2 * kTokens ? prompt % 10 : prompt;  // prompts share their first blocks
-      tokens[i] = static_cast<uint32_t>(testing::Mix(source * 1000 + i) % 50000);
-    }
-    return client.Keys(tokens);
+  SimNode& NodeOf(const NodeId& id) {
+    return **std::find_if(nodes_.begin(), nodes_.end(), [&](const auto& node) { return node->name() == id.value; });
   }
 
-  void Put(Client* client, const ClientOptions& options, const std::vector<Key>& chain) {
-    ++report_.puts;
-    const BlockShape shape = options.ns.Shape();
-    testing::BlockValues values(options.ns, options.codec, options_.seed);
-    std::vector<uint16_t> plain(shape.Elements() * chain.size()), block(shape.Elements());
-    const size_t plane = kTokens * shape.head_dim;  // of K or of V of a block
-    for (size_t i = 0; i < chain.size(); ++i) {
-      values.Plain(chain[i], block.data());
-      std::copy_n(block.data(), plane, plain.data() + i * plane);
-      std::copy_n(block.data() + plane, plane, plain.data() + (chain.size() + i) * plane);
+  std::string Unrest() {
+    for (const auto& node : nodes_) {
+      if (const std::string what = auditor_.Unrest(*node); !what.empty()) return absl::StrCat(node->name(), ": ", what);
     }
-    const absl::Time begin = scheduler_.now();
-    const auto put = client->Put(chain, ContiguousPages<const uint16_t>(plain.data(), shape, chain.size() * kTokens));
-    Judge("Put", begin, put.status());
-    if (keys_.size() < 2000) keys_.insert(keys_.end(), chain.begin(), chain.end());
-  }
-
-  // How many leading blocks came, each compared whole.
-  size_t Look(Client* client, const ClientOptions& options, const std::vector<Key>& chain) {
-    ++report_.reads;
-    absl::Time begin = scheduler_.now();
-    absl::StatusOr<PrefixMatch> match = client->Match(chain);
-    Judge("Match", begin, match.status());
-    if (match->leased() && match->lease_expiry() > client_lease_bound()) {
-      scheduler_.Fail("a lease was granted beyond its bound");
-    }
-    if (match->blocks() == 0) {
-      ++report_.misses;
-      return 0;
-    }
-    const BlockShape shape = options.ns.Shape();
-    std::vector<uint16_t> pages(shape.Elements() * chain.size(), 0xffff);
-    begin = scheduler_.now();
-    const auto got = client->Get(chain, {0, match->blocks()},
-                                 ContiguousPages<uint16_t>(pages.data(), shape, chain.size() * kTokens));
-    Judge("Get", begin, got.status());
-    if (options_.lying_store && got->blocks > 0) pages[0] ^= 1;
-    testing::BlockValues values(options.ns, options.codec, options_.seed);
-    const size_t plane = kTokens * shape.head_dim;
-    for (size_t i = 0; i < got->blocks; ++i) {
-      const std::vector<uint16_t>& expected = values.Expected(chain[i], i);
-      ++report_.verified_blocks;
-      if (std::equal(expected.begin(), expected.begin() + plane, pages.data() + i * plane) &&
-          std::equal(expected.begin() + plane, expected.end(), pages.data() + (chain.size() + i) * plane)) {
-        continue;
-      }
-      ++report_.wrong;
-      if (!options_.lying_store) scheduler_.Fail(absl::StrCat("block ", i, " came with wrong values"));
-    }
-    if (got->blocks < chain.size()) ++report_.misses;
-    return got->blocks;
-  }
-
-  // The skew of clocks, and what a client may ask for.
-  absl::Time client_lease_bound() const { return scheduler_.now() + absl::Seconds(5) + absl::Seconds(3); }
-
-  void Judge(const char* call, absl::Time begin, const absl::Status& status) {
-    if (!status.ok()) scheduler_.Fail(absl::StrCat(call, " failed: ", status.ToString()));
-    const absl::Duration took = scheduler_.now() - begin;
-    if (took > kDeadline + kSlack) scheduler_.Fail(absl::StrCat(call, " took ", absl::FormatDuration(took)));
+    return "";
   }
 
   const WorldOptions options_;
@@ -364,12 +205,30 @@ class World {
   SimNetwork network_;
   std::unique_ptr<SimEtcd> etcd_;
   std::vector<std::unique_ptr<SimNode>> nodes_;
-  std::vector<Key> keys_;  // that were put, for bits to be flipped in them
-  absl::Time harm_ends_;
+  std::vector<SimHost*> worker_hosts_;
+  int replicas_ = 1;
+  Codec codec_ = Codec::kRaw16;
+  Journal journal_;
+  std::unique_ptr<Nemesis> nemesis_;
+  Auditor auditor_;
+  BlockRef leaked_;
   WorldReport report_;
 };
 
 }  // namespace
+
+void WorldReport::Add(const WorldReport& other) {
+  switches += other.switches;
+  reads += other.reads;
+  verified_blocks += other.verified_blocks;
+  misses += other.misses;
+  puts += other.puts;
+  harms += other.harms;
+  messages += other.messages;
+  lost += other.lost;
+  flips += other.flips;
+  held += other.held;
+}
 
 WorldReport RunWorld(const WorldOptions& options) { return World(options).Run(); }
 
