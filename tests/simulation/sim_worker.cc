@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/transport/miss_reason.h"
 
 namespace kvist::simulation {
 namespace {
@@ -88,18 +89,30 @@ std::vector<Key> SimWorker::PutAndRead() {
     if (!client.ok()) scheduler_->Fail(absl::StrCat("no client after calm: ", client.status().ToString()));
     for (uint64_t prompt = kCalmPrompts; prompt < kCalmPrompts + 10; ++prompt) {
       const std::vector<Key> chain = ChainOf(**client, prompt);
-      const PutResult put = Put(client->get(), chain);
-      const size_t found = Look(client->get(), chain);
-      const ExplainResult explained = Explain(client->get(), chain);
-      if (found < chain.size() || explained.leading < chain.size()) {
-        scheduler_->Fail(absl::StrCat("after calm ", found, " of ", chain.size(), " blocks were read that were put, ",
-                                      explained.leading, " by Explain; ", put.failure));
+      // A block that was damaged at rest may still be there: each is found and dropped by one reader.
+      size_t damaged = 0;
+      for (const Key& key : chain) damaged += options_.journal->damaged.contains(key);
+      for (std::string lost; !(lost = PutAndReadOne(client->get(), chain)).empty();) {
+        if (damaged-- == 0) scheduler_->Fail(absl::StrCat("after calm a prompt was put and not read: ", lost));
       }
       all.insert(all.end(), chain.begin(), chain.end());
     }
   }
   process->Close();
   return all;
+}
+
+std::string SimWorker::PutAndReadOne(Client* client, const std::vector<Key>& chain) {
+  const PutResult put = Put(client, chain);
+  const size_t found = Look(client, chain);
+  const ExplainResult explained = Explain(client, chain);
+  if (found == chain.size() && explained.leading == chain.size()) return "";
+  std::string lost = absl::StrCat(found, " of ", chain.size(), " blocks came (", put.stored, " stored, ", put.present,
+                                  " present, ", put.failed, " failed); ", put.failure);
+  if (explained.leading == chain.size()) return lost;
+  const BlockExplanation& first = explained.blocks[explained.leading];
+  return absl::StrCat(lost, "; Explain: ", explained.leading, ", ", first.node, ": ", MissReasonName(first.miss), ", ",
+                      first.detail);
 }
 
 std::vector<Key> SimWorker::ChainOf(const Client& client, uint64_t prompt) {

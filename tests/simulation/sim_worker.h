@@ -46,6 +46,8 @@ class SimWorker {
   ClientOptions OptionsOf(SimProcess* process) const;
   void Live(SimProcess* process, absl::Time until);
   static std::vector<Key> ChainOf(const Client& client, uint64_t prompt);
+  // Says what did not come; "" = all did.
+  std::string PutAndReadOne(Client* client, const std::vector<Key>& chain);
   void Act(Client* client, const std::vector<Key>& chain, uint64_t prompt);
   PutResult Put(Client* client, const std::vector<Key>& chain);
   size_t Look(Client* client, const std::vector<Key>& chain);
