@@ -10,8 +10,8 @@
 namespace kvist {
 namespace {
 
-constexpr std::array<std::string_view, kBounds> kBoundNames = {"gets",           "queued_bytes", "pinned_bytes", "puts",
-                                                               "reserved_bytes", "matches",      "reports"};
+constexpr std::array<std::string_view, kBounds> kBoundNames = {
+    "gets", "queued_bytes", "pinned_bytes", "puts", "reserved_bytes", "matches", "reports", "explains"};
 constexpr absl::Duration kLeastHint = absl::Milliseconds(20), kMostHint = absl::Seconds(2);
 constexpr double kMeanWeight = 1.0 / 64;  // of one more item in the mean size
 
@@ -165,6 +165,9 @@ absl::StatusOr<Pass> Admission::Reserve(uint64_t bytes) {
 }
 
 absl::StatusOr<Pass> Admission::EnterMatch() { return Enter(Bound::kMatches, limits_.matches, "Matches"); }
+absl::StatusOr<Pass> Admission::EnterExplain() {
+  return Enter(Bound::kExplains, limits_.explains, "Explains and Describes");
+}
 
 absl::Status Admission::EnterReport(uint64_t bytes) {
   std::lock_guard lock(state_->mutex);

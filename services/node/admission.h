@@ -28,8 +28,8 @@
 namespace kvist {
 
 // What a refusal is counted under.
-enum class Bound : uint8_t { kGets, kQueuedBytes, kPinnedBytes, kPuts, kReservedBytes, kMatches, kReports };
-inline constexpr int kBounds = 7;
+enum class Bound : uint8_t { kGets, kQueuedBytes, kPinnedBytes, kPuts, kReservedBytes, kMatches, kReports, kExplains };
+inline constexpr int kBounds = 8;
 std::string_view BoundName(Bound bound);  // "gets", "queued_bytes", ...
 
 // Events of the last second, of the virtual or the real clock.
@@ -85,6 +85,7 @@ class Admission {
   absl::StatusOr<Pass> EnterPut();
   absl::StatusOr<Pass> Reserve(uint64_t bytes);
   absl::StatusOr<Pass> EnterMatch();
+  absl::StatusOr<Pass> EnterExplain();  // or a Describe
   // A report makes the node read so many bytes; refused if those of the last second are enough.
   absl::Status EnterReport(uint64_t bytes);
 

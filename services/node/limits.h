@@ -27,7 +27,8 @@ struct AdmissionLimits {
   double pinned_fraction = 0.25;                  // by Get streams; leases have their own cap in the tier
   uint32_t puts = 128;                            // Put streams under way
   double reserved_fraction = 0.5;                 // by those
-  uint32_t matches = 64;                          // Match and Explain at one moment
+  uint32_t matches = 64;                          // Match at one moment
+  uint32_t explains = 4;                          // Explain and Describe, which nobody's answer waits for
   absl::Duration read_stall = absl::Seconds(10);  // a Get whose reader takes nothing for so long is ended
   // A Get that is older than `read_stall` and whose reader took less than this a second over its life is ended.
   uint64_t min_read_rate = 64ull << 10;

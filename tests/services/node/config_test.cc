@@ -140,16 +140,17 @@ TEST(ConfigTest, WrongMembersAreNamed) {
 }
 
 TEST(ConfigTest, LimitsAreSetAndBounded) {
-  const auto flags =
-      Parse({"--listen",     "127.0.0.1:0", "--capacity",      "64MiB", "--max-gets",   "7",   "--max-queued",   "1MiB",
-             "--max-puts",   "8",           "--max-matches",   "9",     "--max-pinned", "0.1", "--max-reserved", "1",
-             "--read-stall", "2s",          "--min-read-rate", "0"});
+  const auto flags = Parse({"--listen",        "127.0.0.1:0", "--capacity",     "64MiB", "--max-gets",    "7",
+                            "--max-queued",    "1MiB",        "--max-puts",     "8",     "--max-matches", "9",
+                            "--max-pinned",    "0.1",         "--max-reserved", "1",     "--read-stall",  "2s",
+                            "--min-read-rate", "0",           "--max-explains", "3"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   const AdmissionLimits& limits = flags->config.admission;
   EXPECT_EQ(limits.gets, 7);
   EXPECT_EQ(limits.queued_bytes, 1 << 20);
   EXPECT_EQ(limits.puts, 8);
   EXPECT_EQ(limits.matches, 9);
+  EXPECT_EQ(limits.explains, 3);
   EXPECT_EQ(limits.pinned_fraction, 0.1);
   EXPECT_EQ(limits.reserved_fraction, 1);
   EXPECT_EQ(limits.read_stall, absl::Seconds(2));
@@ -171,6 +172,7 @@ TEST(ConfigTest, WithoutFlagsTheLimitsAreThoseOfTheStruct) {
   EXPECT_EQ(parsed.queued_bytes, expected.queued_bytes);
   EXPECT_EQ(parsed.puts, expected.puts);
   EXPECT_EQ(parsed.matches, expected.matches);
+  EXPECT_EQ(parsed.explains, expected.explains);
   EXPECT_EQ(parsed.pinned_fraction, expected.pinned_fraction);
   EXPECT_EQ(parsed.reserved_fraction, expected.reserved_fraction);
   EXPECT_EQ(parsed.read_stall, expected.read_stall);
