@@ -62,6 +62,9 @@ struct Admission::State {
                          hint);
   }
 
+  // One more request of this kind, if there may be one.
+  absl::Status CountIn(Bound bound, uint32_t limit, std::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+
   Runtime* const runtime;
   const std::function<void(Bound)> refused;
   mutable std::mutex mutex;
@@ -81,14 +84,16 @@ Admission::Admission(const AdmissionLimits& limits, uint64_t capacity_bytes, Run
       max_reserved_bytes_(static_cast<uint64_t>(capacity_bytes * limits.reserved_fraction)),
       state_(std::make_shared<State>(runtime, std::move(refused))) {}
 
-absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_view what) {
-  std::lock_guard lock(state_->mutex);
-  State::Kind& kind = state_->kinds[Index(bound)];
+absl::Status Admission::State::CountIn(Bound bound, uint32_t limit, std::string_view what) {
+  Kind& kind = kinds[Index(bound)];
   if (kind.in_flight >= limit) {
-    return state_->Refuse(bound, bound,
-                          absl::StrCat(kind.in_flight, " ", Text(what), " are under way, as many as it takes"));
+    return Refuse(bound, bound, absl::StrCat(kind.in_flight, " ", Text(what), " are under way, as many as it takes"));
   }
   ++kind.in_flight;
+  return absl::OkStatus();
+}
+
+Pass Admission::PassOf(Bound bound) {
   return Pass([state = state_, bound] {
     std::lock_guard lock(state->mutex);
     State::Kind& kind = state->kinds[Index(bound)];
@@ -97,22 +102,23 @@ absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_v
   });
 }
 
-absl::StatusOr<Pass> Admission::EnterGet(size_t keys, uint64_t* queued_bytes) {
-  {
-    std::lock_guard lock(state_->mutex);
-    const uint64_t expected = static_cast<uint64_t>(keys * state_->mean_item_bytes);
-    if (state_->queued_bytes > 0 && state_->queued_bytes + expected > limits_.queued_bytes) {
-      return state_->Refuse(Bound::kGets, Bound::kQueuedBytes,
-                            absl::StrCat(state_->queued_bytes, " bytes are still to be sent; at most ",
-                                         limits_.queued_bytes, " are queued"));
-    }
-    *queued_bytes = expected;
-  }
-  absl::StatusOr<Pass> pass = Enter(Bound::kGets, limits_.gets, "Gets");
-  if (!pass.ok()) return pass.status();
+absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_view what) {
   std::lock_guard lock(state_->mutex);
-  state_->queued_bytes += *queued_bytes;
-  return pass;
+  if (absl::Status status = state_->CountIn(bound, limit, what); !status.ok()) return status;
+  return PassOf(bound);
+}
+
+absl::StatusOr<Pass> Admission::EnterGet(size_t keys, uint64_t* queued_bytes) {
+  std::lock_guard lock(state_->mutex);  // once: whoever comes next sees these bytes
+  const uint64_t expected = static_cast<uint64_t>(keys * state_->mean_item_bytes);
+  if (state_->queued_bytes > 0 && state_->queued_bytes + expected > limits_.queued_bytes) {
+    return state_->Refuse(Bound::kGets, Bound::kQueuedBytes,
+                          absl::StrCat(state_->queued_bytes, " bytes are still to be sent; at most ",
+                                       limits_.queued_bytes, " are queued"));
+  }
+  if (absl::Status status = state_->CountIn(Bound::kGets, limits_.gets, "Gets"); !status.ok()) return status;
+  state_->queued_bytes += * queued_bytes = expected;
+  return PassOf(Bound::kGets);
 }
 
 void Admission::SetQueued(uint64_t* queued_bytes, uint64_t now_bytes) {

@@ -97,6 +97,7 @@ class Admission {
  private:
   struct State;
   absl::StatusOr<Pass> Enter(Bound bound, uint32_t limit, std::string_view what);
+  Pass PassOf(Bound bound);
 
   const AdmissionLimits limits_;
   const uint64_t max_pinned_bytes_, max_reserved_bytes_;

@@ -84,7 +84,8 @@ TEST(ExplainTest, ManyMismatchesOfLongTextsFitIntoOneMessage) {
   LocalNode node;
   const auto text = [](char c) {
     std::string fields;
-    for (int i = 0; i < 3; ++i) absl::StrAppend(&fields, ", \"", std::string(1000, 'a' + i), "\": \"", std::string(4000, c), "\"");
+    for (int i = 0; i < 3; ++i)
+      absl::StrAppend(&fields, ", \"", std::string(1000, 'a' + i), "\": \"", std::string(4000, c), "\"");
     return "{\"model\": \"m\"" + fields + "}";
   };
   ASSERT_TRUE(node.Put(TestKey(1), 1, Digest(1)).ok());
@@ -100,7 +101,8 @@ TEST(ExplainTest, ManyMismatchesOfLongTextsFitIntoOneMessage) {
   ASSERT_TRUE(answer.ok()) << answer.status();
   ASSERT_EQ(answer->fates_size(), 4096);
   EXPECT_LT(answer->ByteSizeLong(), 4u << 20);
-  EXPECT_THAT(answer->fates(4095).detail(), HasSubstr(std::string(128, 'a') + "... is " + std::string(128, 'x') + "..."));
+  EXPECT_THAT(answer->fates(4095).detail(),
+              HasSubstr(std::string(128, 'a') + "... is " + std::string(128, 'x') + "..."));
 }
 
 TEST(ExplainTest, AskingDescribesNothing) {

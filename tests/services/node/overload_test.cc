@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <string>
 #include <thread>
@@ -87,6 +88,30 @@ TEST(OverloadTest, QueuedBytesAreBoundedAndOneAloneAlwaysPasses) {
   ExpectBusy(node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(60)).status(), "bytes are still to be sent");
   first->reset();
   EXPECT_EQ(node.handlers->load().queued_bytes(), 0);
+}
+
+TEST(OverloadTest, OfGetsThatComeAtOneMomentOnlySoManyPassTheBoundOfQueuedBytes) {
+  AdmissionLimits limits;
+  limits.queued_bytes = 1000;
+  testing::ManualRuntime runtime;
+  Admission admission(limits, LocalNode::kCapacity, &runtime, nullptr);
+  for (int i = 0; i < 2000; ++i) admission.CountItem(900);  // the mean: one fits, two do not
+  std::atomic<int> inside = 0, crowded = 0;
+  const auto call = [&] {
+    for (int round = 0; round < 500'000; ++round) {
+      uint64_t queued_bytes = 0;
+      absl::StatusOr<Pass> pass = admission.EnterGet(1, &queued_bytes);
+      if (!pass.ok()) continue;
+      if (++inside > 1) ++crowded;
+      --inside;
+      admission.SetQueued(&queued_bytes, 0);
+    }
+  };
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) callers.emplace_back(call);
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(crowded, 0);
+  EXPECT_EQ(admission.queued_bytes(), 0);
 }
 
 TEST(OverloadTest, GetsPinABoundedPartAndOneBlockCountsOnce) {
