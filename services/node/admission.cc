@@ -11,7 +11,7 @@ namespace kvist {
 namespace {
 
 constexpr std::array<std::string_view, kBounds> kBoundNames = {
-    "gets", "queued_bytes", "pinned_bytes", "puts", "reserved_bytes", "matches", "reports", "explains"};
+    "gets", "queued_bytes", "pinned_bytes", "puts", "reserved_bytes", "matches", "reports", "explains", "store_full"};
 constexpr absl::Duration kLeastHint = absl::Milliseconds(20), kMostHint = absl::Seconds(2);
 constexpr double kMeanWeight = 1.0 / 64;  // of one more item in the mean size
 
@@ -168,6 +168,11 @@ absl::StatusOr<Pass> Admission::Reserve(uint64_t bytes) {
     std::lock_guard lock(state->mutex);
     state->reserved_bytes -= bytes;
   });
+}
+
+absl::Status Admission::RefuseFull(const absl::Status& why) {
+  std::lock_guard lock(state_->mutex);
+  return state_->Refuse(Bound::kPuts, Bound::kStoreFull, Text({why.message().data(), why.message().size()}));
 }
 
 absl::StatusOr<Pass> Admission::EnterMatch() { return Enter(Bound::kMatches, limits_.matches, "Matches"); }

@@ -28,8 +28,18 @@
 namespace kvist {
 
 // What a refusal is counted under.
-enum class Bound : uint8_t { kGets, kQueuedBytes, kPinnedBytes, kPuts, kReservedBytes, kMatches, kReports, kExplains };
-inline constexpr int kBounds = 8;
+enum class Bound : uint8_t {
+  kGets,
+  kQueuedBytes,
+  kPinnedBytes,
+  kPuts,
+  kReservedBytes,
+  kMatches,
+  kReports,
+  kExplains,
+  kStoreFull
+};
+inline constexpr int kBounds = 9;
 std::string_view BoundName(Bound bound);  // "gets", "queued_bytes", ...
 
 // Events of the last second, of the virtual or the real clock.
@@ -84,6 +94,8 @@ class Admission {
 
   absl::StatusOr<Pass> EnterPut();
   absl::StatusOr<Pass> Reserve(uint64_t bytes);
+  // What a Put is told that the store has no room for: all that is there is pinned or reserved. `why` is the store's.
+  absl::Status RefuseFull(const absl::Status& why);
   absl::StatusOr<Pass> EnterMatch();
   absl::StatusOr<Pass> EnterExplain();  // or a Describe
   // A report makes the node read so many bytes; refused if those of the last second are enough.

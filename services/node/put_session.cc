@@ -174,6 +174,7 @@ class PutState final : public OpenSession {
       if (!copy_) return false;
       return Compare();
     }
+    if (absl::IsResourceExhausted(reservation.status())) return node_->admission.RefuseFull(reservation.status());
     if (!reservation.ok()) return reservation.status();
     reserved_ = *std::move(pass);
     reservation_ = *std::move(reservation);

@@ -159,6 +159,19 @@ TEST(OverloadTest, PutsAreBoundedInNumberAndInReservedBytes) {
   EXPECT_EQ(node.Stats().reserved_bytes, 0);
 }
 
+TEST(OverloadTest, AStoreWithoutRoomSaysWhenToComeAgain) {
+  LocalNode node;
+  ASSERT_TRUE(node.Put(TestKey(1), 1000).ok());  // 4 MB of 8
+  v1::MatchRequest match;
+  match.add_chains()->set_keys(GetRequestFor({TestKey(1)}).keys());
+  match.set_lease_ms(20'000);
+  ASSERT_EQ(node.handlers->Match(match)->chains(0).hits(), 1);  // and leased: it stays
+  auto put = node.handlers->OpenPut(node.In(60));
+  ExpectBusy((*put)->Reserve(ReserveFor(TestKey(2), 6 << 20)).status(), "no room for 6291456 bytes");
+  EXPECT_EQ(node.Figure("kvist_overload_refusals_total{limit=\"store_full\"}"), 1);
+  EXPECT_EQ(node.Figure("kvist_rpcs_total{code=\"resource_exhausted\",method=\"put\"}"), 1);
+}
+
 TEST(OverloadTest, MatchesAreBounded) {
   AdmissionLimits limits;
   limits.matches = 1;
