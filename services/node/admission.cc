@@ -71,8 +71,7 @@ struct Admission::State {
   std::array<Kind, kBounds> kinds ABSL_GUARDED_BY(mutex);
   uint64_t queued_bytes ABSL_GUARDED_BY(mutex) = 0;
   uint64_t reserved_bytes ABSL_GUARDED_BY(mutex) = 0;
-  uint64_t pinned_bytes ABSL_GUARDED_BY(mutex) = 0;
-  absl::flat_hash_map<const void*, uint32_t> pins ABSL_GUARDED_BY(mutex);
+  PinnedBlocks pinned ABSL_GUARDED_BY(mutex);  // and those of each Get
   double mean_item_bytes ABSL_GUARDED_BY(mutex) = 0;
   RecentRate reported_bytes ABSL_GUARDED_BY(mutex);
 };
@@ -132,25 +131,20 @@ void Admission::CountItem(uint64_t bytes) {
   state_->mean_item_bytes += (bytes - state_->mean_item_bytes) * kMeanWeight;
 }
 
-absl::StatusOr<Pass> Admission::Pin(const void* block, uint64_t bytes) {
+absl::StatusOr<Pass> Admission::Pin(const void* block, uint64_t bytes, const std::shared_ptr<PinnedBlocks>& own) {
   std::lock_guard lock(state_->mutex);
-  const auto found = state_->pins.find(block);
-  if (found != state_->pins.end()) {
-    ++found->second;
-  } else if (state_->pinned_bytes > 0 && state_->pinned_bytes + bytes > max_pinned_bytes_) {
+  const uint64_t others_bytes = state_->pinned.bytes() - own->bytes();
+  if (!state_->pinned.Has(block) && others_bytes > 0 && others_bytes + bytes > max_pinned_bytes_) {
     return state_->Refuse(
         Bound::kGets, Bound::kPinnedBytes,
-        absl::StrCat("Gets pin ", state_->pinned_bytes, " bytes; at most ", max_pinned_bytes_, " are pinned for them"));
-  } else {
-    state_->pins.emplace(block, 1);
-    state_->pinned_bytes += bytes;
+        absl::StrCat("other Gets pin ", others_bytes, " bytes; at most ", max_pinned_bytes_, " are pinned for Gets"));
   }
-  return Pass([state = state_, block, bytes] {
+  state_->pinned.Add(block, bytes);
+  own->Add(block, bytes);
+  return Pass([state = state_, own, block, bytes] {
     std::lock_guard lock(state->mutex);
-    const auto found = state->pins.find(block);
-    if (--found->second > 0) return;
-    state->pins.erase(found);
-    state->pinned_bytes -= bytes;
+    state->pinned.Remove(block, bytes);
+    own->Remove(block, bytes);
   });
 }
 
@@ -204,7 +198,7 @@ uint64_t Admission::queued_bytes() const {
 }
 uint64_t Admission::pinned_bytes() const {
   std::lock_guard lock(state_->mutex);
-  return state_->pinned_bytes;
+  return state_->pinned.bytes();
 }
 uint64_t Admission::reserved_bytes() const {
   std::lock_guard lock(state_->mutex);

@@ -125,7 +125,7 @@ TEST(OverloadTest, GetsPinABoundedPartAndOneBlockCountsOnce) {
     return open.back()->Next().status();
   };
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(pin(1).ok());  // the same block, ten readers
-  ExpectBusy(pin(2), "Gets pin 14");
+  ExpectBusy(pin(2), "other Gets pin 14");
   EXPECT_EQ(node.Figure("kvist_overload_refusals_total{limit=\"pinned_bytes\"}"), 1);
   open.clear();
   EXPECT_TRUE(pin(2).ok());
@@ -139,6 +139,31 @@ TEST(OverloadTest, ABlockLargerThanTheBoundIsReadWhenNothingElseIsPinned) {
   LocalNode node(limits);
   ASSERT_TRUE(node.Put(TestKey(1), 1000).ok());  // 4 MB of 8
   EXPECT_TRUE(GetBlocks(node.channel.get(), GetRequestFor({TestKey(1)}), node.In(60)).ok());
+}
+
+TEST(OverloadTest, AGetIsNotInItsOwnWay) {
+  AdmissionLimits limits;
+  limits.pinned_fraction = 0.25;  // 2 MiB
+  LocalNode node(limits);
+  for (uint8_t i = 1; i <= 3; ++i) ASSERT_TRUE(node.Put(TestKey(i), 350).ok());  // 1.4 MB each
+  auto get = node.handlers->OpenGet(GetRequestFor({TestKey(1), TestKey(2), TestKey(3)}), node.In(60));
+  ASSERT_TRUE(get.ok()) << get.status();
+  std::vector<GetSession::Message> on_the_wire;  // the parts, with their pins
+  while (on_the_wire.empty() || !std::holds_alternative<v1::GetTrailer>(on_the_wire.back())) {
+    absl::StatusOr<GetSession::Message> message = (*get)->Next();
+    ASSERT_TRUE(message.ok()) << message.status();
+    on_the_wire.push_back(*std::move(message));
+  }
+  auto other = node.handlers->OpenGet(GetRequestFor({TestKey(2)}), node.In(60));
+  EXPECT_TRUE((*other)->Next().ok()) << "a block that is pinned costs nothing more";
+  ASSERT_TRUE(node.Put(TestKey(4)).ok());
+  auto third = node.handlers->OpenGet(GetRequestFor({TestKey(4)}), node.In(60));
+  ExpectBusy((*third)->Next().status(), "other Gets pin 4");
+  on_the_wire.clear();
+  other->reset();
+  EXPECT_EQ(node.Stats().pinned_bytes, 0);
+  third = node.handlers->OpenGet(GetRequestFor({TestKey(4)}), node.In(60));
+  EXPECT_TRUE((*third)->Next().ok());
 }
 
 TEST(OverloadTest, PutsAreBoundedInNumberAndInReservedBytes) {
