@@ -27,7 +27,8 @@ struct RawFlags {
   std::string max_lease = "30s", join_ramp = "30s", join_window = "30s", drain = "10s", drain_deadline = "30s",
               drain_budget, scrub_rate = "64MiB", scrub_pause = "10s", log_level = "info";
   std::string max_gets = "256", max_queued = "512MiB", max_puts = "128", max_matches = "64", max_explains = "4",
-              max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", min_read_rate = "64KiB";
+              max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
+              min_read_rate = "64KiB";
   bool no_prefault = false, version = false, enable_test_faults = false;
 };
 
@@ -169,6 +170,7 @@ void FillLimits(const RawFlags& raw, NodeConfig* config, Problems* problems) {
   problems->Take("--max-pinned", ParseNumberWithin(raw.max_pinned, 0, 1), &limits.pinned_fraction);
   problems->Take("--max-reserved", ParseNumberWithin(raw.max_reserved, 0, 1), &limits.reserved_fraction);
   problems->Take("--read-stall", ParseDurationWithin(raw.read_stall, absl::Minutes(10)), &limits.read_stall);
+  problems->Take("--write-stall", ParseDurationWithin(raw.write_stall, absl::Minutes(10)), &limits.write_stall);
   problems->Take("--min-read-rate", ParseSizeOrZero(raw.min_read_rate), &limits.min_read_rate);
 }
 
@@ -235,6 +237,8 @@ void AddLimitFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--max-reserved", raw->max_reserved, "Part of the capacity that writes may reserve")
       ->capture_default_str();
   app->add_option("--read-stall", raw->read_stall, "A read whose reader takes nothing for so long is ended")
+      ->capture_default_str();
+  app->add_option("--write-stall", raw->write_stall, "A write whose writer sends nothing for so long is ended")
       ->capture_default_str();
   app->add_option("--min-read-rate", raw->min_read_rate, "As is one that takes less than this a second; 0 = any")
       ->capture_default_str();

@@ -268,6 +268,34 @@ TEST(OverloadTest, AReaderThatTrickleReadsIsEndedAndASteadyOneIsNot) {
   EXPECT_EQ(node.Figure("kvist_ended_streams_total{cause=\"slow_reader\"}"), 1);
 }
 
+TEST(OverloadTest, AWriterThatSendsNothingIsEndedAndOneThatSendsIsNot) {
+  LocalNode node;
+  const std::string block = TestBlock(TestKey(1), 20, 1);
+  const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(block.data()), block.size());
+  auto idle = node.handlers->OpenPut(node.In(600)), steady = node.handlers->OpenPut(node.In(600));
+  auto silent = node.handlers->OpenPut(node.In(600));  // does not even reserve
+  bool told = false;
+  (*idle)->OnEnd([&] { told = true; });
+  ASSERT_TRUE(*(*idle)->Reserve(ReserveFor(TestKey(2), 3 << 20)));
+  ASSERT_TRUE(*(*steady)->Reserve(ReserveFor(TestKey(1), block.size())));
+  for (int i = 0; i < 2; ++i) {
+    node.runtime.Advance(absl::Seconds(5));
+    ASSERT_TRUE((*steady)->Write(0, bytes.first(1000)).ok());
+    EXPECT_GT(node.Stats().reserved_bytes, 3u << 20);
+    node.handlers->Sweep();
+  }
+  EXPECT_TRUE(told);
+  EXPECT_LT(node.Stats().reserved_bytes, 1u << 20);
+  EXPECT_EQ(node.Figure("kvist_ended_streams_total{cause=\"slow_writer\"}"), 2);
+  for (PutSession* ended : {idle->get(), silent->get()}) {
+    const absl::Status status = ended->Commit(1).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the writer sent nothing for 10s"));
+  }
+  ASSERT_TRUE((*steady)->Write(0, bytes).ok());
+  EXPECT_TRUE((*steady)->Commit(block.size()).ok());
+}
+
 // Stops in the middle of a stream until it is let go.
 class StuckSink : public GetSink {
  public:
