@@ -121,7 +121,7 @@ void FillFromClusterFile(const RawFlags& raw, NodeConfig* config, Problems* prob
 }
 
 void FillEtcd(const RawFlags& raw, NodeConfig* config, Problems* problems) {
-  if (raw.node.empty()) problems->Add("--id", "needed with --etcd: the name of this node, its own among all nodes");
+  if (raw.node.empty()) problems->Add("--node", "needed with --etcd: the name of this node, its own among all nodes");
   if (!raw.cluster.empty()) problems->Add("--etcd", "the members stand in --cluster or in --etcd, not in both");
   problems->Take("--etcd", ParseEndpoints(raw.etcd), &config->etcd.endpoints);
   config->etcd.cluster = raw.cluster_name;
