@@ -2,9 +2,8 @@
 //
 // Endpoints  one is used at a time; a call that fails for the connection's sake moves on to the next.
 // Units      revisions and lease ids are etcd's; TTLs are whole seconds on its wire.
-// Threads    any. Every call returns within twice `call_deadline` (a login may come first); Run of a watch takes as
-// long
-//            as the watch.
+// Threads    any. Every call returns within twice `call_deadline` (a login may come first); Run of a watch takes
+//            as long as the watch.
 // Errors     Unavailable and DeadlineExceeded name every endpoint that failed since it last answered, and what it said;
 //            whatever is not etcd's own word counts as Unavailable. Other codes are etcd's, after one new login.
 #ifndef KVIST_SERVICES_CLUSTER_ETCD_CLIENT_H_

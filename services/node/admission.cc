@@ -10,8 +10,8 @@
 namespace kvist {
 namespace {
 
-constexpr std::array<std::string_view, kBounds> kBoundNames = {"gets",           "queued_bytes", "pinned_bytes", "puts",
-                                                               "reserved_bytes", "matches",      "reports"};
+constexpr std::array<std::string_view, kBounds> kBoundNames = {
+    "gets", "queued_bytes", "pinned_bytes", "puts", "reserved_bytes", "matches", "reports", "explains", "store_full"};
 constexpr absl::Duration kLeastHint = absl::Milliseconds(20), kMostHint = absl::Seconds(2);
 constexpr double kMeanWeight = 1.0 / 64;  // of one more item in the mean size
 
@@ -62,14 +62,16 @@ struct Admission::State {
                          hint);
   }
 
+  // One more request of this kind, if there may be one.
+  absl::Status CountIn(Bound bound, uint32_t limit, std::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+
   Runtime* const runtime;
   const std::function<void(Bound)> refused;
   mutable std::mutex mutex;
   std::array<Kind, kBounds> kinds ABSL_GUARDED_BY(mutex);
   uint64_t queued_bytes ABSL_GUARDED_BY(mutex) = 0;
   uint64_t reserved_bytes ABSL_GUARDED_BY(mutex) = 0;
-  uint64_t pinned_bytes ABSL_GUARDED_BY(mutex) = 0;
-  absl::flat_hash_map<const void*, uint32_t> pins ABSL_GUARDED_BY(mutex);
+  PinnedBlocks pinned ABSL_GUARDED_BY(mutex);  // and those of each Get
   double mean_item_bytes ABSL_GUARDED_BY(mutex) = 0;
   RecentRate reported_bytes ABSL_GUARDED_BY(mutex);
 };
@@ -81,14 +83,16 @@ Admission::Admission(const AdmissionLimits& limits, uint64_t capacity_bytes, Run
       max_reserved_bytes_(static_cast<uint64_t>(capacity_bytes * limits.reserved_fraction)),
       state_(std::make_shared<State>(runtime, std::move(refused))) {}
 
-absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_view what) {
-  std::lock_guard lock(state_->mutex);
-  State::Kind& kind = state_->kinds[Index(bound)];
+absl::Status Admission::State::CountIn(Bound bound, uint32_t limit, std::string_view what) {
+  Kind& kind = kinds[Index(bound)];
   if (kind.in_flight >= limit) {
-    return state_->Refuse(bound, bound,
-                          absl::StrCat(kind.in_flight, " ", Text(what), " are under way, as many as it takes"));
+    return Refuse(bound, bound, absl::StrCat(kind.in_flight, " ", Text(what), " are under way, as many as it takes"));
   }
   ++kind.in_flight;
+  return absl::OkStatus();
+}
+
+Pass Admission::PassOf(Bound bound) {
   return Pass([state = state_, bound] {
     std::lock_guard lock(state->mutex);
     State::Kind& kind = state->kinds[Index(bound)];
@@ -97,22 +101,23 @@ absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_v
   });
 }
 
-absl::StatusOr<Pass> Admission::EnterGet(size_t keys, uint64_t* queued_bytes) {
-  {
-    std::lock_guard lock(state_->mutex);
-    const uint64_t expected = static_cast<uint64_t>(keys * state_->mean_item_bytes);
-    if (state_->queued_bytes > 0 && state_->queued_bytes + expected > limits_.queued_bytes) {
-      return state_->Refuse(Bound::kGets, Bound::kQueuedBytes,
-                            absl::StrCat(state_->queued_bytes, " bytes are still to be sent; at most ",
-                                         limits_.queued_bytes, " are queued"));
-    }
-    *queued_bytes = expected;
-  }
-  absl::StatusOr<Pass> pass = Enter(Bound::kGets, limits_.gets, "Gets");
-  if (!pass.ok()) return pass.status();
+absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_view what) {
   std::lock_guard lock(state_->mutex);
-  state_->queued_bytes += *queued_bytes;
-  return pass;
+  if (absl::Status status = state_->CountIn(bound, limit, what); !status.ok()) return status;
+  return PassOf(bound);
+}
+
+absl::StatusOr<Pass> Admission::EnterGet(size_t keys, uint64_t* queued_bytes) {
+  std::lock_guard lock(state_->mutex);  // once: whoever comes next sees these bytes
+  const uint64_t expected = static_cast<uint64_t>(keys * state_->mean_item_bytes);
+  if (state_->queued_bytes > 0 && state_->queued_bytes + expected > limits_.queued_bytes) {
+    return state_->Refuse(Bound::kGets, Bound::kQueuedBytes,
+                          absl::StrCat(state_->queued_bytes, " bytes are still to be sent; at most ",
+                                       limits_.queued_bytes, " are queued"));
+  }
+  if (absl::Status status = state_->CountIn(Bound::kGets, limits_.gets, "Gets"); !status.ok()) return status;
+  state_->queued_bytes += * queued_bytes = expected;
+  return PassOf(Bound::kGets);
 }
 
 void Admission::SetQueued(uint64_t* queued_bytes, uint64_t now_bytes) {
@@ -126,25 +131,20 @@ void Admission::CountItem(uint64_t bytes) {
   state_->mean_item_bytes += (bytes - state_->mean_item_bytes) * kMeanWeight;
 }
 
-absl::StatusOr<Pass> Admission::Pin(const void* block, uint64_t bytes) {
+absl::StatusOr<Pass> Admission::Pin(const void* block, uint64_t bytes, const std::shared_ptr<PinnedBlocks>& own) {
   std::lock_guard lock(state_->mutex);
-  const auto found = state_->pins.find(block);
-  if (found != state_->pins.end()) {
-    ++found->second;
-  } else if (state_->pinned_bytes > 0 && state_->pinned_bytes + bytes > max_pinned_bytes_) {
+  const uint64_t others_bytes = state_->pinned.bytes() - own->bytes();
+  if (!state_->pinned.Has(block) && others_bytes > 0 && others_bytes + bytes > max_pinned_bytes_) {
     return state_->Refuse(
         Bound::kGets, Bound::kPinnedBytes,
-        absl::StrCat("Gets pin ", state_->pinned_bytes, " bytes; at most ", max_pinned_bytes_, " are pinned for them"));
-  } else {
-    state_->pins.emplace(block, 1);
-    state_->pinned_bytes += bytes;
+        absl::StrCat("other Gets pin ", others_bytes, " bytes; at most ", max_pinned_bytes_, " are pinned for Gets"));
   }
-  return Pass([state = state_, block, bytes] {
+  state_->pinned.Add(block, bytes);
+  own->Add(block, bytes);
+  return Pass([state = state_, own, block, bytes] {
     std::lock_guard lock(state->mutex);
-    const auto found = state->pins.find(block);
-    if (--found->second > 0) return;
-    state->pins.erase(found);
-    state->pinned_bytes -= bytes;
+    state->pinned.Remove(block, bytes);
+    own->Remove(block, bytes);
   });
 }
 
@@ -164,7 +164,15 @@ absl::StatusOr<Pass> Admission::Reserve(uint64_t bytes) {
   });
 }
 
+absl::Status Admission::RefuseFull(const absl::Status& why) {
+  std::lock_guard lock(state_->mutex);
+  return state_->Refuse(Bound::kPuts, Bound::kStoreFull, Text({why.message().data(), why.message().size()}));
+}
+
 absl::StatusOr<Pass> Admission::EnterMatch() { return Enter(Bound::kMatches, limits_.matches, "Matches"); }
+absl::StatusOr<Pass> Admission::EnterExplain() {
+  return Enter(Bound::kExplains, limits_.explains, "Explains and Describes");
+}
 
 absl::Status Admission::EnterReport(uint64_t bytes) {
   std::lock_guard lock(state_->mutex);
@@ -190,7 +198,7 @@ uint64_t Admission::queued_bytes() const {
 }
 uint64_t Admission::pinned_bytes() const {
   std::lock_guard lock(state_->mutex);
-  return state_->pinned_bytes;
+  return state_->pinned.bytes();
 }
 uint64_t Admission::reserved_bytes() const {
   std::lock_guard lock(state_->mutex);

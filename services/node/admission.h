@@ -28,8 +28,18 @@
 namespace kvist {
 
 // What a refusal is counted under.
-enum class Bound : uint8_t { kGets, kQueuedBytes, kPinnedBytes, kPuts, kReservedBytes, kMatches, kReports };
-inline constexpr int kBounds = 7;
+enum class Bound : uint8_t {
+  kGets,
+  kQueuedBytes,
+  kPinnedBytes,
+  kPuts,
+  kReservedBytes,
+  kMatches,
+  kReports,
+  kExplains,
+  kStoreFull
+};
+inline constexpr int kBounds = 9;
 std::string_view BoundName(Bound bound);  // "gets", "queued_bytes", ...
 
 // Events of the last second, of the virtual or the real clock.
@@ -66,6 +76,26 @@ class Pass {
   std::function<void()> give_back_;
 };
 
+// Blocks that are pinned, each by its address; one counts once, however often it is pinned.
+class PinnedBlocks {
+ public:
+  bool Has(const void* block) const { return counts_.contains(block); }
+  uint64_t bytes() const { return bytes_; }
+  void Add(const void* block, uint64_t bytes) {
+    if (++counts_[block] == 1) bytes_ += bytes;
+  }
+  void Remove(const void* block, uint64_t bytes) {
+    const auto found = counts_.find(block);
+    if (--found->second > 0) return;
+    counts_.erase(found);
+    bytes_ -= bytes;
+  }
+
+ private:
+  absl::flat_hash_map<const void*, uint32_t> counts_;
+  uint64_t bytes_ = 0;
+};
+
 class Admission {
  public:
   // `refused` is called at each refusal; empty = nobody wants to know.
@@ -79,12 +109,16 @@ class Admission {
   void SetQueued(uint64_t* queued_bytes, uint64_t now_bytes);
   // An item of a Get was looked up: it sends so many bytes (0 for a miss).
   void CountItem(uint64_t bytes);
-  // A Get pins the block at this address. One block counts once, however many streams pin it.
-  absl::StatusOr<Pass> Pin(const void* block, uint64_t bytes);
+  // A Get pins the block at this address. `own` are the pins of this Get, which it begins empty and only passes here:
+  // a block that the wire still holds for it does not stand in the way of its next.
+  absl::StatusOr<Pass> Pin(const void* block, uint64_t bytes, const std::shared_ptr<PinnedBlocks>& own);
 
   absl::StatusOr<Pass> EnterPut();
   absl::StatusOr<Pass> Reserve(uint64_t bytes);
+  // What a Put is told that the store has no room for: all that is there is pinned or reserved. `why` is the store's.
+  absl::Status RefuseFull(const absl::Status& why);
   absl::StatusOr<Pass> EnterMatch();
+  absl::StatusOr<Pass> EnterExplain();  // or a Describe
   // A report makes the node read so many bytes; refused if those of the last second are enough.
   absl::Status EnterReport(uint64_t bytes);
 
@@ -96,6 +130,7 @@ class Admission {
  private:
   struct State;
   absl::StatusOr<Pass> Enter(Bound bound, uint32_t limit, std::string_view what);
+  Pass PassOf(Bound bound);
 
   const AdmissionLimits limits_;
   const uint64_t max_pinned_bytes_, max_reserved_bytes_;

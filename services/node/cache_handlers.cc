@@ -198,6 +198,7 @@ absl::StatusOr<v1::EraseResponse> CacheHandlers::Erase(const v1::EraseRequest& r
       if (!erased.ok()) return erased.status();
       response.add_erased(*erased);
     }
+    response.set_view(impl_->view_number());
     return response;
   });
 }
@@ -238,7 +239,7 @@ absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::ServerInfo() {
 
 absl::StatusOr<v1::ExplainResponse> CacheHandlers::Explain(const v1::ExplainRequest& request) {
   return impl_->Counted(Method::kExplain, [&]() -> absl::StatusOr<v1::ExplainResponse> {
-    const absl::StatusOr<Pass> pass = impl_->admission.EnterMatch();
+    const absl::StatusOr<Pass> pass = impl_->admission.EnterExplain();
     if (!pass.ok()) return pass.status();
     return ExplainBlocks(impl_.get(), request);
   });
@@ -246,6 +247,8 @@ absl::StatusOr<v1::ExplainResponse> CacheHandlers::Explain(const v1::ExplainRequ
 
 absl::StatusOr<v1::DescribeResponse> CacheHandlers::Describe(const v1::DescribeRequest& request) {
   return impl_->Counted(Method::kDescribe, [&]() -> absl::StatusOr<v1::DescribeResponse> {
+    const absl::StatusOr<Pass> pass = impl_->admission.EnterExplain();
+    if (!pass.ok()) return pass.status();
     absl::Status status = impl_->namespaces.Describe(request.namespace_digest(), request.namespace_text());
     if (!status.ok()) return status;
     return v1::DescribeResponse();

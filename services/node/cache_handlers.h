@@ -93,7 +93,7 @@ class CacheHandlers {
   // dropped.
   absl::StatusOr<bool> DropIfDamaged(const Key& key, FoundBy found_by);
 
-  // Ends sessions whose deadline has passed or whose reader is too slow. Call it on a timer.
+  // Ends sessions whose deadline has passed or whose reader or writer is too slow. Call it on a timer.
   void Sweep();
   // Ends all sessions at once.
   void EndSessions();

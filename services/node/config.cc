@@ -26,8 +26,9 @@ struct RawFlags {
   std::string etcd_user, etcd_password_file, etcd_ca, etcd_cert, etcd_key, cluster_name = "kvist";
   std::string max_lease = "30s", join_ramp = "30s", join_window = "30s", drain = "10s", drain_deadline = "30s",
               drain_budget, scrub_rate = "64MiB", scrub_pause = "10s", log_level = "info";
-  std::string max_gets = "256", max_queued = "512MiB", max_puts = "128", max_matches = "64", max_pinned = "0.25",
-              max_reserved = "0.5", read_stall = "10s", min_read_rate = "64KiB";
+  std::string max_gets = "256", max_queued = "512MiB", max_puts = "128", max_matches = "64", max_explains = "4",
+              max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
+              min_read_rate = "64KiB";
   bool no_prefault = false, version = false, enable_test_faults = false;
 };
 
@@ -120,7 +121,7 @@ void FillFromClusterFile(const RawFlags& raw, NodeConfig* config, Problems* prob
 }
 
 void FillEtcd(const RawFlags& raw, NodeConfig* config, Problems* problems) {
-  if (raw.node.empty()) problems->Add("--id", "needed with --etcd: the name of this node, its own among all nodes");
+  if (raw.node.empty()) problems->Add("--node", "needed with --etcd: the name of this node, its own among all nodes");
   if (!raw.cluster.empty()) problems->Add("--etcd", "the members stand in --cluster or in --etcd, not in both");
   problems->Take("--etcd", ParseEndpoints(raw.etcd), &config->etcd.endpoints);
   config->etcd.cluster = raw.cluster_name;
@@ -165,9 +166,11 @@ void FillLimits(const RawFlags& raw, NodeConfig* config, Problems* problems) {
   problems->Take("--max-queued", ParseByteSize(raw.max_queued), &limits.queued_bytes);
   problems->Take("--max-puts", ParseCount(raw.max_puts), &limits.puts);
   problems->Take("--max-matches", ParseCount(raw.max_matches), &limits.matches);
+  problems->Take("--max-explains", ParseCount(raw.max_explains), &limits.explains);
   problems->Take("--max-pinned", ParseNumberWithin(raw.max_pinned, 0, 1), &limits.pinned_fraction);
   problems->Take("--max-reserved", ParseNumberWithin(raw.max_reserved, 0, 1), &limits.reserved_fraction);
   problems->Take("--read-stall", ParseDurationWithin(raw.read_stall, absl::Minutes(10)), &limits.read_stall);
+  problems->Take("--write-stall", ParseDurationWithin(raw.write_stall, absl::Minutes(10)), &limits.write_stall);
   problems->Take("--min-read-rate", ParseSizeOrZero(raw.min_read_rate), &limits.min_read_rate);
 }
 
@@ -229,10 +232,13 @@ void AddLimitFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--max-queued", raw->max_queued, "Bytes that those have still to send")->capture_default_str();
   app->add_option("--max-puts", raw->max_puts, "Writes under way")->capture_default_str();
   app->add_option("--max-matches", raw->max_matches, "Matches at one moment")->capture_default_str();
+  app->add_option("--max-explains", raw->max_explains, "Explains and Describes at one moment")->capture_default_str();
   app->add_option("--max-pinned", raw->max_pinned, "Part of the capacity that reads may pin")->capture_default_str();
   app->add_option("--max-reserved", raw->max_reserved, "Part of the capacity that writes may reserve")
       ->capture_default_str();
   app->add_option("--read-stall", raw->read_stall, "A read whose reader takes nothing for so long is ended")
+      ->capture_default_str();
+  app->add_option("--write-stall", raw->write_stall, "A write whose writer sends nothing for so long is ended")
       ->capture_default_str();
   app->add_option("--min-read-rate", raw->min_read_rate, "As is one that takes less than this a second; 0 = any")
       ->capture_default_str();

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "services/cluster/records.h"
@@ -43,16 +44,33 @@ std::string WhyGone(const Lookup& lookup, absl::Time now) {
   return "no record of it on this node: never stored, or gone for longer than the node remembers";
 }
 
-// Whose block it is, if it is not the caller's.
-std::string WhoseBlock(const HandlersState& state, const std::string& stored, const std::string& asked) {
-  const std::string difference = state.namespaces.Difference(stored, asked);
-  const std::string digests = absl::StrCat("stored under this key for namespace ", absl::BytesToHexString(stored),
-                                           ", asked for ", absl::BytesToHexString(asked));
-  return difference.empty() ? digests : absl::StrCat(digests, ": ", difference);
-}
+// Says whose block it is, if it is not the caller's. Two namespaces are compared once, however many blocks ask.
+class Owners {
+ public:
+  Owners(const Namespaces* known, std::string asked, std::shared_ptr<const NamespaceFields> asked_fields)
+      : known_(known), asked_(std::move(asked)), asked_fields_(std::move(asked_fields)) {}
 
-void DescribeHit(const HandlersState& state, const Lookup& lookup, const Key& key, const std::string& asked_namespace,
-                 v1::BlockFate* fate) {
+  const std::string& asked() const { return asked_; }
+  const std::string& WhoseBlock(const std::string& stored) {
+    const auto [sentence, added] = sentences_.try_emplace(stored);
+    if (!added) return sentence->second;
+    sentence->second = absl::StrCat("stored under this key for namespace ", absl::BytesToHexString(stored),
+                                    ", asked for ", absl::BytesToHexString(asked_));
+    const std::shared_ptr<const NamespaceFields> fields = asked_fields_ == nullptr ? nullptr : known_->Find(stored);
+    if (fields != nullptr) {
+      absl::StrAppend(&sentence->second, ": ", NamespaceDifference(*fields, *asked_fields_));
+    }
+    return sentence->second;
+  }
+
+ private:
+  const Namespaces* const known_;
+  const std::string asked_;
+  const std::shared_ptr<const NamespaceFields> asked_fields_;  // null = unknown
+  absl::flat_hash_map<std::string, std::string> sentences_;    // by the digest of the stored block
+};
+
+void DescribeHit(const Lookup& lookup, const Key& key, Owners* owners, v1::BlockFate* fate) {
   const absl::StatusOr<BlockHead> head = BlockHead::Read(lookup.block->pieces());
   if (!head.ok()) {
     fate->set_miss(v1::MISS_REASON_CHECKSUM);
@@ -63,9 +81,9 @@ void DescribeHit(const HandlersState& state, const Lookup& lookup, const Key& ke
   if (identity.key != key.bytes) {
     fate->set_miss(v1::MISS_REASON_IDENTITY_MISMATCH);
     fate->set_detail(absl::StrCat("the block under this key says that its key is ", Key{identity.key}.Hex()));
-  } else if (!head->IsOf(asked_namespace)) {
+  } else if (!head->IsOf(owners->asked())) {
     fate->set_miss(v1::MISS_REASON_IDENTITY_MISMATCH);
-    fate->set_detail(WhoseBlock(state, AsText(identity.namespace_digest), asked_namespace));
+    fate->set_detail(owners->WhoseBlock(AsText(identity.namespace_digest)));
   } else {
     fate->set_tier(static_cast<v1::Tier>(lookup.tier));
     fate->set_size_bytes(lookup.block->size_bytes());
@@ -83,23 +101,23 @@ absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1
     return absl::InvalidArgumentError(absl::StrCat("namespace_digest has ", size, " bytes; it is 16 bytes, or absent"));
   }
   v1::ExplainResponse response;
+  std::shared_ptr<const NamespaceFields> asked = state->namespaces.Find(request.namespace_digest());
   if (!request.namespace_text().empty()) {
-    absl::StatusOr<std::vector<v1::NearNamespace>> near =
-        state->namespaces.Near(request.namespace_digest(), request.namespace_text());
-    if (!near.ok()) return near.status();
-    for (v1::NearNamespace& ns : *near) *response.add_near() = std::move(ns);
-    // The asker's own fields are known from now on, so that a mismatch can be named below.
-    if (!request.namespace_digest().empty()) {
-      state->namespaces.Describe(request.namespace_digest(), request.namespace_text()).IgnoreError();
+    absl::StatusOr<NamespaceFields> fields = ParseNamespace(request.namespace_text());
+    if (!fields.ok()) return fields.status();
+    asked = std::make_shared<const NamespaceFields>(*std::move(fields));
+    for (v1::NearNamespace& ns : state->namespaces.Near(request.namespace_digest(), *asked)) {
+      *response.add_near() = std::move(ns);
     }
   }
+  Owners owners(&state->namespaces, request.namespace_digest(), std::move(asked));
   const absl::Time now = state->Now();
   for (const Key& key : *keys) {
     const absl::StatusOr<Lookup> lookup = state->store().Get(key, /*touch=*/false);
     if (!lookup.ok()) return lookup.status();
     v1::BlockFate* fate = response.add_fates();
     if (lookup->block != nullptr) {
-      DescribeHit(*state, *lookup, key, request.namespace_digest(), fate);
+      DescribeHit(*lookup, key, &owners, fate);
       continue;
     }
     fate->set_miss(ToWire(lookup->miss));

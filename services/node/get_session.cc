@@ -157,7 +157,8 @@ class GetState final : public OpenSession {
     absl::StatusOr<std::vector<ByteRange>> ranges = Plan(lookup->block->pieces(), &header);
     if (!ranges.ok()) return ranges.status();
     if (header.miss() != v1::MISS_REASON_UNSPECIFIED) return header;
-    absl::StatusOr<Pass> pass = node_->admission.Pin(lookup->block->pieces()[0].data(), lookup->block->size_bytes());
+    absl::StatusOr<Pass> pass =
+        node_->admission.Pin(lookup->block->pieces()[0].data(), lookup->block->size_bytes(), pins_);
     if (!pass.ok()) return pass.status();
     ranges_ = *std::move(ranges);
     header.set_block_bytes(lookup->block->size_bytes());
@@ -230,6 +231,7 @@ class GetState final : public OpenSession {
   const v1::GetRequest request_;
   const std::vector<Key> keys_;
   const absl::Time deadline_, opened_;
+  const std::shared_ptr<PinnedBlocks> pins_ = std::make_shared<PinnedBlocks>();  // guarded by the admission
 
   std::mutex mutex_;
   std::optional<RpcTimer> timer_ ABSL_GUARDED_BY(mutex_);

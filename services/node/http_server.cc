@@ -3,14 +3,68 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace kvist {
 namespace {
+
+// A connection holds a thread until its request has come and is answered. So it brings one request, soon, and there are
+// more threads than there are clients that mean well: a few that connect and say nothing hold nobody up.
+constexpr size_t kThreads = 8, kMaxWaiting = 64;
+constexpr int kSilentSeconds = 1;  // a connection that says nothing for so long is closed
+constexpr int kStallSeconds = 5;   // as is one that stops in the middle of its request or answer
+
+// When kMaxWaiting connections wait for a thread, the acceptor waits as well, and the kernel turns others away.
+class BoundedPool : public httplib::TaskQueue {
+ public:
+  BoundedPool() {
+    for (size_t i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
+  }
+  void enqueue(std::function<void()> task) override {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return tasks_.size() < kMaxWaiting; });
+    tasks_.push_back(std::move(task));
+    changed_.notify_all();
+  }
+  void shutdown() override {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+ private:
+  void Run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      changed_.notify_all();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
 
 class HttplibServer : public HttpServer {
  public:
@@ -20,9 +74,11 @@ class HttplibServer : public HttpServer {
       const int yes = 1;
       setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     });
-    server_.new_task_queue = [] { return new httplib::ThreadPool(2); };
-    server_.set_read_timeout(5);
-    server_.set_write_timeout(5);
+    server_.new_task_queue = [] { return new BoundedPool; };
+    server_.set_keep_alive_max_count(1);
+    server_.set_keep_alive_timeout(kSilentSeconds);  // of the wait for a first byte, too
+    server_.set_read_timeout(kStallSeconds);
+    server_.set_write_timeout(kStallSeconds);
     server_.Get("/metrics",
                 [metrics = std::move(options.metrics)](const httplib::Request&, httplib::Response& response) {
                   response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");

@@ -2,6 +2,8 @@
 // why not), and with test faults POST /test/flip.
 //
 // Threads own ones, so that it answers however busy the data port is; the callbacks are called on them.
+// Bounds  a few threads and connections that wait for one; one request a connection, and a silent one is closed after a
+//         second.
 #ifndef KVIST_SERVICES_NODE_HTTP_SERVER_H_
 #define KVIST_SERVICES_NODE_HTTP_SERVER_H_
 

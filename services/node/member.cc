@@ -13,6 +13,7 @@ constexpr int kRampSteps = 10;
 constexpr absl::Duration kAttempt = absl::Seconds(2);        // of one call to the source
 constexpr absl::Duration kRetry = absl::Seconds(1);          // between two of them
 constexpr absl::Duration kPoll = absl::Milliseconds(100);    // of a hand-over
+constexpr absl::Duration kLogDrain = absl::Seconds(5);       // between two lines of its progress
 constexpr absl::Duration kLinger = absl::Seconds(1);         // after leaving, so that whoever follows the drain sees it
 constexpr absl::Duration kHandOverGrace = absl::Seconds(1);  // for the last blocks on the wire
 
@@ -257,21 +258,39 @@ void Member::HandOver(absl::Time until) {
     std::lock_guard lock(mutex_);
     request.set_budget_bytes(drain_budget_bytes_);
   }
-  while (true) {
-    const absl::StatusOr<v1::DrainResponse> progress = options_.hand_over(request);
-    if (!progress.ok()) {
-      return Log(LogLevel::kWarning, "nothing handed over", {{"problem", std::string(progress.status().message())}});
+  v1::DrainResponse progress;
+  absl::Time log_at = absl::InfinitePast();
+  const auto going_on = [&] {
+    return progress.phase() == v1::DrainResponse::PHASE_HANDING_OVER &&
+           progress.sent_blocks() + progress.failed_blocks() < progress.blocks() &&
+           runtime_->Now() < until + kHandOverGrace;
+  };
+  do {
+    absl::StatusOr<v1::DrainResponse> told = options_.hand_over(request);
+    if (!told.ok()) {
+      return Log(LogLevel::kWarning, "nothing handed over", {{"problem", std::string(told.status().message())}});
     }
+    progress = *std::move(told);
+    request.set_start(false);
     {
       std::lock_guard lock(mutex_);
-      progress_ = *progress;
+      progress_ = progress;
     }
-    if (progress->phase() != v1::DrainResponse::PHASE_HANDING_OVER) return;
-    if (progress->sent_blocks() + progress->failed_blocks() >= progress->blocks()) return;
-    if (runtime_->Now() >= until + kHandOverGrace) return;
-    if (!WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true)) return;
-    request.set_start(false);
-  }
+    if (runtime_->Now() >= log_at) {
+      LogDrain("handing over", progress);
+      log_at = runtime_->Now() + kLogDrain;
+    }
+  } while (going_on() && WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true));
+  LogDrain("handed over", progress);
+}
+
+void Member::LogDrain(const char* event, const v1::DrainResponse& progress) const {
+  const auto text = [](uint64_t figure) { return absl::StrCat(figure); };
+  Log(LogLevel::kInfo, event,
+      {{"blocks", text(progress.blocks())},
+       {"sent_blocks", text(progress.sent_blocks())},
+       {"failed_blocks", text(progress.failed_blocks())},
+       {"sent_bytes", text(progress.sent_bytes())}});
 }
 
 void Member::DrainAndLeave(absl::Time deadline) {
@@ -302,6 +321,10 @@ bool Member::draining() const {
 bool Member::left() const {
   std::lock_guard lock(mutex_);
   return left_;
+}
+v1::DrainResponse Member::drain_progress() const {
+  std::lock_guard lock(mutex_);
+  return Progress();
 }
 std::string Member::problem() const {
   std::lock_guard lock(mutex_);

@@ -52,6 +52,7 @@ class Member {
   bool draining() const;    // or left
   bool left() const;
   std::string problem() const;  // why it is no member yet; "" = it is
+  v1::DrainResponse drain_progress() const;
 
  private:
   void Run();
@@ -59,6 +60,7 @@ class Member {
   void Join();
   void LeaveCluster();
   void HandOver(absl::Time until);
+  void LogDrain(const char* event, const v1::DrainResponse& progress) const;
   // Changes our record here and at the source; retried by WaitUntil if the source does not answer.
   void Become(NodeState state, double ramp);
   void Publish();

@@ -27,7 +27,7 @@ constexpr std::array<std::string_view, kMethods> kMethodNames = {"match",   "get
                                                                  "release", "server_info", "explain", "describe",
                                                                  "report",  "get_view",    "adopt",   "drain"};
 constexpr std::array<const char*, 3> kFoundBy = {"scrub", "report", "copy"};
-constexpr std::array<const char*, 2> kStreamEnds = {"slow_reader", "deadline"};
+constexpr std::array<const char*, 3> kStreamEnds = {"slow_reader", "slow_writer", "deadline"};
 constexpr std::array<std::string_view, 3> kRefusalCauses = {"checksum", "identity", "format"};
 
 std::string CodeName(int code) {

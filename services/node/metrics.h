@@ -50,7 +50,7 @@ std::string_view MethodName(Method method);  // "match", ...
 enum class FoundBy : uint8_t { kScrub, kReport, kCopy };
 
 // Why the node ended a stream.
-enum class StreamEnd : uint8_t { kSlowReader, kDeadline };
+enum class StreamEnd : uint8_t { kSlowReader, kSlowWriter, kDeadline };
 
 class Metrics {
  public:
@@ -103,7 +103,7 @@ class Metrics {
   prometheus::Counter *sent_bytes_, *received_bytes_;
   std::map<std::string, prometheus::Counter*, std::less<>> refused_blocks_;
   std::array<prometheus::Counter*, kBounds> overloads_;
-  std::array<prometheus::Counter*, 2> ended_streams_;
+  std::array<prometheus::Counter*, 3> ended_streams_;
   std::array<prometheus::Counter*, 3> damaged_;
   prometheus::Counter *scrubbed_, *conflicts_;
   std::vector<Figure> figures_;

@@ -1,8 +1,8 @@
 #include "services/node/namespaces.h"
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,11 +11,54 @@
 namespace kvist {
 namespace {
 
-using Fields = std::map<std::string, std::string>;  // values as JSON, strings without their quotes
-
 constexpr int kMaxDepth = 4;  // a field may be a small object; a deep text is an attack on the stack
 
-absl::StatusOr<Fields> ParseFields(const std::string& text) {
+// A field in which two namespaces differ; "" = the field is not there. Points into the two.
+struct Difference {
+  const std::string *name, *asked, *stored;
+};
+
+// At most one more than kMaxDifferences.
+std::vector<Difference> Differences(const NamespaceFields& asked, const NamespaceFields& stored) {
+  static const std::string absent;
+  std::vector<Difference> differences;
+  for (const auto& [name, value] : asked) {
+    if (differences.size() > Namespaces::kMaxDifferences) return differences;
+    const auto found = stored.find(name);
+    if (found != stored.end() && found->second == value) continue;
+    differences.push_back({&name, &value, found == stored.end() ? &absent : &found->second});
+  }
+  for (const auto& [name, value] : stored) {
+    if (differences.size() > Namespaces::kMaxDifferences) return differences;
+    if (!asked.count(name)) differences.push_back({&name, &absent, &value});
+  }
+  return differences;
+}
+
+bool SameModel(const NamespaceFields& one, const NamespaceFields& other) {
+  const auto a = one.find("model"), b = other.find("model");
+  return a != one.end() && b != other.end() && a->second == b->second;
+}
+
+// The text, or its first bytes and "...": never a part of a UTF-8 character, which protobuf would refuse to read.
+std::string Cut(const std::string& text, size_t most) {
+  if (text.size() <= most) return text;
+  const auto continues = [&text](size_t at) { return (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80; };
+  while (most > 0 && continues(most)) --most;
+  return absl::StrCat(text.substr(0, most), "...");
+}
+
+std::string Shown(const std::string& text) { return Cut(text, Namespaces::kMaxShownBytes); }
+
+size_t Bytes(const NamespaceFields& fields) {
+  size_t bytes = 0;
+  for (const auto& [name, value] : fields) bytes += name.size() + value.size();
+  return bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<NamespaceFields> ParseNamespace(const std::string& text) {
   if (text.size() > Namespaces::kMaxTextBytes) {
     return absl::InvalidArgumentError(absl::StrCat("namespace_text has ", text.size(), " bytes; at most ",
                                                    Namespaces::kMaxTextBytes, " are allowed"));
@@ -31,7 +74,11 @@ absl::StatusOr<Fields> ParseFields(const std::string& text) {
   if (too_deep || !json.is_object()) {
     return absl::InvalidArgumentError("namespace_text is no JSON object of a namespace's fields");
   }
-  Fields fields;
+  if (json.size() > Namespaces::kMaxFields) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace_text has ", json.size(), " fields; at most ", Namespaces::kMaxFields, " are allowed"));
+  }
+  NamespaceFields fields;
   for (const auto& [name, value] : json.items()) {
     fields[name] = value.is_string() ? value.get<std::string>()
                                      : value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -39,32 +86,28 @@ absl::StatusOr<Fields> ParseFields(const std::string& text) {
   return fields;
 }
 
-// The fields in which they differ, at most one more than kMaxDifferences. A missing field has no value.
-std::vector<v1::FieldDifference> Differences(const Fields& asked, const Fields& stored) {
-  std::vector<v1::FieldDifference> differences;
-  const auto add = [&](const std::string& name, const std::string& asked_value, const std::string& stored_value) {
-    v1::FieldDifference difference;
-    difference.set_name(name);
-    difference.set_asked(asked_value);
-    difference.set_stored(stored_value);
-    if (differences.size() <= Namespaces::kMaxDifferences) differences.push_back(std::move(difference));
-  };
-  for (const auto& [name, value] : asked) {
-    const auto found = stored.find(name);
-    if (found == stored.end() || found->second != value) add(name, value, found == stored.end() ? "" : found->second);
+std::string NamespaceDifference(const NamespaceFields& stored, const NamespaceFields& asked) {
+  std::vector<std::string> sentences;
+  for (const Difference& field : Differences(asked, stored)) {
+    if (sentences.size() == Namespaces::kMaxDifferences) {
+      sentences.push_back("and more");
+      break;
+    }
+    sentences.push_back(absl::StrCat(Shown(*field.name), " is ",
+                                     field.stored->empty() ? "absent" : Shown(*field.stored), ", asked ",
+                                     field.asked->empty() ? "none" : Shown(*field.asked)));
   }
-  for (const auto& [name, value] : stored) {
-    if (!asked.count(name)) add(name, "", value);
-  }
-  return differences;
+  return Cut(absl::StrJoin(sentences, "; "), Namespaces::kMaxSentenceBytes);
 }
 
-bool SameModel(const Fields& one, const Fields& other) {
-  const auto a = one.find("model"), b = other.find("model");
-  return a != one.end() && b != other.end() && a->second == b->second;
+void Namespaces::Trim() {
+  while (entries_.size() > kMaxNamespaces || described_bytes_ > kMaxDescribedBytes) {
+    const auto oldest = entries_.find(uses_.back());
+    described_bytes_ -= oldest->second.fields_bytes;
+    entries_.erase(oldest);
+    uses_.pop_back();
+  }
 }
-
-}  // namespace
 
 Namespaces::Entry& Namespaces::Touch(const std::string& digest) {
   const auto found = entries_.find(digest);
@@ -72,23 +115,27 @@ Namespaces::Entry& Namespaces::Touch(const std::string& digest) {
     uses_.splice(uses_.begin(), uses_, found->second.use);
     return found->second;
   }
-  if (entries_.size() == kMaxNamespaces) {
-    entries_.erase(uses_.back());
-    uses_.pop_back();
-  }
   uses_.push_front(digest);
-  Entry& entry = entries_[digest];
-  entry.use = uses_.begin();
-  return entry;
+  entries_[digest].use = uses_.begin();
+  Trim();
+  return entries_[digest];
 }
 
 absl::Status Namespaces::Describe(const std::string& digest, const std::string& text) {
   if (digest.size() != 16) {
     return absl::InvalidArgumentError(absl::StrCat("namespace_digest has ", digest.size(), " bytes; it is 16 bytes"));
   }
-  if (absl::Status status = ParseFields(text).status(); !status.ok()) return status;
+  absl::StatusOr<NamespaceFields> parsed = ParseNamespace(text);
+  if (!parsed.ok()) return parsed.status();
+  const auto fields = std::make_shared<const NamespaceFields>(*std::move(parsed));
+  const size_t fields_bytes = Bytes(*fields);
   std::lock_guard lock(mutex_);
-  Touch(digest).text = text;
+  Entry& entry = Touch(digest);
+  if (entry.fields != nullptr) return absl::OkStatus();
+  entry.fields = fields;
+  entry.fields_bytes = fields_bytes;
+  described_bytes_ += fields_bytes;
+  Trim();
   return absl::OkStatus();
 }
 
@@ -97,57 +144,54 @@ void Namespaces::CountBlock(const std::string& digest) {
   ++Touch(digest).blocks;
 }
 
-absl::StatusOr<std::vector<v1::NearNamespace>> Namespaces::Near(const std::string& digest,
-                                                                const std::string& text) const {
-  absl::StatusOr<Fields> asked = ParseFields(text);
-  if (!asked.ok()) return asked.status();
-  std::vector<std::pair<std::string, Entry>> described;
+std::shared_ptr<const NamespaceFields> Namespaces::Find(const std::string& digest) const {
+  std::lock_guard lock(mutex_);
+  const auto found = entries_.find(digest);
+  return found == entries_.end() ? nullptr : found->second.fields;
+}
+
+std::vector<v1::NearNamespace> Namespaces::Near(const std::string& digest, const NamespaceFields& asked) const {
+  struct Candidate {
+    bool other_model;
+    size_t differences;
+    uint64_t blocks;
+    std::string digest;
+    std::shared_ptr<const NamespaceFields> fields;
+  };
+  std::vector<Candidate> candidates;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [other, entry] : entries_) {
-      if (other != digest && entry.blocks > 0 && !entry.text.empty()) described.emplace_back(other, entry);
+      if (other == digest || entry.blocks == 0 || entry.fields == nullptr) continue;
+      candidates.push_back({false, 0, entry.blocks, other, entry.fields});
     }
   }
-  std::vector<std::pair<bool, v1::NearNamespace>> near;  // with whether the model is another
-  for (const auto& [other, entry] : described) {
-    const absl::StatusOr<Fields> stored = ParseFields(entry.text);
-    if (!stored.ok()) continue;
-    const std::vector<v1::FieldDifference> differences = Differences(*asked, *stored);
-    if (differences.empty() || differences.size() > kMaxDifferences) continue;
-    v1::NearNamespace candidate;
-    candidate.set_digest(other);
-    candidate.set_blocks(entry.blocks);
-    for (const v1::FieldDifference& difference : differences) *candidate.add_fields() = difference;
-    near.emplace_back(!SameModel(*asked, *stored), std::move(candidate));
+  for (Candidate& candidate : candidates) {
+    candidate.other_model = !SameModel(asked, *candidate.fields);
+    candidate.differences = Differences(asked, *candidate.fields).size();
   }
-  std::sort(near.begin(), near.end(), [](const auto& a, const auto& b) {
-    return std::make_tuple(a.first, a.second.fields_size(), ~a.second.blocks(), a.second.digest()) <
-           std::make_tuple(b.first, b.second.fields_size(), ~b.second.blocks(), b.second.digest());
+  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
+                                  [](const Candidate& candidate) {
+                                    return candidate.differences == 0 || candidate.differences > kMaxDifferences;
+                                  }),
+                   candidates.end());
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    return std::make_tuple(a.other_model, a.differences, ~a.blocks, a.digest) <
+           std::make_tuple(b.other_model, b.differences, ~b.blocks, b.digest);
   });
   std::vector<v1::NearNamespace> nearest;
-  for (size_t i = 0; i < std::min(near.size(), kMaxNear); ++i) nearest.push_back(std::move(near[i].second));
+  for (size_t i = 0; i < std::min(candidates.size(), kMaxNear); ++i) {
+    v1::NearNamespace& near = nearest.emplace_back();
+    near.set_digest(candidates[i].digest);
+    near.set_blocks(candidates[i].blocks);
+    for (const Difference& difference : Differences(asked, *candidates[i].fields)) {
+      v1::FieldDifference& field = *near.add_fields();
+      field.set_name(Shown(*difference.name));
+      field.set_asked(Shown(*difference.asked));
+      field.set_stored(Shown(*difference.stored));
+    }
+  }
   return nearest;
-}
-
-std::string Namespaces::Difference(const std::string& stored_digest, const std::string& asked_digest) const {
-  std::string stored_text, asked_text;
-  {
-    std::lock_guard lock(mutex_);
-    const auto stored = entries_.find(stored_digest), asked = entries_.find(asked_digest);
-    if (stored == entries_.end() || asked == entries_.end()) return "";
-    stored_text = stored->second.text;
-    asked_text = asked->second.text;
-  }
-  const absl::StatusOr<Fields> stored = ParseFields(stored_text), asked = ParseFields(asked_text);
-  if (!stored.ok() || !asked.ok()) return "";
-  std::vector<std::string> sentences;
-  const std::vector<v1::FieldDifference> differences = Differences(*asked, *stored);
-  for (const v1::FieldDifference& field : differences) {
-    sentences.push_back(absl::StrCat(field.name(), " is ", field.stored().empty() ? "absent" : field.stored(),
-                                     ", asked ", field.asked().empty() ? "none" : field.asked()));
-  }
-  if (sentences.size() > kMaxDifferences) sentences.back() = "and more";
-  return absl::StrJoin(sentences, "; ");
 }
 
 size_t Namespaces::size() const {

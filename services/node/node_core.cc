@@ -173,6 +173,14 @@ class NodeCoreImpl final : public NodeCore {
                           [this, state] { return member_->self().state == state; });
     }
     gauge("kvist_ramp", "The part of the node's weight that counts.", [this] { return member_->self().ramp; });
+    const auto drain = [this](const char* state, uint64_t (v1::DrainResponse::*figure)() const) {
+      metrics_->AddFigure(Metrics::Kind::kGauge, "kvist_drain_blocks",
+                          "Blocks that a drain has planned to hand over, has sent, and could not send.",
+                          {{"state", state}}, [this, figure] { return (member_->drain_progress().*figure)(); });
+    };
+    drain("planned", &v1::DrainResponse::blocks);
+    drain("sent", &v1::DrainResponse::sent_blocks);
+    drain("failed", &v1::DrainResponse::failed_blocks);
     gauge("kvist_gets_in_flight", "Get streams under way.", [this] { return handlers_->load().streams(); });
     gauge("kvist_queued_bytes", "Bytes that those have still to send.",
           [this] { return handlers_->load().queued_bytes(); });

@@ -55,10 +55,12 @@ class PutState final : public OpenSession {
       : node_(node),
         deadline_(deadline),
         timer_(std::in_place, &node->metrics(), Method::kPut, node->options.runtime),
-        pass_(std::move(pass)) {}
+        pass_(std::move(pass)),
+        heard_at_(node->Now()) {}
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
     std::lock_guard lock(mutex_);
+    heard_at_ = node_->Now();
     absl::StatusOr<bool> reserved = TryReserve(reserve);
     if (!reserved.ok()) Close(reserved.status());
     if (reserved.ok() && !*reserved) Close(absl::OkStatus());
@@ -67,6 +69,7 @@ class PutState final : public OpenSession {
 
   absl::Status Write(uint64_t offset, absl::Span<const uint8_t> bytes) {
     std::lock_guard lock(mutex_);
+    heard_at_ = node_->Now();
     absl::Status status = Take(offset, bytes);
     if (!status.ok()) Close(status);
     return status;
@@ -102,13 +105,15 @@ class PutState final : public OpenSession {
     act_ = std::move(act);
   }
   void Sweep(absl::Time now) override {
-    if (now < deadline_) return;
     std::function<void()> act;
     {
       std::unique_lock lock(mutex_, std::try_to_lock);
-      if (!lock.owns_lock() || closed_) return;
-      node_->metrics().CountEndedStream(StreamEnd::kDeadline);
-      Close(absl::DeadlineExceededError("the Put's deadline passed before its commit"));
+      if (!lock.owns_lock()) return;  // its user is at it: it is not slow
+      const absl::Status verdict = JudgePace(now);
+      if (verdict.ok()) return;
+      node_->metrics().CountEndedStream(absl::IsAborted(verdict) ? StreamEnd::kSlowWriter : StreamEnd::kDeadline);
+      Log(LogLevel::kWarning, "a Put was ended", {{"why", std::string(verdict.message())}});
+      Close(verdict);
       act = std::exchange(act_, nullptr);
     }
     if (act) act();
@@ -124,6 +129,15 @@ class PutState final : public OpenSession {
   }
 
  private:
+  absl::Status JudgePace(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (closed_) return absl::OkStatus();
+    if (now >= deadline_) return absl::DeadlineExceededError("the Put's deadline passed before its commit");
+    const absl::Duration most = node_->options.admission.write_stall;
+    if (now - heard_at_ < most) return absl::OkStatus();
+    return absl::AbortedError(absl::StrCat("the writer sent nothing for ", absl::FormatDuration(most),
+                                           ": the Put was ended so that its space is free again"));
+  }
+
   absl::Status Check(const v1::PutReserve& reserve) const {
     if (reserve.key().size() != sizeof(Key)) {
       return absl::InvalidArgumentError(
@@ -174,6 +188,7 @@ class PutState final : public OpenSession {
       if (!copy_) return false;
       return Compare();
     }
+    if (absl::IsResourceExhausted(reservation.status())) return node_->admission.RefuseFull(reservation.status());
     if (!reservation.ok()) return reservation.status();
     reserved_ = *std::move(pass);
     reservation_ = *std::move(reservation);
@@ -274,6 +289,7 @@ class PutState final : public OpenSession {
   std::optional<RpcTimer> timer_ ABSL_GUARDED_BY(mutex_);
   Pass pass_ ABSL_GUARDED_BY(mutex_), reserved_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> act_ ABSL_GUARDED_BY(mutex_);
+  absl::Time heard_at_ ABSL_GUARDED_BY(mutex_);  // when the writer last sent anything
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // a copy was compared: no part is needed any more
   absl::Status ended_ ABSL_GUARDED_BY(mutex_);

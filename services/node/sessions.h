@@ -2,8 +2,8 @@
 //
 // Units   bytes.
 // Threads a session is used by one thread at a time. `OnEnd` handlers are called from the node's sweep, on its thread.
-// Life    a session ends with its object, by its deadline, or when the node ends it (a reader that takes nothing, a
-//         node that stops): its pin and its reservation go at that moment, and every later call returns why. It may
+// Life    a session ends with its object, by its deadline, or when the node ends it (a reader that takes nothing,
+//         a writer that sends nothing, a node that stops): its pin and its reservation go at that moment, and every later call returns why. It may
 //         outlive the CacheHandlers that opened it, and has ended then; parts may as well.
 #ifndef KVIST_SERVICES_NODE_SESSIONS_H_
 #define KVIST_SERVICES_NODE_SESSIONS_H_

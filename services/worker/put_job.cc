@@ -169,7 +169,8 @@ void PutJob::Describe(const std::shared_ptr<NodeLink>& node) {
   const bool sent = core_->errands.Submit([core = core_, node, request = std::move(request)] {
     // Past the breaker: an older node may not know the question, and no answer depends on it.
     const absl::Status told = node->channel()->Describe(request, core->Now() + kErrandDeadline).status();
-    if (absl::IsUnavailable(told) || absl::IsDeadlineExceeded(told)) node->ForgetDescribe();
+    const bool later = absl::IsUnavailable(told) || absl::IsDeadlineExceeded(told) || absl::IsResourceExhausted(told);
+    if (later) node->ForgetDescribe();
   });
   if (!sent) node->ForgetDescribe();
 }

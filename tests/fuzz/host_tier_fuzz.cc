@@ -1,8 +1,7 @@
 // Goal    No order of calls makes the host tier lose a byte, evict what is held, or say a figure that is not true.
 // Input   One byte for the number of shards, then acts of a few bytes each.
 // Method  Against a plain model: blocks in a map, the order of eviction in a list, every figure of Stats recounted
-// after
-//         every act. The clock stands still between acts.
+//         after every act. The clock stands still between acts.
 #include <algorithm>
 #include <list>
 #include <map>

@@ -1,6 +1,5 @@
 // Goal    No bytes of a request make a node crash, answer without a word, answer for other keys than were asked, or
-// take
-//         memory beyond the request's own measure.
+//         take memory beyond the request's own measure.
 // Input   One byte that says which method, then the request as protobuf. The store holds blocks of a few known keys.
 // Method  Answers are compared with the request: one verdict for each key, counts that are possible.
 #include <string>

@@ -1,6 +1,5 @@
 // Goal    No order of steps of Put and Get sessions makes a node store or send wrong bytes, keep a pin or a
-// reservation,
-//         or miscount its load.
+//         reservation, or miscount its load.
 // Input   A script: one byte an act, then what it takes.
 // Method  Blocks are valid ones of a few keys in two namespaces, sometimes damaged on their way. What a Get sends is
 //         compared with the block that was committed; at the end everything has come back.

@@ -1,7 +1,6 @@
 // Goal    A reader learns from a block what it is, and from a broken one what is broken; it never trusts a byte.
 // Method  Good blocks of each codec are cut, changed and resealed (checksums made right again), so that each check is
-// the
-//         one that speaks; the message is part of the test.
+//         the one that speaks; the message is part of the test.
 #include "kernels/block_format.h"
 
 #include "gtest/gtest.h"

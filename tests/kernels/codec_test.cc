@@ -1,9 +1,7 @@
 // Goal    What Encode promises: values come back within the codec's accuracy, the floor is kept, and a hard tile costs
-// only
-//         itself.
+//         only itself.
 // Method  Blocks of known values are encoded and decoded; SQNR is compared with theory (16-level Lloyd-Max 20.2 dB,
-// int8
-//         with an absmax scale about 43 dB) and with what the header says.
+//         int8 with an absmax scale about 43 dB) and with what the header says.
 #include "kernels/codec.h"
 
 #include <cmath>

@@ -1,7 +1,6 @@
 // Goal    The C++ readers agree with FORMAT.md's test vectors, which a plain-Python reader made and checks too.
 // Method  Each block of format_vectors.json is parsed, verified and decoded at each precision and basis, by the
-// reference
-//         and on every target; the SHA-256 of the values must be the vector's.
+//         reference and on every target; the SHA-256 of the values must be the vector's.
 #include <openssl/sha.h>
 
 #include <fstream>

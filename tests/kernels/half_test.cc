@@ -1,7 +1,6 @@
 // Goal    Conversions between f32 and the 16-bit types are IEEE 754 round to nearest even.
 // Method  Every 16-bit pattern survives a round trip; midpoints between neighbours go to the even one, and what lies
-// just
-//         beside a midpoint goes to the nearer one.
+//         just beside a midpoint goes to the nearer one.
 #include "kernels/half.h"
 
 #include <cmath>

@@ -1,7 +1,6 @@
 // Goal    Decode gives the same bits on every vector target as the scalar oracle, on every input.
 // Method  One body, run for each target that this CPU supports: blocks whose codes, scales and means are random bytes
-// (every
-//         value that a hostile block could hold, not only what the encoder writes), over all codecs, head sizes,
+//         (every value that a hostile block could hold, not only what the encoder writes), over all codecs, head sizes,
 //         dtypes, token counts, precisions, bases, tile modes, strides and alignments. Encoding must not depend on the
 //         target either.
 #include <tuple>

@@ -21,7 +21,13 @@ Key RandomKey(std::mt19937_64& random) {
 
 View ViewOf(std::initializer_list<std::pair<const char*, double>> nodes) {
   View view{ViewNumber{1}, {}};
-  for (const auto& [id, weight] : nodes) view.nodes.push_back(Node{NodeId{id}, Address{"h", 1}, weight, 1});
+  for (const auto& [id, weight] : nodes) {
+    Node& node = view.nodes.emplace_back();
+    node.id.value = id;
+    node.address = {"h", 1};
+    node.weight = weight;
+    node.capacity_bytes = 1;
+  }
   return view;
 }
 

@@ -132,7 +132,7 @@ TEST(ConfigTest, WrongMembersAreNamed) {
                             "kvist", "--etcd-cert", "c.pem", "--weight", "-1", "--cluster", "c.json"});
   ASSERT_FALSE(flags.ok());
   for (const char* wrong :
-       {"--id: needed with --etcd", "--etcd: the members stand in --cluster or in --etcd", "\"10.0.0.1\"",
+       {"--node: needed with --etcd", "--etcd: the members stand in --cluster or in --etcd", "\"10.0.0.1\"",
         "--etcd-user: goes with --etcd-password-file", "--etcd-cert: goes with --etcd-key", "needs --etcd-ca",
         "--advertise: needed with --listen 0.0.0.0:7070", "--weight: '-1'", "--node: needed with --cluster"}) {
     EXPECT_THAT(std::string(flags.status().message()), HasSubstr(wrong));
@@ -140,20 +140,22 @@ TEST(ConfigTest, WrongMembersAreNamed) {
 }
 
 TEST(ConfigTest, LimitsAreSetAndBounded) {
-  const auto flags =
-      Parse({"--listen",     "127.0.0.1:0", "--capacity",      "64MiB", "--max-gets",   "7",   "--max-queued",   "1MiB",
-             "--max-puts",   "8",           "--max-matches",   "9",     "--max-pinned", "0.1", "--max-reserved", "1",
-             "--read-stall", "2s",          "--min-read-rate", "0"});
+  const auto flags = Parse({"--listen",        "127.0.0.1:0", "--capacity",     "64MiB", "--max-gets",     "7",
+                            "--max-queued",    "1MiB",        "--max-puts",     "8",     "--max-matches",  "9",
+                            "--max-pinned",    "0.1",         "--max-reserved", "1",     "--read-stall",   "2s",
+                            "--min-read-rate", "0",           "--write-stall",  "3s",    "--max-explains", "3"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   const AdmissionLimits& limits = flags->config.admission;
   EXPECT_EQ(limits.gets, 7);
   EXPECT_EQ(limits.queued_bytes, 1 << 20);
   EXPECT_EQ(limits.puts, 8);
   EXPECT_EQ(limits.matches, 9);
+  EXPECT_EQ(limits.explains, 3);
   EXPECT_EQ(limits.pinned_fraction, 0.1);
   EXPECT_EQ(limits.reserved_fraction, 1);
   EXPECT_EQ(limits.read_stall, absl::Seconds(2));
   EXPECT_EQ(limits.min_read_rate, 0);
+  EXPECT_EQ(limits.write_stall, absl::Seconds(3));
   const auto wrong = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--max-gets", "0", "--max-pinned", "2",
                             "--max-queued", "lots", "--read-stall", "1h"});
   ASSERT_FALSE(wrong.ok());
@@ -171,10 +173,12 @@ TEST(ConfigTest, WithoutFlagsTheLimitsAreThoseOfTheStruct) {
   EXPECT_EQ(parsed.queued_bytes, expected.queued_bytes);
   EXPECT_EQ(parsed.puts, expected.puts);
   EXPECT_EQ(parsed.matches, expected.matches);
+  EXPECT_EQ(parsed.explains, expected.explains);
   EXPECT_EQ(parsed.pinned_fraction, expected.pinned_fraction);
   EXPECT_EQ(parsed.reserved_fraction, expected.reserved_fraction);
   EXPECT_EQ(parsed.read_stall, expected.read_stall);
   EXPECT_EQ(parsed.min_read_rate, expected.min_read_rate);
+  EXPECT_EQ(parsed.write_stall, expected.write_stall);
   EXPECT_EQ(flags->config.scrub_rate, NodeConfig().scrub_rate);
   EXPECT_EQ(flags->config.drain_deadline, NodeConfig().drain_deadline);
   EXPECT_FALSE(flags->config.enable_test_faults);

@@ -6,7 +6,15 @@
 #include <gtest/gtest.h>
 #include <httplib.h>
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
 
 namespace kvist {
 namespace {
@@ -56,6 +64,35 @@ TEST(HttpServerTest, FlipsExistOnlyWithTestFaults) {
   EXPECT_EQ(client.Post("/test/flip")->status, 400);
   EXPECT_EQ(client.Post("/test/flip")->body, "how many?\n");
   EXPECT_EQ(client.Get("/test/flip?blocks=3")->status, 404);
+}
+
+TEST(HttpServerTest, ClientsThatSayNothingAndOnesThatStayHoldNobodyUp) {
+  auto server = HttpServer::Start(Options("127.0.0.1:0"));
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string address = (*server)->address();
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.find(':') + 1))));
+  std::vector<std::unique_ptr<httplib::Client>> staying;
+  for (int i = 0; i < 10; ++i) {
+    staying.push_back(std::make_unique<httplib::Client>("http://" + address));
+    staying.back()->set_keep_alive(true);
+    ASSERT_TRUE(staying.back()->Get("/healthz"));
+  }
+  std::vector<int> silent;
+  for (int i = 0; i < 6; ++i) {
+    silent.push_back(socket(AF_INET, SOCK_STREAM, 0));
+    ASSERT_EQ(connect(silent.back(), reinterpret_cast<const sockaddr*>(&to), sizeof(to)), 0);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(httplib::Client("http://" + address).Get("/readyz")->status, 200);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(900));  // before any of them is closed
+  char byte;
+  for (const int connection : silent) {
+    EXPECT_EQ(read(connection, &byte, 1), 0) << "closed in the end";
+    close(connection);
+  }
 }
 
 TEST(HttpServerTest, ATakenPortIsNamed) {

@@ -314,6 +314,29 @@ TEST_F(DrainTest, AnOperatorsDrainHandsOverLeavesAndThenSaysThatItIsTimeToStop) 
   EXPECT_EQ(started().size(), 1);
 }
 
+TEST_F(DrainTest, ItsProgressIsLoggedAndStandsInTheMetrics) {
+  const auto figure = [&](const std::string& state) {
+    return testing::Figure(core_->metrics()->Expose(), "kvist_drain_blocks{state=\"" + state + "\"}");
+  };
+  EXPECT_EQ(figure("planned"), 0);
+  ::testing::internal::CaptureStderr();
+  std::thread stopping([&] { core_->DrainAndLeave(runtime_.Now() + absl::Minutes(10)); });  // as SIGTERM does
+  EXPECT_TRUE(WaitFor([&] { return figure("planned") == 3; }));
+  EXPECT_EQ(figure("sent"), 0);
+  Sent(1);
+  runtime_.Advance(absl::Seconds(5));
+  EXPECT_TRUE(WaitFor([&] { return figure("sent") == 1; }));
+  Sent(3);
+  EXPECT_TRUE(Pass([&] { return core_->status().left; }, absl::Milliseconds(100)));
+  stopping.join();
+  EXPECT_EQ(figure("sent"), 3);
+  EXPECT_EQ(figure("failed"), 0);
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr(R"("event":"handing over","blocks":"3","sent_blocks":"0","failed_blocks":"0")"));
+  EXPECT_THAT(log, HasSubstr(R"("event":"handing over","blocks":"3","sent_blocks":"1")"));
+  EXPECT_THAT(log, HasSubstr(R"("event":"handed over","blocks":"3","sent_blocks":"3")"));
+}
+
 TEST_F(DrainTest, AHandOverThatDoesNotEndIsLeftAtItsDeadline) {
   const absl::Time begin = runtime_.Now();
   std::thread stopping([&] { core_->DrainAndLeave(runtime_.Now() + absl::Minutes(10)); });

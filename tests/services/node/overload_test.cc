@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <string>
 #include <thread>
@@ -89,6 +90,30 @@ TEST(OverloadTest, QueuedBytesAreBoundedAndOneAloneAlwaysPasses) {
   EXPECT_EQ(node.handlers->load().queued_bytes(), 0);
 }
 
+TEST(OverloadTest, OfGetsThatComeAtOneMomentOnlySoManyPassTheBoundOfQueuedBytes) {
+  AdmissionLimits limits;
+  limits.queued_bytes = 1000;
+  testing::ManualRuntime runtime;
+  Admission admission(limits, LocalNode::kCapacity, &runtime, nullptr);
+  for (int i = 0; i < 2000; ++i) admission.CountItem(900);  // the mean: one fits, two do not
+  std::atomic<int> inside = 0, crowded = 0;
+  const auto call = [&] {
+    for (int round = 0; round < 500'000; ++round) {
+      uint64_t queued_bytes = 0;
+      absl::StatusOr<Pass> pass = admission.EnterGet(1, &queued_bytes);
+      if (!pass.ok()) continue;
+      if (++inside > 1) ++crowded;
+      --inside;
+      admission.SetQueued(&queued_bytes, 0);
+    }
+  };
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) callers.emplace_back(call);
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(crowded, 0);
+  EXPECT_EQ(admission.queued_bytes(), 0);
+}
+
 TEST(OverloadTest, GetsPinABoundedPartAndOneBlockCountsOnce) {
   AdmissionLimits limits;
   limits.pinned_fraction = 0.25;  // 2 MiB
@@ -100,7 +125,7 @@ TEST(OverloadTest, GetsPinABoundedPartAndOneBlockCountsOnce) {
     return open.back()->Next().status();
   };
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(pin(1).ok());  // the same block, ten readers
-  ExpectBusy(pin(2), "Gets pin 14");
+  ExpectBusy(pin(2), "other Gets pin 14");
   EXPECT_EQ(node.Figure("kvist_overload_refusals_total{limit=\"pinned_bytes\"}"), 1);
   open.clear();
   EXPECT_TRUE(pin(2).ok());
@@ -114,6 +139,31 @@ TEST(OverloadTest, ABlockLargerThanTheBoundIsReadWhenNothingElseIsPinned) {
   LocalNode node(limits);
   ASSERT_TRUE(node.Put(TestKey(1), 1000).ok());  // 4 MB of 8
   EXPECT_TRUE(GetBlocks(node.channel.get(), GetRequestFor({TestKey(1)}), node.In(60)).ok());
+}
+
+TEST(OverloadTest, AGetIsNotInItsOwnWay) {
+  AdmissionLimits limits;
+  limits.pinned_fraction = 0.25;  // 2 MiB
+  LocalNode node(limits);
+  for (uint8_t i = 1; i <= 3; ++i) ASSERT_TRUE(node.Put(TestKey(i), 350).ok());  // 1.4 MB each
+  auto get = node.handlers->OpenGet(GetRequestFor({TestKey(1), TestKey(2), TestKey(3)}), node.In(60));
+  ASSERT_TRUE(get.ok()) << get.status();
+  std::vector<GetSession::Message> on_the_wire;  // the parts, with their pins
+  while (on_the_wire.empty() || !std::holds_alternative<v1::GetTrailer>(on_the_wire.back())) {
+    absl::StatusOr<GetSession::Message> message = (*get)->Next();
+    ASSERT_TRUE(message.ok()) << message.status();
+    on_the_wire.push_back(*std::move(message));
+  }
+  auto other = node.handlers->OpenGet(GetRequestFor({TestKey(2)}), node.In(60));
+  EXPECT_TRUE((*other)->Next().ok()) << "a block that is pinned costs nothing more";
+  ASSERT_TRUE(node.Put(TestKey(4)).ok());
+  auto third = node.handlers->OpenGet(GetRequestFor({TestKey(4)}), node.In(60));
+  ExpectBusy((*third)->Next().status(), "other Gets pin 4");
+  on_the_wire.clear();
+  other->reset();
+  EXPECT_EQ(node.Stats().pinned_bytes, 0);
+  third = node.handlers->OpenGet(GetRequestFor({TestKey(4)}), node.In(60));
+  EXPECT_TRUE((*third)->Next().ok());
 }
 
 TEST(OverloadTest, PutsAreBoundedInNumberAndInReservedBytes) {
@@ -132,6 +182,19 @@ TEST(OverloadTest, PutsAreBoundedInNumberAndInReservedBytes) {
   third->reset();
   EXPECT_TRUE(node.Put(TestKey(3)).ok());
   EXPECT_EQ(node.Stats().reserved_bytes, 0);
+}
+
+TEST(OverloadTest, AStoreWithoutRoomSaysWhenToComeAgain) {
+  LocalNode node;
+  ASSERT_TRUE(node.Put(TestKey(1), 1000).ok());  // 4 MB of 8
+  v1::MatchRequest match;
+  match.add_chains()->set_keys(GetRequestFor({TestKey(1)}).keys());
+  match.set_lease_ms(20'000);
+  ASSERT_EQ(node.handlers->Match(match)->chains(0).hits(), 1);  // and leased: it stays
+  auto put = node.handlers->OpenPut(node.In(60));
+  ExpectBusy((*put)->Reserve(ReserveFor(TestKey(2), 6 << 20)).status(), "no room for 6291456 bytes");
+  EXPECT_EQ(node.Figure("kvist_overload_refusals_total{limit=\"store_full\"}"), 1);
+  EXPECT_EQ(node.Figure("kvist_rpcs_total{code=\"resource_exhausted\",method=\"put\"}"), 1);
 }
 
 TEST(OverloadTest, MatchesAreBounded) {
@@ -203,6 +266,34 @@ TEST(OverloadTest, AReaderThatTrickleReadsIsEndedAndASteadyOneIsNot) {
   }
   EXPECT_TRUE(trickle_ended);
   EXPECT_EQ(node.Figure("kvist_ended_streams_total{cause=\"slow_reader\"}"), 1);
+}
+
+TEST(OverloadTest, AWriterThatSendsNothingIsEndedAndOneThatSendsIsNot) {
+  LocalNode node;
+  const std::string block = TestBlock(TestKey(1), 20, 1);
+  const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(block.data()), block.size());
+  auto idle = node.handlers->OpenPut(node.In(600)), steady = node.handlers->OpenPut(node.In(600));
+  auto silent = node.handlers->OpenPut(node.In(600));  // does not even reserve
+  bool told = false;
+  (*idle)->OnEnd([&] { told = true; });
+  ASSERT_TRUE(*(*idle)->Reserve(ReserveFor(TestKey(2), 3 << 20)));
+  ASSERT_TRUE(*(*steady)->Reserve(ReserveFor(TestKey(1), block.size())));
+  for (int i = 0; i < 2; ++i) {
+    node.runtime.Advance(absl::Seconds(5));
+    ASSERT_TRUE((*steady)->Write(0, bytes.first(1000)).ok());
+    EXPECT_GT(node.Stats().reserved_bytes, 3u << 20);
+    node.handlers->Sweep();
+  }
+  EXPECT_TRUE(told);
+  EXPECT_LT(node.Stats().reserved_bytes, 1u << 20);
+  EXPECT_EQ(node.Figure("kvist_ended_streams_total{cause=\"slow_writer\"}"), 2);
+  for (PutSession* ended : {idle->get(), silent->get()}) {
+    const absl::Status status = ended->Commit(1).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the writer sent nothing for 10s"));
+  }
+  ASSERT_TRUE((*steady)->Write(0, bytes).ok());
+  EXPECT_TRUE((*steady)->Commit(block.size()).ok());
 }
 
 // Stops in the middle of a stream until it is let go.

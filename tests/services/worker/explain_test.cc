@@ -68,7 +68,9 @@ TEST_F(ExplainTest, AnOwnerThatIsDownIsTheReasonOfItsBlocks) {
   for (size_t block = 0; block < kBlocks; ++block) {
     const bool lost = owners_[block] == owners_[0];
     EXPECT_EQ(result.blocks[block].miss, lost ? v1::MISS_REASON_OWNER_DOWN : v1::MISS_REASON_UNSPECIFIED);
-    if (lost) EXPECT_EQ(result.blocks[block].detail, "connection refused");
+    if (lost) {
+      EXPECT_EQ(result.blocks[block].detail, "connection refused");
+    }
   }
 }
 
