@@ -278,7 +278,7 @@ void Scheduler::Enter() {
   self->state = Fiber::State::kEnded;
   if (self->joiner != nullptr) scheduler->MakeReady(self->joiner);
   const bool last = scheduler->fibers_.size() == 1;
-  if (self->detached || self->joined) scheduler->ended_ = self;
+  if (self->detached) scheduler->ended_ = self;  // any other is released by whoever joins it, which may be later
   Fiber* const next = last ? scheduler->thread_ : scheduler->PickNext();
   scheduler->running_ = next;
   next->state = Fiber::State::kRunning;
@@ -389,8 +389,8 @@ void Scheduler::Join(Fiber* fiber) {
   if (fiber->state == Fiber::State::kEnded) return Release(fiber);
   CheckHoldsNoMutex("a thread to end");
   fiber->joiner = running_;
-  fiber->joined = true;
   while (fiber->state != Fiber::State::kEnded) Block("a thread to end", absl::InfiniteFuture());
+  Release(fiber);
 }
 
 Scheduler* Scheduler::OfThisFiber() {
@@ -456,6 +456,7 @@ void Scheduler::Fail(std::string_view what) {
     std::fflush(stderr);
     backtrace_symbols_fd(frames, count, 2);
   }
+  if (options_.abort) std::abort();
   std::_Exit(1);
 }
 
