@@ -73,7 +73,7 @@ bool ClientCore::WaitAsTold(const absl::Status& status, int attempt, absl::Time 
 }
 
 void ClientCore::CountMiss(v1::MissReason reason) {
-  if (reason != v1::MISS_REASON_UNSPECIFIED && v1::MissReason_IsValid(reason)) ++counters.misses[reason];
+  if (reason != v1::MISS_REASON_UNSPECIFIED) ++counters.misses[reason];
 }
 
 std::vector<OwnerBlocks> GroupByOwner(absl::Span<const Key> chain, BlockRange range, const View& view) {
@@ -120,6 +120,10 @@ v1::MissReason MissReasonOf(const absl::Status& status) {
     default:
       return v1::MISS_REASON_OWNER_DOWN;
   }
+}
+
+v1::MissReason Known(v1::MissReason reason) {
+  return v1::MissReason_IsValid(reason) ? reason : v1::MISS_REASON_NEVER_STORED;
 }
 
 absl::Status AtNode(const std::string& node, const absl::Status& status) {

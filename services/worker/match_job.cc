@@ -147,7 +147,7 @@ bool MatchJob::Take(const v1::MatchResponse& response, const Question& question,
       return false;
     }
     const v1::ChainMatch& chain = response.chains(next++);
-    answer->chains.push_back({chain.hits(), chain.first_miss()});
+    answer->chains.push_back({chain.hits(), Known(chain.first_miss())});
     gap = gap || (asked.run && chain.hits() < asked.blocks.size());
     if (chain.lease() == 0) continue;
     answer->leases.push_back({question.node, chain.lease()});
