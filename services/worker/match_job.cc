@@ -235,7 +235,8 @@ PrefixMatch MatchJob::Conclude() {
   const auto gap = std::find(covered_by_.begin(), covered_by_.begin() + limit_, kNobody);
   match_.blocks_ = gap - covered_by_.begin();
   match_.tokens_ = match_.blocks_ * core_->options.ns.tokens_per_block;
-  if (match_.leased()) match_.lease_expiry_ = start_ + lease_ttl_;
+  // A node may not grant more than it was asked for: until then callers keep what names the lease.
+  if (match_.leased()) match_.lease_expiry_ = start_ + std::min(lease_ttl_, lease_);
   if (match_.blocks_ < chain_.size()) {
     const OwnerSaid& said = owner_said_[segment_of_[match_.blocks_]];
     const size_t owner = SegmentOf(match_.blocks_).owner;
