@@ -11,6 +11,7 @@
 #include "services/transport/miss_reason.h"
 #include "services/worker/client.h"
 #include "services/worker/explain_json.h"
+#include "services/worker/json_text.h"
 #include "services/worker/node_json.h"
 
 namespace kvist {
@@ -112,7 +113,7 @@ absl::Status Explain(const Command& command, Prompt& prompt, std::ostream& out) 
   if (!result.ok()) return result.status();
   const Json json = ExplainJson(*result);
   if (command.json) {
-    out << json.dump(2) << "\n";
+    out << JsonText(json, 2) << "\n";
     return absl::OkStatus();
   }
   out << result->leading << " of " << prompt.chain.size() << " blocks can be read\n";
@@ -187,7 +188,7 @@ absl::Status Stats(const Command& command, Transport* transport, std::ostream& o
     any_reachable = any_reachable || state.reachable.ok();
   }
   if (command.json) {
-    out << nodes.dump(2) << "\n";
+    out << JsonText(nodes, 2) << "\n";
   } else {
     PrintTable(rows, out);
   }

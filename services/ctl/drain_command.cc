@@ -9,6 +9,7 @@
 #include "services/ctl/open_client.h"
 #include "services/ctl/report.h"
 #include "services/runtime/runtime.h"
+#include "services/worker/json_text.h"
 
 namespace kvist {
 namespace {
@@ -42,7 +43,7 @@ Json ProgressJson(const std::string& node, const v1::DrainResponse& progress) {
 
 void PrintProgress(const std::string& node, const v1::DrainResponse& progress, bool json, std::ostream& out) {
   if (json) {
-    out << ProgressJson(node, progress).dump() << std::endl;  // one line each, at once: it is followed live
+    out << JsonText(ProgressJson(node, progress)) << std::endl;  // one line each, at once: it is followed live
     return;
   }
   out << node << ": " << PhaseName(progress.phase()) << ", " << progress.sent_blocks() << " of " << progress.blocks()

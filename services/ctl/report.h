@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "services/worker/json_text.h"
+
 namespace kvist {
 
 // "name   value" for each field of an object, in its order; empty texts and zero counts of failures say nothing and
@@ -16,7 +18,7 @@ inline void PrintFields(const nlohmann::ordered_json& object, std::ostream& out)
   size_t width = 0;
   for (const auto& [name, value] : object.items()) width = std::max(width, name.size());
   for (const auto& [name, value] : object.items()) {
-    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    const std::string text = value.is_string() ? value.get<std::string>() : JsonText(value);
     out << name << std::string(width + 2 - name.size(), ' ') << text << "\n";
   }
 }
@@ -36,7 +38,7 @@ inline void PrintTable(const std::vector<std::vector<std::string>>& rows, std::o
 
 inline void Print(const nlohmann::ordered_json& object, bool json, std::ostream& out) {
   if (json) {
-    out << object.dump(2) << "\n";
+    out << JsonText(object, 2) << "\n";
   } else {
     PrintFields(object, out);
   }

@@ -8,6 +8,7 @@
 #include "services/ctl/input_files.h"
 #include "services/ctl/open_client.h"
 #include "services/ctl/report.h"
+#include "services/worker/json_text.h"
 
 namespace kvist {
 namespace {
@@ -17,7 +18,7 @@ using Rows = std::vector<std::vector<std::string>>;
 
 void PrintBoth(const Json& json, const Rows& rows, const Command& command, std::ostream& out) {
   if (command.json) {
-    out << json.dump(2) << "\n";
+    out << JsonText(json, 2) << "\n";
   } else {
     PrintTable(rows, out);
   }

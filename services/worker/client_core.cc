@@ -76,7 +76,7 @@ std::optional<absl::Time> ClientCore::RetryTime(const absl::Status& status, absl
 }
 
 void ClientCore::CountMiss(v1::MissReason reason) {
-  if (reason != v1::MISS_REASON_UNSPECIFIED && v1::MissReason_IsValid(reason)) ++counters.misses[reason];
+  if (reason != v1::MISS_REASON_UNSPECIFIED) ++counters.misses[reason];
 }
 
 std::vector<OwnerBlocks> GroupByOwner(absl::Span<const Key> chain, BlockRange range, const View& view) {
@@ -125,6 +125,10 @@ v1::MissReason MissReasonOf(const absl::Status& status) {
     default:
       return v1::MISS_REASON_OWNER_DOWN;
   }
+}
+
+v1::MissReason Known(v1::MissReason reason) {
+  return v1::MissReason_IsValid(reason) ? reason : v1::MISS_REASON_NEVER_STORED;
 }
 
 absl::Status AtNode(const std::string& node, const absl::Status& status) {

@@ -81,6 +81,8 @@ std::string PackKeys(absl::Span<const Key> chain, absl::Span<const size_t> block
 bool IsFault(const absl::Status& status);
 // REQUIRES: !IsFault(status).
 v1::MissReason MissReasonOf(const absl::Status& status);
+// What a node gave as a reason; NEVER_STORED for one that this version has no name for.
+v1::MissReason Known(v1::MissReason reason);
 
 // "n1: <what>".
 absl::Status AtNode(const std::string& node, const absl::Status& status);

@@ -16,7 +16,7 @@ constexpr size_t kMaxNear = 64;
 
 // What a node says of a block that it does not have.
 void TakeFate(const v1::BlockFate& fate, BlockExplanation* explanation) {
-  explanation->miss = fate.miss();
+  explanation->miss = Known(fate.miss());
   explanation->detail = fate.detail();
   if (fate.gone_unix_ms() > 0) explanation->gone = absl::FromUnixMillis(fate.gone_unix_ms());
   if (fate.made_room_for().size() != sizeof(Key)) return;

@@ -26,7 +26,7 @@ class FetchJob::Sink final : public GetSink {
     }
     if (!job_->SignOfLife(*stream_, blocks_[next_]) && !job_->WantsAny(blocks_.subspan(next_))) return Stop();
     if (header.miss() != v1::MISS_REASON_UNSPECIFIED) {
-      job_->Failed(stream_->node, blocks_.subspan(next_, 1), header.miss(), "");
+      job_->Failed(stream_->node, blocks_.subspan(next_, 1), Known(header.miss()), "");
       ++next_;
       return job_->WantsAny(blocks_.subspan(next_)) ? absl::OkStatus() : Stop();
     }

@@ -21,6 +21,7 @@
 #include "services/version.h"
 #include "services/worker/client.h"
 #include "services/worker/explain_json.h"
+#include "services/worker/json_text.h"
 #include "services/worker/kvist.h"
 #include "services/worker/metrics.h"
 #include "services/worker/node_json.h"
@@ -337,21 +338,20 @@ kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_to
 kvist_code kvist_explain_json(kvist_client* client, const uint32_t* tokens, size_t n_tokens, char* json,
                               size_t capacity, size_t* needed, kvist_error* error) {
   if (tokens == nullptr && n_tokens > 0) return Report(Require({{"tokens", false}}), error);
-  return GiveText(
-      client, {"json", json != nullptr || capacity == 0}, json, capacity, needed, error,
-      [&]() -> absl::StatusOr<std::string> {
-        const absl::StatusOr<kvist::ExplainResult> result = client->client->Explain(KeysOf(*client, tokens, n_tokens));
-        if (!result.ok()) return result.status();
-        // What nodes say may be no UTF-8; what cannot be shown is replaced.
-        return kvist::ExplainJson(*result).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-      });
+  return GiveText(client, {"json", json != nullptr || capacity == 0}, json, capacity, needed, error,
+                  [&]() -> absl::StatusOr<std::string> {
+                    const absl::StatusOr<kvist::ExplainResult> result =
+                        client->client->Explain(KeysOf(*client, tokens, n_tokens));
+                    if (!result.ok()) return result.status();
+                    return kvist::JsonText(kvist::ExplainJson(*result));
+                  });
 }
 
 kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, size_t* needed, kvist_error* error) {
   return GiveText(client, {"json", json != nullptr || capacity == 0}, json, capacity, needed, error, [client] {
     nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
     for (const kvist::NodeAnswer& state : client->client->Stats()) nodes.push_back(kvist::NodeJson(state));
-    return nodes.dump();
+    return kvist::JsonText(nodes);
   });
 }
 

@@ -147,7 +147,7 @@ bool MatchJob::Take(const v1::MatchResponse& response, const Question& question,
       return false;
     }
     const v1::ChainMatch& chain = response.chains(next++);
-    answer->chains.push_back({chain.hits(), chain.first_miss()});
+    answer->chains.push_back({chain.hits(), Known(chain.first_miss())});
     gap = gap || (asked.run && chain.hits() < asked.blocks.size());
     if (chain.lease() == 0) continue;
     answer->leases.push_back({question.node, chain.lease(), asked.blocks.front()});
@@ -233,7 +233,8 @@ PrefixMatch MatchJob::Conclude() {
   match_.blocks_ = gap - covered_by_.begin();
   match_.tokens_ = match_.blocks_ * core_->options.ns.tokens_per_block;
   ReleaseBehind(match_.blocks_);
-  if (match_.leased()) match_.lease_expiry_ = start_ + lease_ttl_;
+  // A node may not grant more than it was asked for: until then callers keep what names the lease.
+  if (match_.leased()) match_.lease_expiry_ = start_ + std::min(lease_ttl_, lease_);
   if (match_.blocks_ < chain_.size()) {
     const OwnerSaid& said = owner_said_[segment_of_[match_.blocks_]];
     const size_t owner = SegmentOf(match_.blocks_).owner;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/string_view.h"
+#include "services/worker/json_text.h"
 
 namespace kvist {
 namespace {
@@ -38,8 +39,7 @@ std::string NamespaceText(const Namespace& ns) {
                                        {"tokens_per_block", ns.tokens_per_block},
                                        {"profile_digest", Hex(ns.profile_digest.data(), ns.profile_digest.size())},
                                        {"tenant_salt", SaltFingerprint(ns.tenant_salt)}};
-  // Texts of users may be no UTF-8; what cannot be shown is replaced.
-  std::string dumped = text.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  std::string dumped = JsonText(text);
   return dumped.size() <= kMaxNamespaceText ? dumped : "";
 }
 

@@ -14,12 +14,9 @@ namespace {
 
 constexpr int kLanesPerOwner = 2;  // one encodes while the other sends
 
-// An earlier attempt of this very Put still holds the block's reservation: nobody refused, so this costs no budget.
-bool OwnAttemptIsOpen(const absl::Status& status) { return status.code() == absl::StatusCode::kAborted; }
-
 bool Retryable(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kResourceExhausted ||
-         OwnAttemptIsOpen(status);
+         status.code() == absl::StatusCode::kAborted;
 }
 // A node that takes no new blocks.
 bool Leaves(const absl::Status& status) { return absl::IsFailedPrecondition(status); }
@@ -122,7 +119,8 @@ absl::StatusOr<PutJob::Outcome> PutJob::PutBlock(Upload* upload) {
       return outcome;
     }
     if (MoveToNewOwner(upload, outcome.status())) continue;
-    if (!Retryable(outcome.status()) || !PauseBeforeRetry(attempt, outcome.status())) return outcome;
+    if (!Retryable(outcome.status()) || !PauseBeforeRetry(attempt, outcome.status(), upload->own_attempt_open))
+      return outcome;
   }
 }
 
@@ -130,9 +128,10 @@ absl::StatusOr<PutJob::Outcome> PutJob::PutBlock(Upload* upload) {
 // does not fit, the reservation is given back and a second one is made at the exact size; later blocks reserve that
 // much at once.
 absl::StatusOr<PutJob::Outcome> PutJob::Try(Upload* upload) {
+  upload->own_attempt_open = false;
   const size_t reserved_bytes = upload->encoded_bytes > 0 ? upload->encoded_bytes : core_->reserve_bytes.load();
   absl::StatusOr<std::unique_ptr<PutStream>> stream = Reserve(upload, reserved_bytes);
-  if (absl::IsAlreadyExists(stream.status())) return Present(*upload);
+  if (absl::IsAlreadyExists(stream.status())) return Present(upload);
   if (!stream.ok()) return stream.status();
   upload->reserved_before = true;
   if (absl::Status encoded = Encode(upload); !encoded.ok()) return encoded;
@@ -183,14 +182,15 @@ void PutJob::Describe(const std::shared_ptr<NodeLink>& node) {
 
 // The node says that the block exists or is being written. After a reservation of our own that may be ourselves: the
 // node has perhaps not seen yet that it was given up. Then only a committed block counts as present.
-absl::StatusOr<PutJob::Outcome> PutJob::Present(const Upload& upload) {
-  if (!upload.reserved_before) return Outcome::kPresent;
+absl::StatusOr<PutJob::Outcome> PutJob::Present(Upload* upload) {
+  if (!upload->reserved_before) return Outcome::kPresent;
   v1::MatchRequest request;
-  request.add_chains()->set_keys(PackKeys(chain_, {upload.block}));
+  request.add_chains()->set_keys(PackKeys(chain_, {upload->block}));
   const absl::StatusOr<v1::MatchResponse> response =
-      upload.node->Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(request, deadline_); });
+      upload->node->Ask<v1::MatchResponse>([&](Channel& node) { return node.Match(request, deadline_); });
   if (!response.ok()) return response.status();
   if (response->chains_size() == 1 && response->chains(0).hits() == 1) return Outcome::kPresent;
+  upload->own_attempt_open = true;
   return absl::AbortedError("the space of an attempt that was given up is not free yet");
 }
 
@@ -222,11 +222,11 @@ absl::Status PutJob::Encode(Upload* upload) {
   return absl::OkStatus();
 }
 
-// False if there is no budget, or not enough time left.
-bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status) {
+// False if there is no budget, or not enough time left. `free`: nobody refused, so it costs no budget.
+bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status, bool free) {
   const absl::Time resume = core_->Now() + core_->retries.Pause(attempt, RetryHint(status));
   if (resume >= deadline_) return false;
-  if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return false;
+  if (!free && !core_->retries.Take()) return false;
   ++core_->counters.retries;
   std::unique_lock lock(mutex_);
   return !changed_->WaitUntil(lock, resume, [this] { return over_; });

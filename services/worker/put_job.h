@@ -49,7 +49,8 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
     BufferPool::Buffer buffer;
     size_t encoded_bytes = 0;  // 0 = not encoded yet
     bool reserved_before = false;
-    bool moved = false;  // to an owner by a newer view, once
+    bool own_attempt_open = false;  // says the last attempt: an earlier one still holds the block's reservation
+    bool moved = false;             // to an owner by a newer view, once
   };
   enum class Outcome { kStored, kPresent };
 
@@ -61,9 +62,9 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   void Describe(const std::shared_ptr<NodeLink>& node);
   absl::StatusOr<Outcome> Try(Upload* upload);
   absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);
-  absl::StatusOr<Outcome> Present(const Upload& upload);
+  absl::StatusOr<Outcome> Present(Upload* upload);
   absl::Status Encode(Upload* upload);
-  bool PauseBeforeRetry(int attempt, const absl::Status& status);
+  bool PauseBeforeRetry(int attempt, const absl::Status& status, bool free);
   void Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Outcome>& outcome);
   void CountStored(const Upload& upload);
 

@@ -70,18 +70,18 @@ void Fiber::SwitchTo(Fiber* next, bool ends) {
   Arrive(this, nullptr);
 }
 
-void Fiber::Arrive(Fiber* self, Fiber* from) {
+void Fiber::Arrive(Fiber* self, Fiber* thread) {
 #ifdef KVIST_ASAN
   const void* bottom = nullptr;
   size_t bytes = 0;
   __sanitizer_finish_switch_fiber(self->fake_stack, &bottom, &bytes);
-  if (from != nullptr && !from->stack) {
-    from->thread_bottom = bottom;
-    from->thread_bytes = bytes;
+  if (thread != nullptr && thread->thread_bottom == nullptr) {
+    thread->thread_bottom = bottom;
+    thread->thread_bytes = bytes;
   }
 #else
   (void)self;
-  (void)from;
+  (void)thread;
 #endif
 }
 

@@ -56,8 +56,9 @@ struct Fiber {
 
   // Saves where `this` is and goes on where `next` was. Returns when somebody switches back.
   void SwitchTo(Fiber* next, bool ends);
-  // To be called first on a stack that was switched to.
-  static void Arrive(Fiber* self, Fiber* from);
+  // To be called first on a stack that was switched to. `thread`, for a stack that is new: what called Run; the first
+  // to arrive comes from there and notes where its stack lies, for AddressSanitizer.
+  static void Arrive(Fiber* self, Fiber* thread);
   // Prints the calls that led to where it waits, one a line.
   void PrintStack() const;
 };

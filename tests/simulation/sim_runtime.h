@@ -40,6 +40,7 @@ struct SchedulerOptions {
   absl::Duration watchdog = absl::Seconds(60);  // of real time; zero = none
   size_t stack_bytes = 256 << 10;
   std::string replay;  // printed with a fault: the command that gives this run again
+  bool abort = false;  // at a fault, in place of status 1: a fuzzer keeps the input then
 };
 
 struct Fiber;

@@ -79,6 +79,28 @@ TEST(SimRuntime, TheClockStandsStillWhileSomebodyRunsAndJumpsToTheNextTimer) {
   });
 }
 
+TEST(SimRuntime, WhoJoinsAThreadSeesItsEndEvenIfOthersStartThreadsBefore) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    Scheduler scheduler(Seed(seed));
+    int ended = 0;
+    scheduler.Run([&] {
+      bool over = false;
+      const std::unique_ptr<Thread> starter = scheduler.world()->Start([&] {
+        while (!over) scheduler.Yield();
+        const std::unique_ptr<Thread> next = scheduler.world()->Start([&] {
+          scheduler.Sleep(absl::Seconds(1));
+          ++ended;
+        });
+      });
+      const std::unique_ptr<Thread> joined = scheduler.world()->Start([&] {
+        scheduler.Yield();
+        over = true;
+      });
+    });
+    EXPECT_EQ(ended, 1) << "seed " << seed;
+  }
+}
+
 TEST(SimRuntime, AConditionWakesOneOrAllAndEndsAtItsDeadline) {
   Scheduler scheduler(Seed(2));
   scheduler.Run([&] {
