@@ -19,6 +19,11 @@ TEST(RetryHint, IsReadAsItWasGiven) {
   EXPECT_EQ(RetryHint(WithRetryHint(Full(), absl::ZeroDuration())), absl::ZeroDuration());
 }
 
+TEST(RetryHint, ThatIsShortIsNotNone) {
+  EXPECT_EQ(RetryHint(WithRetryHint(Full(), absl::Microseconds(1))), absl::Milliseconds(1));
+  EXPECT_EQ(RetryHint(WithRetryHint(Full(), absl::Microseconds(1001))), absl::Milliseconds(2));
+}
+
 TEST(RetryHint, IsTenSecondsAtMost) {
   EXPECT_EQ(RetryHint(WithRetryHint(Full(), absl::Seconds(10))), absl::Seconds(10));
   EXPECT_EQ(RetryHint(WithRetryHint(Full(), absl::Hours(1))), absl::Seconds(10));

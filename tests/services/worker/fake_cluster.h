@@ -36,6 +36,7 @@ struct FakeNode {
   std::vector<uint64_t> reservations;                        // sizes asked for, in order
   int refuse_reads = 0;                                      // likewise
   int refuse_puts = 0, drop_commits = 0, keep_reserved = 0;  // how many of the next calls
+  int damage_commits = 0;                                    // likewise: what came is no block
   uint64_t next_lease = 1, view = 1;
   bool silent = false;     // answers nothing until the deadline
   bool hold_gets = false;  // Gets only
@@ -249,6 +250,10 @@ class FakeChannel final : public Channel {
       if (node_->drop_commits > 0) {
         --node_->drop_commits;
         return absl::UnavailableError("the connection broke");
+      }
+      if (node_->damage_commits > 0) {
+        --node_->damage_commits;
+        return absl::InvalidArgumentError("not a block");
       }
       node_->blocks[reserve_.key()] = bytes_.substr(0, size_bytes);
       v1::PutResponse response;

@@ -66,6 +66,15 @@ TEST_F(PutTest, AHintBehindTheDeadlineIsNotWaitedFor) {
   EXPECT_EQ(client().counters().retries, 0u);
 }
 
+TEST_F(PutTest, ABlockThatComesDamagedToTheNodeFailsAndIsNoFaultOfTheCall) {
+  client();
+  OwnerOf(0).damage_commits = 1;
+  const PutResult put = Put();
+  EXPECT_EQ(put.failed, 1u);
+  EXPECT_EQ(put.stored, kBlocks - 1);
+  EXPECT_EQ(put.failure, absl::StrCat("node ", OwnerName(0), ": not a block"));
+}
+
 TEST_F(PutTest, ADrainingOwnersBlocksGoToTheNewOwner) {
   client();
   const size_t left = owners_[0];
