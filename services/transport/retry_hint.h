@@ -5,6 +5,7 @@
 #ifndef KVIST_SERVICES_TRANSPORT_RETRY_HINT_H_
 #define KVIST_SERVICES_TRANSPORT_RETRY_HINT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -24,11 +25,14 @@ inline absl::Status WithRetryHint(absl::Status status, absl::Duration after) {
   return status;
 }
 
+// Longer hints are cut: whoever sent one may be wrong, and to come too early costs it one refusal.
+inline constexpr absl::Duration kLongestHint = absl::Seconds(10);
+
 inline std::optional<absl::Duration> RetryHint(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kRetryHintPayload);
   int64_t ms = 0;
   if (!payload || !absl::SimpleAtoi(std::string(*payload), &ms) || ms < 0) return std::nullopt;
-  return absl::Milliseconds(ms);
+  return std::min(absl::Milliseconds(ms), kLongestHint);
 }
 
 }  // namespace kvist
