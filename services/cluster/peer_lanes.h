@@ -126,6 +126,10 @@ class PeerLanes {
     const auto count = waiting_.find(kind);
     return count == waiting_.end() ? 0 : count->second;
   }
+  size_t waiting(const LaneId& id) const {
+    const auto lane = lanes_.find(id);
+    return lane == lanes_.end() ? 0 : lane->second.tasks.size();
+  }
   bool empty() const { return lanes_.empty(); }  // nothing waits, and nothing is under way
 
  private:

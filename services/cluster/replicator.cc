@@ -131,12 +131,21 @@ void Replicator::Damaged(const Key& key, const BlockTraits& traits) {
   Push(kFetch, holders.front(), std::move(task));
 }
 
-bool Replicator::Fits(Kind kind, const Task& task) const {
-  switch (kind) {
-    case kCopy:
-      return lanes_.waiting(kCopy) < options_.queue_blocks && copy_bytes_ + task.size_bytes <= options_.queue_bytes;
+// No peer may take more than half of what there is room for: one that is dead would leave none for the copies to others.
+bool Replicator::Fits(const LaneId& lane, const Task& task) const {
+  const bool fits_in_number =
+      lanes_.waiting(lane.kind) < options_.queue_blocks && lanes_.waiting(lane) < (options_.queue_blocks + 1) / 2;
+  switch (static_cast<Kind>(lane.kind)) {
+    case kCopy: {
+      uint64_t bytes = task.size_bytes, lane_bytes = task.size_bytes;
+      for (const auto& [peer, waiting_bytes] : copy_bytes_) {
+        bytes += waiting_bytes;
+        if (peer == lane.peer) lane_bytes += waiting_bytes;
+      }
+      return fits_in_number && bytes <= options_.queue_bytes && lane_bytes <= (options_.queue_bytes + 1) / 2;
+    }
     case kFetch:
-      return lanes_.waiting(kFetch) < options_.queue_blocks && !fetching_.contains(task.key);
+      return fits_in_number && !fetching_.contains(task.key);
     case kRepair:
     case kHot:
       return true;  // bounded where they come from
@@ -147,11 +156,11 @@ bool Replicator::Fits(Kind kind, const Task& task) const {
 bool Replicator::Push(Kind kind, const NodeId& peer, Task task) {
   task.give_up = options_.runtime->Now() + options_.give_up;
   std::lock_guard lock(mutex_);
-  if (!Fits(kind, task)) {
+  if (!Fits({kind, peer}, task)) {
     ++counters_.dropped;
     return false;
   }
-  if (kind == kCopy) copy_bytes_ += task.size_bytes;
+  if (kind == kCopy) copy_bytes_[peer] += task.size_bytes;
   if (kind == kFetch) fetching_.insert(task.key);
   ++counters_.queued;
   lanes_.Push({kind, peer}, std::move(task));
@@ -236,7 +245,9 @@ void Replicator::Settle(Lanes::Taken taken, absl::Time began, const absl::Status
     std::lock_guard lock(mutex_);
     lanes_.Done(taken.lane, WorthAnotherTry(done.status()));
     ++concluding_;
-    if (taken.lane.kind == kCopy) copy_bytes_ -= taken.task.size_bytes;
+    if (taken.lane.kind == kCopy && (copy_bytes_[taken.lane.peer] -= taken.task.size_bytes) == 0) {
+      copy_bytes_.erase(taken.lane.peer);
+    }
     if (taken.lane.kind == kFetch) fetching_.erase(taken.task.key);
     if (done.ok() && taken.lane.kind != kCopy) {
       const double seconds = static_cast<double>(*done) / static_cast<double>(options_.background_rate);

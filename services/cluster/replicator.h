@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -51,8 +52,8 @@ struct ReplicatorOptions {
   uint64_t capacity_bytes = 0;
 
   int threads = 3;
-  size_t queue_blocks = 8192;                // copies that wait, and as many adoptions
-  uint64_t queue_bytes = uint64_t{1} << 30;  // of the copies
+  size_t queue_blocks = 8192;                // copies that wait, and as many adoptions; half of it for one peer
+  uint64_t queue_bytes = uint64_t{1} << 30;  // of the copies; half of it for one peer
   // Of a call beside the time that the block takes at 8 MiB a second.
   absl::Duration call_deadline = absl::Seconds(2);
   absl::Duration give_up = absl::Seconds(60);             // of one task, attempts included
@@ -120,7 +121,7 @@ class Replicator {
 
   bool Push(Kind kind, const NodeId& peer, Task task);
   void Spread(const Key& key, const Key& group, uint32_t replicas);
-  bool Fits(Kind kind, const Task& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Fits(const LaneId& lane, const Task& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Work();
   std::optional<Lanes::Taken> Next();
@@ -148,8 +149,8 @@ class Replicator {
   mutable std::mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   Lanes lanes_ ABSL_GUARDED_BY(mutex_);
-  uint64_t copy_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the copies in lanes
-  int concluding_ ABSL_GUARDED_BY(mutex_) = 0;       // tasks that are over but may queue others
+  std::map<NodeId, uint64_t> copy_bytes_ ABSL_GUARDED_BY(mutex_);  // of the copies in lanes
+  int concluding_ ABSL_GUARDED_BY(mutex_) = 0;                     // tasks that are over but may queue others
   absl::flat_hash_set<Key> fetching_ ABSL_GUARDED_BY(mutex_);
   uint64_t seen_view_ ABSL_GUARDED_BY(mutex_) = 0;  // by KeepHouse
   ReplicatorCounters counters_ ABSL_GUARDED_BY(mutex_);

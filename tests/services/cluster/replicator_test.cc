@@ -125,19 +125,37 @@ TEST(Replicator, AQueueThatOverflowsDelaysNoPutAndWhatItDroppedIsSentLater) {
   const absl::Time began = RealRuntime()->Now();
   for (const Key& key : keys) ASSERT_TRUE(Put(cluster, 0, key, 2).ok());
   EXPECT_LT(RealRuntime()->Now() - began, absl::Seconds(5));
-  EXPECT_GE(cluster.replicator(0).counters().dropped, 89u);
+  EXPECT_GE(cluster.replicator(0).counters().dropped, 94u) << "half of the queue is for one peer";
   cluster.Set(1, Faults());
   for (const Key& key : keys) EXPECT_TRUE(Holds([&] { return cluster.Has(1, key); }));
 }
 
 TEST(Replicator, TheQueueIsBoundedInBytesToo) {
   StoreCluster cluster(2, kCapacity, [](ReplicatorOptions& options) {
-    options.queue_bytes = 5 * kBlock;
+    options.queue_bytes = 10 * kBlock;
     options.call_deadline = absl::Seconds(20);
   });
   cluster.Set(1, Stuck());
   for (const Key& key : KeysFor(cluster, {0, 1}, 20)) ASSERT_TRUE(Put(cluster, 0, key, 2).ok());
-  EXPECT_EQ(cluster.replicator(0).counters().dropped, 15u);
+  EXPECT_EQ(cluster.replicator(0).counters().dropped, 15u) << "half of it is for one peer";
+}
+
+TEST(Replicator, APeerThatIsAwayLeavesRoomInTheQueueForTheOthers) {
+  for (const bool by_bytes : {false, true}) {
+    StoreCluster cluster(3, kCapacity, [&](ReplicatorOptions& options) {
+      by_bytes ? (void)(options.queue_bytes = 20 * kBlock) : (void)(options.queue_blocks = 20);
+      options.call_deadline = absl::Seconds(20);
+    });
+    cluster.Set(1, Stuck());
+    for (const Key& key : KeysFor(cluster, {0, 1}, 100)) ASSERT_TRUE(Put(cluster, 0, key, 2).ok());
+    const uint64_t dropped = cluster.replicator(0).counters().dropped;
+    EXPECT_GE(dropped, 80u);
+    for (const Key& key : KeysFor(cluster, {0, 2}, 8)) {
+      ASSERT_TRUE(Put(cluster, 0, key, 2).ok());
+      EXPECT_TRUE(Holds([&] { return cluster.Has(2, key); }));
+    }
+    EXPECT_EQ(cluster.replicator(0).counters().dropped, dropped);
+  }
 }
 
 TEST(Replicator, ABlockThatIsDamagedHereIsFoundByCopyingItAndMendedFromAnotherHolder) {
