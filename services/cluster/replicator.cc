@@ -277,7 +277,7 @@ void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const
   if (lane.kind == kFetch) return ConcludeFetch(std::move(task), done);
   if (task.order) {
     if (done.ok()) {
-      hot_.Sent(*task.order, began, /*was_there=*/*done == 0);
+      hot_.Sent(*task.order, began);
     } else if (absl::IsNotFound(done.status())) {
       hot_.Gone(*task.order);
     } else {
