@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "cachestore/block_store.h"
+#include "services/runtime/runtime.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
@@ -36,9 +37,16 @@ struct CopyTerms {
   absl::Duration ttl = absl::InfiniteDuration();
 };
 
+struct BlockMoverOptions {
+  BlockStore* store = nullptr;  // these two outlive it
+  Runtime* runtime = nullptr;
+  BlockReading reading;
+  uint64_t max_block_bytes = 256 << 20;  // a peer that lies cannot make us take more memory for one block
+};
+
 class BlockMover {
  public:
-  BlockMover(BlockStore* store, BlockReading reading) : store_(store), reading_(std::move(reading)) {}
+  explicit BlockMover(BlockMoverOptions options) : options_(std::move(options)) {}
 
   // Sends our block to a peer, which keeps it as a copy. OK also if the peer has it already.
   // Returns the bytes sent: 0 if the peer had it. Errors: NotFound  we do not have it (any more).
@@ -61,8 +69,7 @@ class BlockMover {
   absl::StatusOr<std::string> NamespaceOf(const Key& key);
 
  private:
-  BlockStore* const store_;
-  const BlockReading reading_;
+  const BlockMoverOptions options_;
 };
 
 }  // namespace kvist

@@ -20,12 +20,21 @@ Key KeyAt(const std::string& keys, size_t i) {
   return key;
 }
 
+BlockMoverOptions MoverOptions(const ReplicatorOptions& options) {
+  BlockMoverOptions mover;
+  mover.store = options.store;
+  mover.runtime = options.runtime;
+  mover.reading = options.reading;
+  mover.max_block_bytes = std::min(mover.max_block_bytes, options.capacity_bytes);
+  return mover;
+}
+
 }  // namespace
 
 Replicator::Replicator(ReplicatorOptions options)
     : options_(std::move(options)),
       peers_(options_.transport, options_.runtime),
-      mover_(options_.store, options_.reading),
+      mover_(MoverOptions(options_)),
       heat_(options_.heat),
       hot_({static_cast<uint64_t>(options_.hot_fraction * static_cast<double>(options_.capacity_bytes)),
             options_.hot_ttl},

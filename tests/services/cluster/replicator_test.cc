@@ -158,6 +158,15 @@ TEST(Replicator, APeerThatIsAwayLeavesRoomInTheQueueForTheOthers) {
   }
 }
 
+TEST(Replicator, ABlockLargerThanThisNodeIsNotFetched) {
+  StoreCluster cluster(2, kCapacity, [](ReplicatorOptions& options) { options.capacity_bytes = kBlock - 1; });
+  const Key key = NumberedKey(1);
+  ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
+  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  EXPECT_TRUE(Holds([&] { return cluster.replicator(0).counters().failed == 1; }));
+  EXPECT_FALSE(cluster.Has(0, key));
+}
+
 TEST(Replicator, ABlockThatIsDamagedHereIsFoundByCopyingItAndMendedFromAnotherHolder) {
   StoreCluster cluster(3, kCapacity);
   const Key key = KeyFor(cluster, {0, 1, 2});
