@@ -1,5 +1,6 @@
 #include "services/cluster/block_mover.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -49,8 +50,12 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
   if (!found.ok()) return found.status();
   if (found->block == nullptr) return absl::NotFoundError("the block is gone");
+  const absl::Duration ttl = std::min(terms.ttl, found->traits.expires - options_.runtime->Now());
+  if (ttl <= absl::ZeroDuration()) return absl::NotFoundError("the block has expired");
   const absl::StatusOr<std::string> namespace_digest = options_.reading.namespace_of(found->block->pieces());
-  if (!namespace_digest.ok()) return namespace_digest.status();
+  if (!namespace_digest.ok()) {
+    return absl::DataLossError(absl::StrCat("our own copy cannot be read: ", namespace_digest.status().message()));
+  }
   v1::PutReserve reserve;
   reserve.set_key(KeyField(key));
   reserve.set_size_bytes(found->block->size_bytes());
@@ -59,7 +64,9 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   if (found->traits.group != Key{}) reserve.set_segment_head(KeyField(found->traits.group));
   reserve.set_copy(true);
   reserve.set_replicas(terms.replicas);
-  if (terms.ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(terms.ttl));
+  if (ttl != absl::InfiniteDuration()) {
+    reserve.set_ttl_ms(std::max<uint64_t>(1, static_cast<uint64_t>(absl::ToInt64Milliseconds(ttl))));
+  }
   absl::StatusOr<std::unique_ptr<PutStream>> stream = to->Put(reserve, deadline);
   if (absl::IsAlreadyExists(stream.status())) return 0;
   if (!stream.ok()) return stream.status();
@@ -75,10 +82,15 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   return response->stored() ? offset : 0;
 }
 
-absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const Key& group, const std::string& namespace_digest,
-                                           Channel* from, uint64_t view, absl::Time deadline) {
+absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const BlockTraits& traits,
+                                           const std::string& namespace_digest, Channel* from, uint64_t view,
+                                           absl::Time deadline) {
   const absl::StatusOr<Lookup> here = options_.store->Get(key, /*touch=*/false);
-  if (here.ok() && here->block != nullptr) return 0;
+  if (here.ok() && here->block != nullptr) {
+    if (!traits.spare) Keep(key);
+    return 0;
+  }
+  if (traits.expires <= options_.runtime->Now()) return absl::NotFoundError("the block has expired");
   v1::GetRequest request;
   request.set_keys(KeyField(key));
   request.set_namespace_digest(namespace_digest);
@@ -90,8 +102,6 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const Key& group, con
   if (!sink.complete()) return absl::DataLossError("the block came incomplete");
   if (absl::Status verified = options_.reading.verify(sink.bytes, key, namespace_digest); !verified.ok())
     return verified;
-  BlockTraits traits;
-  traits.group = group;
   const absl::StatusOr<std::unique_ptr<Reservation>> reservation =
       options_.store->Reserve(key, sink.bytes.size(), traits);
   if (absl::IsAlreadyExists(reservation.status())) return 0;
@@ -114,10 +124,35 @@ absl::StatusOr<std::vector<bool>> BlockMover::Lacks(const std::vector<Key>& keys
   }
   std::vector<bool> lacks;
   for (const v1::BlockFate& fate : response->fates()) {
-    lacks.push_back(fate.miss() == v1::MISS_REASON_NEVER_STORED || fate.miss() == v1::MISS_REASON_EXPIRED ||
-                    fate.miss() == v1::MISS_REASON_CHECKSUM);
+    switch (fate.miss()) {
+      case v1::MISS_REASON_UNSPECIFIED:
+        lacks.push_back(fate.expires_unix_ms() != 0 && OursLasts(keys[lacks.size()]));
+        break;
+      case v1::MISS_REASON_NEVER_STORED:
+      case v1::MISS_REASON_EXPIRED:
+      case v1::MISS_REASON_CHECKSUM:
+      case v1::MISS_REASON_BEING_WRITTEN:  // the writer may fail
+        lacks.push_back(true);
+        break;
+      default:
+        lacks.push_back(false);
+    }
   }
   return lacks;
+}
+
+bool BlockMover::OursLasts(const Key& key) {
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
+  return found.ok() && found->block != nullptr && found->traits.expires == absl::InfiniteFuture();
+}
+
+void BlockMover::Keep(const Key& key) {
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
+  if (!found.ok() || found->block == nullptr || !found->traits.spare) return;
+  BlockTraits traits;
+  traits.group = found->traits.group;
+  // AlreadyExists says that it was prolonged; if it has gone just now, the reservation ends here.
+  options_.store->Reserve(key, found->block->size_bytes(), traits).status().IgnoreError();
 }
 
 bool BlockMover::DropIfDamaged(const Key& key) {

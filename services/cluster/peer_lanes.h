@@ -86,6 +86,14 @@ class PeerLanes {
     lane.tasks.push_front(std::move(task));
     ++waiting_[id.kind];
   }
+  // The task comes last once the lane has rested; nobody is to blame.
+  void Postpone(const LaneId& id, Task task, absl::Time rest_until) {
+    End(id);
+    Lane& lane = lanes_[id];
+    lane.rest_until = std::max(lane.rest_until, rest_until);
+    lane.tasks.push_back(std::move(task));
+    ++waiting_[id.kind];
+  }
   void RestKind(int kind, absl::Time until) { kind_rests_until_[kind] = until; }
   // Until then, unless it rests longer already.
   void RestPeer(const NodeId& peer, absl::Time now, absl::Time until) {

@@ -11,8 +11,9 @@
 namespace kvist {
 namespace {
 
-constexpr int kPeerWidth = 2;                 // calls to one peer
-constexpr uint64_t kUnknownBytes = 32 << 20;  // taken as a block's size for the deadline of a fetch
+constexpr int kPeerWidth = 2;                                 // calls to one peer
+constexpr uint64_t kUnknownBytes = 32 << 20;                  // taken as a block's size for the deadline of a fetch
+constexpr absl::Duration kWritten = absl::Milliseconds(100);  // until a block that another writes is tried again
 
 Key KeyAt(const std::string& keys, size_t i) {
   Key key;
@@ -92,7 +93,7 @@ void Replicator::Spread(const Key& key, const Key& group, uint32_t replicas) {
   const std::shared_ptr<const View> view = options_.view();
   if (view == nullptr || view->nodes.empty()) return;
   const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
-  if (!found.ok() || found->block == nullptr) return;
+  if (!found.ok() || found->block == nullptr || found->traits.spare) return;
   for (const size_t owner : Owners(group, *view, replicas)) {
     if (view->nodes[owner].id == options_.self) continue;
     Task task;
@@ -112,8 +113,9 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
     Task task;
     task.key = KeyAt(request.keys(), i);
     const absl::StatusOr<Lookup> here = options_.store->Get(task.key, /*touch=*/false);
+    if (here.ok() && here->traits.spare) mover_.Keep(task.key);
     if (!here.ok() || here->block != nullptr) continue;
-    task.group = KeyAt(request.segment_heads(), i);
+    task.traits.group = KeyAt(request.segment_heads(), i);
     task.namespace_digest = request.namespace_digest();
     accepted += Push(kFetch, from, std::move(task));
   }
@@ -134,7 +136,7 @@ void Replicator::Damaged(const Key& key, const BlockTraits& traits) {
   if (holders.empty()) return;
   Task task;
   task.key = key;
-  task.group = traits.group;
+  task.traits = traits;
   task.refetch = true;
   task.others.assign(holders.begin() + 1, holders.end());
   Push(kFetch, holders.front(), std::move(task));
@@ -207,7 +209,7 @@ absl::StatusOr<uint64_t> Replicator::Do(const LaneId& lane, const Task& task) {
                                            lane.kind == kFetch ? kUnknownBytes : task.size_bytes);
   absl::StatusOr<uint64_t> done;
   if (lane.kind == kFetch) {
-    done = mover_.Fetch(task.key, task.group, task.namespace_digest, channel->get(), number, deadline);
+    done = mover_.Fetch(task.key, task.traits, task.namespace_digest, channel->get(), number, deadline);
   } else if (!task.check.empty()) {
     done = CheckPeer(task, lane.peer, channel->get(), number);
   } else {
@@ -275,6 +277,11 @@ bool Replicator::TryAgain(Lanes::Taken* taken, const absl::Status& status) {
   const absl::Time now = options_.runtime->Now();
   const double chance = static_cast<double>(options_.runtime->Random() >> 11) * 0x1p-53;
   std::lock_guard lock(mutex_);
+  if (absl::IsAborted(status) && now + kWritten < taken->task.give_up) {
+    lanes_.Postpone(taken->lane, std::move(taken->task), now + kWritten);
+    changed_->NotifyAll();
+    return true;
+  }
   const absl::Time next = now + PauseAfter(status, lanes_.failures(taken->lane), chance);
   if (next >= taken->task.give_up) return false;
   lanes_.Retry(taken->lane, std::move(taken->task), now, next);
@@ -315,7 +322,7 @@ void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) 
   if (done.ok() && *done > 0) {
     const absl::StatusOr<std::string> digest = mover_.NamespaceOf(task.key);
     const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(*digest) : 1;
-    if (replicas > 1) Spread(task.key, task.group, replicas);
+    if (replicas > 1) Spread(task.key, task.traits.group, replicas);
   }
   {
     std::lock_guard lock(mutex_);

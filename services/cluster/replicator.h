@@ -89,7 +89,8 @@ class Replicator {
   void Read(const Key& group, uint64_t bytes) { heat_.Read(group, bytes); }
   // Where extra copies of a hot segment stand now.
   std::vector<NodeId> HotNodes(const Key& group) { return hot_.Nodes(group); }
-  // Queues what we lack; how many that were. REQUIRES: one segment head for each key.
+  // Queues what we lack; how many that were. What we have as a spare copy, we keep.
+  // REQUIRES: one segment head for each key.
   uint32_t Adopt(const v1::AdoptRequest& request);
   // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one.
   void Damaged(const Key& key, const BlockTraits& traits);
@@ -111,7 +112,7 @@ class Replicator {
     uint32_t replicas = 0;    // of what is sent
     std::vector<Key> check;   // of a repair: blocks that the peer may lack; `key` is not used
     std::optional<HotCopies::Order> order;
-    Key group;                     // of what is fetched
+    BlockTraits traits;            // of what is fetched
     std::string namespace_digest;  // of what is fetched; "" = not known
     bool refetch = false;
     std::vector<NodeId> others;  // who may be asked next

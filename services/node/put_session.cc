@@ -162,6 +162,7 @@ class PutState final : public OpenSession {
     if (reserve.ttl_ms() > 0) {
       traits_.expires =
           node_->Now() + absl::Milliseconds(static_cast<int64_t>(std::min<uint64_t>(reserve.ttl_ms(), INT64_MAX)));
+      traits_.spare = reserve.copy() && reserve.replicas() == 0;  // CopyTerms
     }
     namespace_digest_ = reserve.namespace_digest();
     replicas_ = std::max(1u, reserve.replicas());
@@ -180,11 +181,12 @@ class PutState final : public OpenSession {
     return true;
   }
 
-  // Begins to compare a copy with the block that is there; false if that is not committed.
+  // Begins to compare a copy with the block that is there. Its sender must not take a block for stored whose writer may
+  // still fail.
   absl::StatusOr<bool> Compare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const absl::StatusOr<Lookup> stored = node_->store().Get(key_, /*touch=*/false);
     if (!stored.ok()) return stored.status();
-    if (stored->block == nullptr) return false;
+    if (stored->block == nullptr) return absl::AbortedError("another is writing this block; send the copy again later");
     const absl::StatusOr<BlockHead> head = BlockHead::Read(stored->block->pieces());
     if (!head.ok()) return false;  // ours is damaged: a reader or the scrub will find it
     head_.emplace(std::string(head->HeadBytes()));

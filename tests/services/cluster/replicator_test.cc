@@ -158,6 +158,17 @@ TEST(Replicator, APeerThatIsAwayLeavesRoomInTheQueueForTheOthers) {
   }
 }
 
+TEST(Replicator, ACopyIsSentAgainIfWhoWasWritingTheBlockThereFails) {
+  StoreCluster cluster(2, kCapacity);
+  const std::vector<Key> keys = KeysFor(cluster, {0, 1}, 3);
+  auto writer = cluster.store(1).Reserve(keys[0], kBlock, {});
+  ASSERT_TRUE(writer.ok());
+  for (const Key& key : keys) ASSERT_TRUE(Put(cluster, 0, key, 2).ok());
+  EXPECT_TRUE(Holds([&] { return cluster.Has(1, keys[1]) && cluster.Has(1, keys[2]); })) << "it holds up no other";
+  writer->reset();
+  EXPECT_TRUE(Holds([&] { return cluster.Has(1, keys[0]); }));
+}
+
 TEST(Replicator, ABlockLargerThanThisNodeIsNotFetched) {
   StoreCluster cluster(2, kCapacity, [](ReplicatorOptions& options) { options.capacity_bytes = kBlock - 1; });
   const Key key = NumberedKey(1);
