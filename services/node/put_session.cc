@@ -19,6 +19,9 @@ namespace {
 // Longest header and plane table that a block can have.
 constexpr size_t kMaxHeadBytes = kHeaderBytes + size_t{kMaxPlanes} * 1024 * kPlaneEntryBytes;
 
+// More copies of a block would cost more than they save; workers are held to it too.
+constexpr uint32_t kMaxReplicas = 3;
+
 absl::Status Copy(const absl::Status& status) { return absl::Status(status.code(), status.message()); }
 
 // The head of a copy as it comes, to be compared with that of the block that is there.
@@ -141,6 +144,10 @@ class PutState final : public OpenSession {
       return absl::InvalidArgumentError(absl::StrCat("a block of ", reserve.size_bytes(),
                                                      " bytes is larger than this node's limit of ",
                                                      node_->options.limits.max_block_bytes, " bytes"));
+    }
+    if (reserve.replicas() > kMaxReplicas) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("replicas is ", reserve.replicas(), "; a block stands on at most ", kMaxReplicas, " nodes"));
     }
     const Hooks& hooks = node_->options.hooks;
     if (hooks.taking_blocks && !hooks.taking_blocks()) {

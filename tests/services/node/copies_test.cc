@@ -98,6 +98,14 @@ TEST_F(CopiesTest, ACopyOfABlockThatIsBeingWrittenIsToBeSentAgain) {
   EXPECT_EQ(Put(ReserveFor(TestKey(1), 50'000)).code(), absl::StatusCode::kAlreadyExists) << "a worker need not wait";
 }
 
+TEST_F(CopiesTest, MoreThanThreeReplicasAreRefusedByASentence) {
+  v1::PutReserve reserve = ReserveFor(TestKey(1), 50'000);
+  reserve.set_replicas(4);
+  const absl::Status status = Put(reserve);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("replicas is 4; a block stands on at most 3 nodes"));
+}
+
 TEST_F(CopiesTest, ACopyWithOtherBytesIsNamedInTheLog) {
   ASSERT_TRUE(node_->Put(TestKey(1), 10).ok());
   ::testing::internal::CaptureStderr();
