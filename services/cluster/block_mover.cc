@@ -163,8 +163,10 @@ bool BlockMover::DropIfDamaged(const Key& key) {
   for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
     bytes.insert(bytes.end(), piece.begin(), piece.end());
   }
-  if (options_.reading.verify(bytes, key, "").ok()) return false;
-  return options_.store->Erase(key, MissReason::kDamaged).value_or(false);
+  const absl::Status whole = options_.reading.verify(bytes, key, "");
+  if (whole.ok() || !options_.store->Erase(key, MissReason::kDamaged).value_or(false)) return false;
+  if (options_.damaged) options_.damaged(key, whole);
+  return true;
 }
 
 absl::StatusOr<std::string> BlockMover::NamespaceOf(const Key& key) {

@@ -42,6 +42,8 @@ struct BlockMoverOptions {
   Runtime* runtime = nullptr;
   BlockReading reading;
   uint64_t max_block_bytes = 256 << 20;  // a peer that lies cannot make us take more memory for one block
+  // Told of each block of ours that was found damaged and has been dropped. Empty = nobody wants to know.
+  std::function<void(const Key& key, const absl::Status& why)> damaged;
 };
 
 class BlockMover {

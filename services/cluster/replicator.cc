@@ -27,7 +27,13 @@ BlockMoverOptions MoverOptions(const ReplicatorOptions& options) {
   mover.runtime = options.runtime;
   mover.reading = options.reading;
   mover.max_block_bytes = std::min(mover.max_block_bytes, options.capacity_bytes);
+  mover.damaged = options.damaged;
   return mover;
+}
+
+bool Drains(const View& view, const NodeId& id) {
+  const Node* const node = view.Find(id);
+  return node != nullptr && node->state == NodeState::kDraining;
 }
 
 }  // namespace
@@ -108,6 +114,7 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
   const std::shared_ptr<const View> view = options_.view();
   const NodeId from{request.from()};
   if (view == nullptr || view->Find(from) == nullptr || from == options_.self) return 0;
+  if (Drains(*view, options_.self)) return 0;
   uint32_t accepted = 0;
   for (size_t i = 0; i < request.keys().size() / sizeof(Key); ++i) {
     Task task;
@@ -124,7 +131,7 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
 
 void Replicator::Damaged(const Key& key, const BlockTraits& traits) {
   const std::shared_ptr<const View> view = options_.view();
-  if (view == nullptr || view->nodes.empty()) return;
+  if (view == nullptr || view->nodes.empty() || Drains(*view, options_.self)) return;
   const SegmentNodes nodes = Place(traits.group, *view, repair_.MostReplicas());
   std::vector<NodeId> holders;
   const auto add = [&](const NodeId& id) {

@@ -50,6 +50,8 @@ struct ReplicatorOptions {
   std::function<std::shared_ptr<const View>()> view;  // null: there is none yet
   BlockReading reading;
   uint64_t capacity_bytes = 0;
+  // Told of each block of ours that copying has found damaged; it has been dropped. Empty = nobody wants to know.
+  std::function<void(const Key& key, const absl::Status& why)> damaged;
 
   int threads = 3;
   size_t queue_blocks = 8192;                // copies that wait, and as many adoptions; half of it for one peer
@@ -89,10 +91,10 @@ class Replicator {
   void Read(const Key& group, uint64_t bytes) { heat_.Read(group, bytes); }
   // Where extra copies of a hot segment stand now.
   std::vector<NodeId> HotNodes(const Key& group) { return hot_.Nodes(group); }
-  // Queues what we lack; how many that were. What we have as a spare copy, we keep.
+  // Queues what we lack; how many that were: none while this node drains. What we have as a spare copy, we keep.
   // REQUIRES: one segment head for each key.
   uint32_t Adopt(const v1::AdoptRequest& request);
-  // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one.
+  // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one and we do not drain.
   void Damaged(const Key& key, const BlockTraits& traits);
 
   // As of Handover.

@@ -61,8 +61,16 @@ class PutState final : public OpenSession {
         pass_(std::move(pass)) {}
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
-    std::lock_guard lock(mutex_);
-    absl::StatusOr<bool> reserved = TryReserve(reserve);
+    std::unique_lock lock(mutex_);
+    bool unreadable = false;
+    absl::StatusOr<bool> reserved = TryReserve(reserve, &unreadable);
+    if (unreadable) {
+      // What is there makes way for the copy.
+      lock.unlock();
+      DropIfDamaged(node_, key_, FoundBy::kCopy).IgnoreError();
+      lock.lock();
+      reserved = TryReserve(reserve, &unreadable);
+    }
     if (!reserved.ok()) Close(reserved.status());
     if (reserved.ok() && !*reserved) Close(absl::OkStatus());
     return reserved;
@@ -149,15 +157,16 @@ class PutState final : public OpenSession {
       return absl::InvalidArgumentError(
           absl::StrCat("replicas is ", reserve.replicas(), "; a block stands on at most ", kMaxReplicas, " nodes"));
     }
-    const Hooks& hooks = node_->options.hooks;
-    if (hooks.taking_blocks && !hooks.taking_blocks()) {
+    if (!node_->taking_blocks()) {
       return absl::UnavailableError(
           absl::StrCat("this node is draining: the view ", node_->view_number(), " names its successor"));
     }
     return absl::OkStatus();
   }
 
-  absl::StatusOr<bool> TryReserve(const v1::PutReserve& reserve) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // `unreadable`: the block that is there is damaged, and can be neither kept nor compared.
+  absl::StatusOr<bool> TryReserve(const v1::PutReserve& reserve, bool* unreadable)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return Copy(ended_);
     if (reservation_ != nullptr || head_) return absl::FailedPreconditionError("a Put reserves once");
     if (absl::Status status = Check(reserve); !status.ok()) return status;
@@ -180,7 +189,7 @@ class PutState final : public OpenSession {
         node_->store().Reserve(key_, reserve.size_bytes(), traits_);
     if (absl::IsAlreadyExists(reservation.status())) {
       if (!copy_) return false;
-      return Compare();
+      return Compare(unreadable);
     }
     if (!reservation.ok()) return reservation.status();
     reserved_ = *std::move(pass);
@@ -190,12 +199,13 @@ class PutState final : public OpenSession {
 
   // Begins to compare a copy with the block that is there. Its sender must not take a block for stored whose writer may
   // still fail.
-  absl::StatusOr<bool> Compare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::StatusOr<bool> Compare(bool* unreadable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const absl::StatusOr<Lookup> stored = node_->store().Get(key_, /*touch=*/false);
     if (!stored.ok()) return stored.status();
     if (stored->block == nullptr) return absl::AbortedError("another is writing this block; send the copy again later");
     const absl::StatusOr<BlockHead> head = BlockHead::Read(stored->block->pieces());
-    if (!head.ok()) return false;  // ours is damaged: a reader or the scrub will find it
+    *unreadable = !head.ok();
+    if (!head.ok()) return absl::AbortedError("the block that is here is damaged; send the copy again later");
     head_.emplace(std::string(head->HeadBytes()));
     return true;
   }

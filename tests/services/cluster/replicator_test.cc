@@ -178,6 +178,19 @@ TEST(Replicator, ABlockLargerThanThisNodeIsNotFetched) {
   EXPECT_FALSE(cluster.Has(0, key));
 }
 
+TEST(Replicator, ANodeThatDrainsAdoptsNothingAndMendsNothing) {
+  StoreCluster cluster(2, kCapacity);
+  const Key key = NumberedKey(1);
+  ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
+  View view = *cluster.view();
+  view.nodes[0].state = NodeState::kDraining;
+  cluster.SetView(view);
+  EXPECT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 0u);
+  cluster.replicator(0).Damaged(key, {key});
+  EXPECT_TRUE(Holds([&] { return cluster.AllIdle(); }));
+  EXPECT_EQ(cluster.replicator(0).counters().queued, 0u);
+}
+
 TEST(Replicator, ABlockThatIsDamagedHereIsFoundByCopyingItAndMendedFromAnotherHolder) {
   StoreCluster cluster(3, kCapacity);
   const Key key = KeyFor(cluster, {0, 1, 2});

@@ -90,6 +90,27 @@ TEST_F(CopiesTest, ExplainTellsWhenABlockWillExpire) {
   EXPECT_EQ(answer->fates(1).expires_unix_ms(), 0);
 }
 
+TEST_F(CopiesTest, TheFirstReadOfABlockWhoseHeadIsDamagedDropsItCountsItAndHasItMended) {
+  ASSERT_TRUE(node_->Put(TestKey(1), 10).ok());
+  ASSERT_TRUE(node_->tier->FlipBitsForTest(TestKey(1), kInTheHead, 1));
+  EXPECT_EQ(Read(), v1::MISS_REASON_CHECKSUM);
+  EXPECT_EQ(Damaged("read"), 1);
+  EXPECT_THAT(mended_, ElementsAre(TestKey(1)));
+  v1::MatchRequest match;
+  match.add_chains()->set_keys(KeyBytes(TestKey(1)));
+  EXPECT_EQ(node_->channel->Match(match, node_->In(1))->chains(0).hits(), 0) << "it is no hit any more";
+  EXPECT_TRUE(node_->Put(TestKey(1), 10).ok()) << "and can be stored again";
+  EXPECT_EQ(Read(), v1::MISS_REASON_UNSPECIFIED);
+}
+
+TEST_F(CopiesTest, ACopyTakesThePlaceOfABlockWhoseHeadIsDamaged) {
+  ASSERT_TRUE(node_->Put(TestKey(1), 10).ok());
+  ASSERT_TRUE(node_->tier->FlipBitsForTest(TestKey(1), kInTheHead, 1));
+  EXPECT_TRUE(Put(Copy(TestKey(1), 2)).ok());
+  EXPECT_EQ(Damaged("copy"), 1);
+  EXPECT_EQ(Read(), v1::MISS_REASON_UNSPECIFIED);
+}
+
 TEST_F(CopiesTest, ACopyOfABlockThatIsBeingWrittenIsToBeSentAgain) {
   const auto writer = node_->channel->Put(ReserveFor(TestKey(1), 50'000), node_->In(10));
   ASSERT_TRUE(writer.ok()) << writer.status();
@@ -104,6 +125,22 @@ TEST_F(CopiesTest, MoreThanThreeReplicasAreRefusedByASentence) {
   const absl::Status status = Put(reserve);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("replicas is 4; a block stands on at most 3 nodes"));
+}
+
+TEST_F(CopiesTest, ADrainingNodeDropsDamageButAdoptsAndMendsNothing) {
+  ASSERT_TRUE(node_->Put(TestKey(1), 10).ok());
+  ASSERT_TRUE(node_->tier->FlipBitsForTest(TestKey(1), kInTheHead, 1));
+  v1::AdoptRequest adopt;
+  adopt.set_from("n1");
+  adopt.set_keys(KeyBytes(TestKey(2)));
+  adopt.set_segment_heads(KeyBytes(TestKey(2)));
+  adopt.set_namespace_digest(kTestNamespace);
+  EXPECT_EQ(node_->channel->Adopt(adopt, node_->In(1))->accepted(), 1);
+  taking_ = false;
+  EXPECT_EQ(node_->channel->Adopt(adopt, node_->In(1))->accepted(), 0);
+  EXPECT_EQ(Read(), v1::MISS_REASON_CHECKSUM);
+  EXPECT_EQ(Damaged("read"), 1);
+  EXPECT_TRUE(mended_.empty());
 }
 
 TEST_F(CopiesTest, ACopyWithOtherBytesIsNamedInTheLog) {
