@@ -1,6 +1,7 @@
 #include "services/node/member.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -257,7 +258,9 @@ void Member::HandOver(absl::Time until) {
     std::lock_guard lock(mutex_);
     request.set_budget_bytes(drain_budget_bytes_);
   }
-  while (true) {
+  std::string_view end;
+  v1::DrainResponse last;
+  while (end.empty()) {
     const absl::StatusOr<v1::DrainResponse> progress = options_.hand_over(request);
     if (!progress.ok()) {
       return Log(LogLevel::kWarning, "nothing handed over", {{"problem", std::string(progress.status().message())}});
@@ -266,12 +269,20 @@ void Member::HandOver(absl::Time until) {
       std::lock_guard lock(mutex_);
       progress_ = *progress;
     }
-    if (progress->phase() != v1::DrainResponse::PHASE_HANDING_OVER) return;
-    if (progress->sent_blocks() + progress->failed_blocks() >= progress->blocks()) return;
-    if (runtime_->Now() >= until + kHandOverGrace) return;
-    if (!WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true)) return;
+    last = *progress;
     request.set_start(false);
+    if (progress->phase() != v1::DrainResponse::PHASE_HANDING_OVER) {
+      end = "handed over";
+    } else if (runtime_->Now() >= until + kHandOverGrace) {
+      end = "the hand-over did not end in time";
+    } else if (!WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true)) {
+      end = "the hand-over was interrupted";
+    }
   }
+  Log(LogLevel::kInfo, end,
+      {{"blocks", absl::StrCat(last.blocks())},
+       {"sent", absl::StrCat(last.sent_blocks())},
+       {"failed", absl::StrCat(last.failed_blocks())}});
 }
 
 void Member::DrainAndLeave(absl::Time deadline) {
