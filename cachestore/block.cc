@@ -54,7 +54,11 @@ void Space::Shrink(Extents& extents, uint64_t size_bytes) {
 }
 
 Block::Block(std::shared_ptr<Space> space, const Key& key, const BlockTraits& traits)
-    : expires_ns_(absl::ToUnixNanos(traits.expires)), key_(key), group_(traits.group), space_(std::move(space)) {
+    : expires_ns_(absl::ToUnixNanos(traits.expires)),
+      key_(key),
+      group_(traits.group),
+      spare_(traits.spare && expires()),
+      space_(std::move(space)) {
   static_assert(sizeof(Block) == 256, "a block's node is four cache lines");
   space_->live_blocks.fetch_add(1, std::memory_order_relaxed);
 }
@@ -136,6 +140,11 @@ void Block::Unpin() {
     if (last) space_->pinned_bytes.Add(key_.Prefix64(), charge_bytes());
   }
   if (before == kPin) Dispose(this);
+}
+
+void Block::Prolong(const BlockTraits& traits) {
+  expires_ns_.store(absl::ToUnixNanos(traits.expires), std::memory_order_relaxed);
+  spare_.store(traits.spare && expires(), std::memory_order_relaxed);
 }
 
 bool Block::TryRemoveUnpinned() {

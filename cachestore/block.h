@@ -87,10 +87,11 @@ class Block final : public PinnedBlock {
   void Unpin() override;
 
   const Key& key() const { return key_; }
-  BlockTraits traits() const { return {group_, FromNanos(expires_ns_)}; }
+  // Of a reader without the mutex `expires` and `spare` may be those from before and after a Prolong.
+  BlockTraits traits() const { return {group_, FromNanos(expires_ns()), spare_.load(std::memory_order_relaxed)}; }
   const Key& group() const { return group_; }
-  int64_t expires_ns() const { return expires_ns_; }
-  bool expires() const { return expires_ns_ != kNever; }
+  int64_t expires_ns() const { return expires_ns_.load(std::memory_order_relaxed); }
+  bool expires() const { return expires_ns() != kNever; }
   uint64_t charge_bytes() const { return Allocator::RoundUp(size_bytes_); }
   const Extents& extents() const { return extents_; }
   Space& space() const { return *space_; }
@@ -103,6 +104,7 @@ class Block final : public PinnedBlock {
   void Finish(uint64_t size_bytes);  // keeps the first `size_bytes`; from here on the block counts as used
 
   // REQUIRES: the shard's mutex.
+  void Prolong(const BlockTraits& traits);  // takes their time; the index keeps its books
   void Publish() { state_.store(kIndexed, std::memory_order_release); }
   void Pin();
   bool TryRemoveUnpinned();  // committed -> gone; false if pinned. On true the caller disposes.
@@ -132,12 +134,13 @@ class Block final : public PinnedBlock {
   void MakePieces();
 
   std::atomic<uint64_t> state_{0};
-  const int64_t expires_ns_;
+  std::atomic<int64_t> expires_ns_;
   // Constant once published.
   uint64_t size_bytes_ = 0;
   const Key key_;
   const Key group_;
   bool reserved_ = true;  // which account carries its charge
+  std::atomic<bool> spare_;
   const std::shared_ptr<Space> space_;
   Extents extents_;
   Pieces pieces_;

@@ -42,6 +42,9 @@ using BlockRef = std::unique_ptr<PinnedBlock, UnpinDeleter>;  // empty = a miss
 struct BlockTraits {
   Key group;                                    // blocks of one group are placed together (a segment's head key)
   absl::Time expires = absl::InfiniteFuture();  // from then on the block is a miss (kExpired) and its space is free
+  // It expires because others keep the block: whoever comes to keep it here may prolong it. One that never expires is
+  // none.
+  bool spare = false;
   friend bool operator==(const BlockTraits&, const BlockTraits&) = default;
 };
 
@@ -111,6 +114,8 @@ class BlockStore {
   virtual absl::StatusOr<Lookup> Get(const Key& key, bool touch = true) = 0;
 
   // Takes space for a block of at most `size_bytes`, evicting unpinned blocks if there is need.
+  // A block that is there, or being written, and would expire before `traits.expires` is prolonged: it takes that time,
+  // and `traits.spare`. So what is there stays at least as long as what the caller would have stored.
   // Errors: AlreadyExists      committed, or being written by another reservation.
   //         InvalidArgument    zero bytes, more than the store's whole capacity, or a time that is over.
   //         ResourceExhausted  what is left is pinned or reserved; try later.

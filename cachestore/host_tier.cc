@@ -213,7 +213,7 @@ absl::StatusOr<Lookup> HostTier::Get(const Key& key, bool touch) {
   if (found.block != nullptr) {
     lookup->block = BlockRef(found.block);
     lookup->traits.group = found.block->group();
-    if (found.block->expires()) lookup->traits.expires = FromNanos(found.block->expires_ns());
+    if (found.block->expires()) lookup->traits = found.block->traits();
     lookup->tier = Tier::kHost;
     return lookup;
   }
@@ -298,7 +298,9 @@ absl::Status HostTier::Release(LeaseId lease) {
 }
 
 absl::StatusOr<StoreStats> HostTier::Stats() {
-  DropExpired();
+  CallTime time(&core_->clock);
+  time.Exact();
+  core_->DropExpired(time);
   StoreStats stats;
   stats.capacity_bytes = core_->capacity_bytes;
   stats.used_bytes = core_->space->used_bytes.load(std::memory_order_relaxed);

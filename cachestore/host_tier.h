@@ -77,7 +77,7 @@ class HostTier final : public BlockStore {
 
   // Drops leases and blocks whose time is over, about kMostDropped blocks a call; true if it stopped there and more may
   // be due. Call it on a timer: an idle store gets no other call that would. Costs a few loads when nothing is due.
-  bool DropExpired();
+  [[nodiscard]] bool DropExpired();
   static constexpr size_t kMostDropped = 4096;
 
   // For fault tests: flips the bits of `mask` in one byte of a resting block. False if there is no such block or byte.

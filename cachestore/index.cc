@@ -36,6 +36,7 @@ absl::Status Index::BeginWrite(Block* block, CallTime& time) {
   if (inserted) return absl::OkStatus();
   Block* present = entry->second;
   if (!present->published() || !present->expires() || present->expires_ns() > time.Exact()) {
+    if (block->expires_ns() > present->expires_ns()) Prolong(shard, present, block->traits());
     return absl::AlreadyExistsError(
         absl::StrCat("block ", block->key().Hex(), present->published() ? " is stored" : " is being written"));
   }
@@ -211,6 +212,13 @@ std::optional<uint64_t> Index::EvictOne(const Key& made_room_for, CallTime& time
     shard.list.Publish();
     return charge_bytes;
   }
+}
+
+// The set orders by time, so the entry moves. `earliest_expiry_ns_` may be too early then, which costs one look.
+void Index::Prolong(Shard& shard, Block* block, const BlockTraits& traits) {
+  if (block->published()) shard.expiring.erase({block->expires_ns(), block->place.number});
+  block->Prolong(traits);
+  if (block->published() && block->expires()) shard.expiring.emplace(block->expires_ns(), block->place.number);
 }
 
 size_t Index::DropExpired(size_t limit, CallTime& time) {

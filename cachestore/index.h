@@ -54,7 +54,8 @@ class Index {
 
   // Every call comes with its time. A block whose time is over is dropped by whoever looks for it.
 
-  // Writing. A written block is known by name only: it can neither be found nor evicted.
+  // Writing. A written block is known by name only: it can neither be found nor evicted. AlreadyExists: the one that is
+  // there has got the later of both times.
   absl::Status BeginWrite(Block* block, CallTime& time);
   absl::Status Publish(Block* block, int64_t now_ns);
   void AbandonWrite(Block* block);
@@ -113,6 +114,7 @@ class Index {
   void Remove(Shard& shard, Block* block, const Removal& removal);
   void Expire(Shard& shard, Block* block);
   size_t DropExpiredOf(Shard& shard, size_t limit, int64_t now_ns);
+  void Prolong(Shard& shard, Block* block, const BlockTraits& traits);
   void LowerEarliest(int64_t expires_ns);
   static void TouchLocked(Shard& shard, Block* block, CallTime& time);
   size_t ListedBlocks() const { return listed_.load(std::memory_order_relaxed); }

@@ -1,5 +1,6 @@
 #include "services/cluster/block_mover.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -7,44 +8,54 @@
 namespace kvist {
 namespace {
 
-constexpr uint64_t kMaxBlockBytes = 256ull << 20;  // a peer that lies cannot fill our memory
-
 std::string KeyField(const Key& key) { return std::string(key.bytes.begin(), key.bytes.end()); }
 
-// Receives the one item of a Get.
+// Receives the one item of a Get. Memory is taken for what has come, not for what was announced.
 class OneBlock final : public GetSink {
  public:
+  explicit OneBlock(uint64_t max_bytes) : max_bytes_(max_bytes) {}
+
   absl::Status OnHeader(const v1::GetHeader& header) override {
-    if (header.item() != 0 || !bytes.empty() || missing) return absl::DataLossError("the peer sent an item too many");
+    if (header.item() != 0 || announced_ > 0 || missing) return absl::DataLossError("the peer sent an item too many");
     missing = header.miss() != v1::MISS_REASON_UNSPECIFIED;
     if (missing) return absl::OkStatus();
-    if (header.sent_bytes() == 0 || header.sent_bytes() > kMaxBlockBytes) {
-      return absl::DataLossError(absl::StrCat("the peer sends a block of ", header.sent_bytes(), " bytes"));
+    if (header.sent_bytes() == 0 || header.sent_bytes() > max_bytes_) {
+      return absl::DataLossError(absl::StrCat("the peer sends a block of ", header.sent_bytes(),
+                                              " bytes; one has 1 to ", max_bytes_, " bytes here"));
     }
-    bytes.resize(header.sent_bytes());
+    announced_ = header.sent_bytes();
     return absl::OkStatus();
   }
   absl::StatusOr<absl::Span<uint8_t>> OnPart(uint32_t item, uint64_t offset, size_t size_bytes) override {
-    if (item != 0 || offset != received || size_bytes > bytes.size() - received) {
+    if (item != 0 || offset != bytes.size() || size_bytes > announced_ - bytes.size()) {
       return absl::DataLossError("the peer sent a part out of place");
     }
-    received += size_bytes;
+    bytes.resize(offset + size_bytes);
     return absl::MakeSpan(bytes).subspan(offset, size_bytes);
   }
 
+  bool complete() const { return announced_ > 0 && bytes.size() == announced_; }
+
   std::vector<uint8_t> bytes;
-  size_t received = 0;
   bool missing = false;
+
+ private:
+  const uint64_t max_bytes_;
+  uint64_t announced_ = 0;
 };
 
 }  // namespace
 
 absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const CopyTerms& terms, absl::Time deadline) {
-  absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
   if (!found.ok()) return found.status();
   if (found->block == nullptr) return absl::NotFoundError("the block is gone");
-  const absl::StatusOr<std::string> namespace_digest = reading_.namespace_of(found->block->pieces());
-  if (!namespace_digest.ok()) return namespace_digest.status();
+  const absl::Duration ttl = std::min(terms.ttl, found->traits.expires - options_.runtime->Now());
+  if (ttl <= absl::ZeroDuration()) return absl::NotFoundError("the block has expired");
+  const absl::StatusOr<std::string> namespace_digest = options_.reading.namespace_of(found->block->pieces());
+  if (!namespace_digest.ok()) {
+    return absl::DataLossError(absl::StrCat("our own copy cannot be read: ", namespace_digest.status().message()));
+  }
   v1::PutReserve reserve;
   reserve.set_key(KeyField(key));
   reserve.set_size_bytes(found->block->size_bytes());
@@ -53,7 +64,9 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   if (found->traits.group != Key{}) reserve.set_segment_head(KeyField(found->traits.group));
   reserve.set_copy(true);
   reserve.set_replicas(terms.replicas);
-  if (terms.ttl != absl::InfiniteDuration()) reserve.set_ttl_ms(absl::ToInt64Milliseconds(terms.ttl));
+  if (ttl != absl::InfiniteDuration()) {
+    reserve.set_ttl_ms(std::max<uint64_t>(1, static_cast<uint64_t>(absl::ToInt64Milliseconds(ttl))));
+  }
   absl::StatusOr<std::unique_ptr<PutStream>> stream = to->Put(reserve, deadline);
   if (absl::IsAlreadyExists(stream.status())) return 0;
   if (!stream.ok()) return stream.status();
@@ -69,23 +82,28 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   return response->stored() ? offset : 0;
 }
 
-absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const Key& group, const std::string& namespace_digest,
-                                           Channel* from, uint64_t view, absl::Time deadline) {
-  const absl::StatusOr<Lookup> here = store_->Get(key, /*touch=*/false);
-  if (here.ok() && here->block != nullptr) return 0;
+absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const BlockTraits& traits,
+                                           const std::string& namespace_digest, Channel* from, uint64_t view,
+                                           absl::Time deadline) {
+  const absl::StatusOr<Lookup> here = options_.store->Get(key, /*touch=*/false);
+  if (here.ok() && here->block != nullptr) {
+    if (!traits.spare) Keep(key);
+    return 0;
+  }
+  if (traits.expires <= options_.runtime->Now()) return absl::NotFoundError("the block has expired");
   v1::GetRequest request;
   request.set_keys(KeyField(key));
   request.set_namespace_digest(namespace_digest);
   request.set_view(view);
-  OneBlock sink;
+  OneBlock sink(options_.max_block_bytes);
   const absl::StatusOr<v1::GetTrailer> trailer = from->Get(request, deadline, &sink);
   if (!trailer.ok()) return trailer.status();
   if (sink.missing) return absl::NotFoundError("the peer does not have the block");
-  if (sink.bytes.empty() || sink.received != sink.bytes.size()) return absl::DataLossError("the block came incomplete");
-  if (absl::Status verified = reading_.verify(sink.bytes, key, namespace_digest); !verified.ok()) return verified;
-  BlockTraits traits;
-  traits.group = group;
-  const absl::StatusOr<std::unique_ptr<Reservation>> reservation = store_->Reserve(key, sink.bytes.size(), traits);
+  if (!sink.complete()) return absl::DataLossError("the block came incomplete");
+  if (absl::Status verified = options_.reading.verify(sink.bytes, key, namespace_digest); !verified.ok())
+    return verified;
+  const absl::StatusOr<std::unique_ptr<Reservation>> reservation =
+      options_.store->Reserve(key, sink.bytes.size(), traits);
   if (absl::IsAlreadyExists(reservation.status())) return 0;
   if (!reservation.ok()) return reservation.status();
   if (absl::Status written = (*reservation)->Write(0, sink.bytes); !written.ok()) return written;
@@ -106,29 +124,56 @@ absl::StatusOr<std::vector<bool>> BlockMover::Lacks(const std::vector<Key>& keys
   }
   std::vector<bool> lacks;
   for (const v1::BlockFate& fate : response->fates()) {
-    lacks.push_back(fate.miss() == v1::MISS_REASON_NEVER_STORED || fate.miss() == v1::MISS_REASON_EXPIRED ||
-                    fate.miss() == v1::MISS_REASON_CHECKSUM);
+    switch (fate.miss()) {
+      case v1::MISS_REASON_UNSPECIFIED:
+        lacks.push_back(fate.expires_unix_ms() != 0 && OursLasts(keys[lacks.size()]));
+        break;
+      case v1::MISS_REASON_NEVER_STORED:
+      case v1::MISS_REASON_EXPIRED:
+      case v1::MISS_REASON_CHECKSUM:
+      case v1::MISS_REASON_BEING_WRITTEN:  // the writer may fail
+        lacks.push_back(true);
+        break;
+      default:
+        lacks.push_back(false);
+    }
   }
   return lacks;
 }
 
+bool BlockMover::OursLasts(const Key& key) {
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
+  return found.ok() && found->block != nullptr && found->traits.expires == absl::InfiniteFuture();
+}
+
+void BlockMover::Keep(const Key& key) {
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
+  if (!found.ok() || found->block == nullptr || !found->traits.spare) return;
+  BlockTraits traits;
+  traits.group = found->traits.group;
+  // AlreadyExists says that it was prolonged; if it has gone just now, the reservation ends here.
+  options_.store->Reserve(key, found->block->size_bytes(), traits).status().IgnoreError();
+}
+
 bool BlockMover::DropIfDamaged(const Key& key) {
-  const absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
   if (!found.ok() || found->block == nullptr) return false;
   std::vector<uint8_t> bytes;
   bytes.reserve(found->block->size_bytes());
   for (const absl::Span<const uint8_t> piece : found->block->pieces()) {
     bytes.insert(bytes.end(), piece.begin(), piece.end());
   }
-  if (reading_.verify(bytes, key, "").ok()) return false;
-  return store_->Erase(key, MissReason::kDamaged).value_or(false);
+  const absl::Status whole = options_.reading.verify(bytes, key, "");
+  if (whole.ok() || !options_.store->Erase(key, MissReason::kDamaged).value_or(false)) return false;
+  if (options_.damaged) options_.damaged(key, whole);
+  return true;
 }
 
 absl::StatusOr<std::string> BlockMover::NamespaceOf(const Key& key) {
-  const absl::StatusOr<Lookup> found = store_->Get(key, /*touch=*/false);
+  const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
   if (!found.ok()) return found.status();
   if (found->block == nullptr) return absl::NotFoundError("the block is gone");
-  return reading_.namespace_of(found->block->pieces());
+  return options_.reading.namespace_of(found->block->pieces());
 }
 
 }  // namespace kvist

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "cachestore/block_store.h"
+#include "services/runtime/runtime.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
@@ -32,27 +33,43 @@ struct BlockReading {
 // What a copy is sent with.
 struct CopyTerms {
   uint64_t view = 0;
-  uint32_t replicas = 0;  // nodes that shall keep the block; 0 = nobody cares
+  uint32_t replicas = 0;  // nodes that shall keep the block; 0 = a spare copy (BlockTraits), which needs a ttl
   absl::Duration ttl = absl::InfiniteDuration();
+};
+
+struct BlockMoverOptions {
+  BlockStore* store = nullptr;  // these two outlive it
+  Runtime* runtime = nullptr;
+  BlockReading reading;
+  uint64_t max_block_bytes = 256 << 20;  // a peer that lies cannot make us take more memory for one block
+  // Told of each block of ours that was found damaged and has been dropped. Empty = nobody wants to know.
+  std::function<void(const Key& key, const absl::Status& why)> damaged;
 };
 
 class BlockMover {
  public:
-  BlockMover(BlockStore* store, BlockReading reading) : store_(store), reading_(std::move(reading)) {}
+  explicit BlockMover(BlockMoverOptions options) : options_(std::move(options)) {}
 
-  // Sends our block to a peer, which keeps it as a copy. OK also if the peer has it already.
-  // Returns the bytes sent: 0 if the peer had it. Errors: NotFound  we do not have it (any more).
+  // Sends our block to a peer, which keeps it as a copy, and no longer than we do. OK also if the peer has it already,
+  // which then keeps it as long as the copy would have been kept.
+  // Returns the bytes sent: 0 if the peer had it.
+  // Errors: NotFound  we do not have it (any more); Aborted  the peer is being sent it by another, who may yet fail;
+  //         DataLoss  our copy or what the peer got of it is damaged.
   absl::StatusOr<uint64_t> Send(const Key& key, Channel* to, const CopyTerms& terms, absl::Time deadline);
 
-  // Fetches a block from a peer, verifies it and stores it. Returns its bytes; 0 if we have it.
+  // Fetches a block from a peer, verifies it and stores it. Returns its bytes; 0 if we have it: a spare copy is kept
+  // from now on.
   // Errors: NotFound  the peer does not have it; DataLoss and others of `verify`  what came is not that block.
-  absl::StatusOr<uint64_t> Fetch(const Key& key, const Key& group, const std::string& namespace_digest, Channel* from,
-                                 uint64_t view, absl::Time deadline);
+  absl::StatusOr<uint64_t> Fetch(const Key& key, const BlockTraits& traits, const std::string& namespace_digest,
+                                 Channel* from, uint64_t view, absl::Time deadline);
 
-  // For each key, whether the peer lacks the block and should be sent it. What it evicted for room, or was told to
-  // erase, it should not: a copy would come back for ever.
+  // For each key, whether the peer lacks the block and should be sent it; so it should if its copy will expire and ours
+  // will not. What it evicted for room, or was told to erase, it should not: a copy would come back for ever.
   absl::StatusOr<std::vector<bool>> Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
                                           absl::Time deadline);
+
+  // This node has come to keep the block: if our copy is a spare one, it is none any more and does not expire.
+  void Keep(const Key& key);
 
   // Verifies our own block, and drops it if it is damaged. True if it was.
   bool DropIfDamaged(const Key& key);
@@ -61,8 +78,9 @@ class BlockMover {
   absl::StatusOr<std::string> NamespaceOf(const Key& key);
 
  private:
-  BlockStore* const store_;
-  const BlockReading reading_;
+  bool OursLasts(const Key& key);
+
+  const BlockMoverOptions options_;
 };
 
 }  // namespace kvist

@@ -11,7 +11,10 @@ namespace {
 
 constexpr size_t kScan = 256;  // blocks listed at once
 constexpr absl::Duration kAge = absl::Seconds(60);
-constexpr int kPeerWidth = 2;  // streams to one heir
+constexpr int kPeerWidth = 2;                                 // streams to one heir
+constexpr absl::Duration kLook = absl::Milliseconds(20);      // for Puts that are still open
+constexpr absl::Duration kLongLook = absl::Seconds(1);        // what the others stored meanwhile is sent after it
+constexpr absl::Duration kWritten = absl::Milliseconds(100);  // until a block that another writes there is tried again
 
 }  // namespace
 
@@ -37,7 +40,7 @@ std::vector<Handover::Choice> Handover::Choose(uint64_t budget_bytes) const {
     const absl::StatusOr<BlockStore::ScanResult> scanned = options_.store->Scan(cursor, kScan);
     if (!scanned.ok()) break;
     for (const ScannedBlock& block : scanned->blocks) {
-      if (block.traits.expires != absl::InfiniteFuture()) continue;  // an extra copy of a hot segment
+      if (block.traits.spare || Settled(block.key)) continue;
       const absl::Duration idle = std::max(absl::ZeroDuration(), now - block.last_used) + kAge;
       const double heat = static_cast<double>(block.gets + 1) / absl::ToDoubleSeconds(idle);
       choices.push_back({block.key, block.traits.group, block.size_bytes, heat});
@@ -81,6 +84,33 @@ std::optional<NodeId> Handover::Heir(const Around& around, const Key& group, uin
 }
 
 void Handover::Plan(absl::Time deadline, uint64_t budget_bytes) {
+  {
+    std::lock_guard lock(mutex_);
+    progress_.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
+    progress_.set_blocks(progress_.sent_blocks());
+    progress_.set_bytes(progress_.sent_bytes());
+    progress_.set_failed_blocks(0);
+    failed_.clear();
+    deadline_ = deadline;
+    budget_bytes_ = budget_bytes;
+  }
+  AddChosen();
+}
+
+bool Handover::Settled(const Key& key) const {
+  std::lock_guard lock(mutex_);
+  return sent_.contains(key) || failed_.contains(key);
+}
+
+// The hottest of what has not been chosen yet, as far as the budget goes.
+void Handover::AddChosen() {
+  uint64_t budget_bytes = 0;
+  const absl::StatusOr<StoreStats> stats = options_.store->Stats();  // before the scan, which may miss what they commit
+  {
+    std::lock_guard lock(mutex_);
+    puts_open_ = stats.ok() && stats->reserved_bytes > 0;
+    budget_bytes = budget_bytes_ - std::min(budget_bytes_, progress_.bytes());
+  }
   const std::vector<Choice> choices = Choose(budget_bytes);
   const Around around = ViewsAround();
   std::vector<std::pair<NodeId, Task>> tasks;
@@ -90,19 +120,12 @@ void Handover::Plan(absl::Time deadline, uint64_t budget_bytes) {
     if (!digest.ok()) continue;  // gone meanwhile, or damaged
     const uint32_t replicas = std::max(1u, options_.replicas_of(*digest));
     const std::optional<NodeId> heir = Heir(around, choice.group, replicas);
-    {
-      std::lock_guard lock(mutex_);
-      if (sent_.contains(choice.key)) continue;
-    }
     if (heir) tasks.emplace_back(*heir, Task{choice.key, choice.group, choice.size_bytes, replicas});
     if (heir) ++blocks, bytes += choice.size_bytes;
   }
   std::lock_guard lock(mutex_);
-  progress_.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
-  progress_.set_blocks(progress_.sent_blocks() + blocks);
-  progress_.set_bytes(progress_.sent_bytes() + bytes);
-  progress_.set_failed_blocks(0);
-  deadline_ = deadline;
+  progress_.set_blocks(progress_.blocks() + blocks);
+  progress_.set_bytes(progress_.bytes() + bytes);
   for (auto& [heir, task] : tasks) lanes_.Push({0, heir}, std::move(task));
 }
 
@@ -119,6 +142,31 @@ v1::DrainResponse Handover::progress() const {
 // --- Sending ---
 
 void Handover::Run() {
+  SendAll();
+  while (AwaitPuts()) {
+    AddChosen();
+    SendAll();
+  }
+  std::lock_guard lock(mutex_);
+  progress_.set_phase(v1::DrainResponse::PHASE_UNSPECIFIED);
+}
+
+// True: a Put was open when the store was looked through, and may have stored something since.
+bool Handover::AwaitPuts() {
+  const absl::Time look_until = options_.runtime->Now() + kLongLook;
+  for (;;) {
+    const absl::StatusOr<StoreStats> stats = options_.store->Stats();
+    const bool open = stats.ok() && stats->reserved_bytes > 0;
+    std::unique_lock lock(mutex_);
+    const absl::Time now = options_.runtime->Now();
+    if (!puts_open_ || stopping_ || now >= deadline_) return false;
+    // Also if none is open any more: a block that has no reservation left may not be published yet.
+    changed_->WaitUntil(lock, std::min(now + kLook, deadline_));
+    if (!open || now >= look_until) return !stopping_;
+  }
+}
+
+void Handover::SendAll() {
   std::vector<std::unique_ptr<Thread>> streams;
   for (int i = 0; i < options_.streams; ++i) streams.push_back(options_.runtime->Start([this] { Send(); }));
   streams.clear();  // joins
@@ -170,6 +218,7 @@ absl::Time Handover::deadline() const {
 }
 
 void Handover::Settle(Lanes::Taken taken, const absl::StatusOr<uint64_t>& sent) {
+  if (absl::IsDataLoss(sent.status())) options_.mover->DropIfDamaged(taken.task.key);
   std::optional<NodeId> heir;
   if (!sent.ok()) heir = Heir(ViewsAround(), taken.task.group, taken.task.replicas);
   const absl::Time now = options_.runtime->Now();
@@ -180,6 +229,7 @@ void Handover::Settle(Lanes::Taken taken, const absl::StatusOr<uint64_t>& sent) 
     lanes_.Push({0, *heir}, std::move(taken.task));
     return lanes_.Done(taken.lane, /*failed=*/true);
   }
+  if (absl::IsAborted(sent.status())) return lanes_.Postpone(taken.lane, std::move(taken.task), now + kWritten);
   if (!WorthAnotherTry(sent.status())) {
     lanes_.Done(taken.lane, /*failed=*/false);
     return Count(taken.task, sent.ok());
@@ -191,7 +241,10 @@ void Handover::Settle(Lanes::Taken taken, const absl::StatusOr<uint64_t>& sent) 
 }
 
 void Handover::Count(const Task& task, bool sent) {
-  if (!sent) return progress_.set_failed_blocks(progress_.failed_blocks() + 1);
+  if (!sent) {
+    failed_.insert(task.key);
+    return progress_.set_failed_blocks(progress_.failed_blocks() + 1);
+  }
   sent_.insert(task.key);
   progress_.set_sent_blocks(progress_.sent_blocks() + 1);
   progress_.set_sent_bytes(progress_.sent_bytes() + task.size_bytes);

@@ -2,7 +2,8 @@
 // budget of bytes and by a deadline.
 //
 // It may be interrupted at any moment, by Stop or by the end of the process: what was sent stands, nothing else
-// changed, and what is lost is hits. Planned again it goes on with what has not been sent yet.
+// changed, and what is lost is hits. Planned again it goes on with what has not been sent yet. Puts that were open when
+// it was planned still commit: Run waits for them, and hands over what they stored.
 //
 // Heat     (gets + 1) / (time since the last use + 60 s): blocks that were read often and lately first.
 // Heir     of a block that one node keeps: the owner in the view without this node. Of a replicated one: the node that
@@ -53,11 +54,12 @@ class Handover {
 
   // Chooses what is handed over.
   void Plan(absl::Time deadline, uint64_t budget_bytes);
-  // Sends it. Returns when all is sent or has failed, at the deadline, or after Stop. REQUIRES: Plan.
+  // Sends it. Returns when all is sent or has failed and no Put is open, at the deadline, or after Stop. REQUIRES: Plan.
   void Run();
   void Stop();
 
-  // Of all plans so far; PHASE_UNSPECIFIED before the first. Blocks that are left at the deadline have failed.
+  // Of all plans so far; PHASE_HANDING_OVER from Plan to the end of Run. Blocks that are left at the deadline have
+  // failed.
   v1::DrainResponse progress() const;
 
  private:
@@ -77,6 +79,10 @@ class Handover {
   };
   using Lanes = PeerLanes<Task>;
 
+  void AddChosen();
+  bool AwaitPuts();
+  void SendAll();
+  bool Settled(const Key& key) const;
   std::vector<Choice> Choose(uint64_t budget_bytes) const;
   Around ViewsAround() const;
   std::optional<NodeId> Heir(const Around& around, const Key& group, uint32_t replicas) const;
@@ -94,7 +100,10 @@ class Handover {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time deadline_ ABSL_GUARDED_BY(mutex_);
   Lanes lanes_ ABSL_GUARDED_BY(mutex_);
+  uint64_t budget_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool puts_open_ ABSL_GUARDED_BY(mutex_) = false;  // at the last look at the store
   absl::flat_hash_set<Key> sent_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<Key> failed_ ABSL_GUARDED_BY(mutex_);  // since Plan
   v1::DrainResponse progress_ ABSL_GUARDED_BY(mutex_);
 };
 

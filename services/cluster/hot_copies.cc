@@ -40,10 +40,7 @@ uint64_t HotCopies::Bytes() const {
   uint64_t bytes = 0;
   for (const auto& [key, segment] : segments_) {
     for (const auto& [id, copies] : segment.nodes) {
-      for (const auto& [block, copy] : copies.blocks) {
-        const auto size = segment.blocks.find(block);
-        if (size != segment.blocks.end()) bytes += size->second;
-      }
+      for (const auto& [block, copy] : copies.blocks) bytes += copy.size_bytes;
     }
   }
   return bytes;
@@ -60,13 +57,21 @@ std::vector<HotCopies::Order> HotCopies::Plan(const Key& segment, const std::vec
     const NodeId& id = ranked[rank];
     NodeCopies& copies = found->second.nodes[id];
     if (now < copies.not_before) continue;
-    copies.ttl = options_.ttl * (0.75 + 0.25 * static_cast<double>(runtime_->Random() >> 11) * 0x1p-53);
+    std::vector<Key> lacking;
+    uint64_t more_bytes = 0;
     for (const auto& [block, size] : found->second.blocks) {
       const auto copy = copies.blocks.find(block);
       if (copy != copies.blocks.end() && (copy->second.under_way || now < copy->second.until)) continue;
-      if (copy == copies.blocks.end() && bytes + size > options_.limit_bytes) return orders;
-      if (copy == copies.blocks.end()) bytes += size;
-      copies.blocks[block].under_way = true;
+      lacking.push_back(block);
+      if (copy == copies.blocks.end()) more_bytes += size;
+    }
+    if (bytes + more_bytes > options_.limit_bytes) continue;
+    bytes += more_bytes;
+    copies.ttl = options_.ttl * (0.75 + 0.25 * static_cast<double>(runtime_->Random() >> 11) * 0x1p-53);
+    for (const Key& block : lacking) {
+      BlockCopy& copy = copies.blocks[block];
+      copy.size_bytes = found->second.blocks[block];
+      copy.under_way = true;
       orders.push_back({segment, block, id, copies.ttl});
     }
   }
@@ -82,13 +87,13 @@ HotCopies::BlockCopy* HotCopies::Find(const Order& order) {
   return block == node->second.blocks.end() ? nullptr : &block->second;
 }
 
-void HotCopies::Sent(const Order& order, absl::Time began, bool was_there) {
+void HotCopies::Sent(const Order& order, absl::Time began) {
   std::lock_guard lock(mutex_);
   BlockCopy* const copy = Find(order);
   if (copy == nullptr) return;
   copy->under_way = false;
   // The node counts the ttl from its Reserve, which is later than `began`.
-  copy->until = began + (was_there ? std::min(kLookAgain, order.ttl) : order.ttl);
+  copy->until = began + order.ttl;
   Count();
 }
 
@@ -106,7 +111,9 @@ void HotCopies::Gone(const Order& order) {
   const auto segment = segments_.find(order.segment);
   if (segment == segments_.end()) return;
   segment->second.blocks.erase(order.block);
-  for (auto& [id, copies] : segment->second.nodes) copies.blocks.erase(order.block);
+  // What was sent to others before stands there until it expires.
+  const auto node = segment->second.nodes.find(order.to);
+  if (node != segment->second.nodes.end()) node->second.blocks.erase(order.block);
   Count();
 }
 

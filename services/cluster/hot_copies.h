@@ -4,7 +4,9 @@
 // A copy expires by itself at its node (ttl); while its segment is hot it is sent again when it has. Each copy is given
 // a ttl of its own between three quarters of the whole and the whole, so that those of a segment do not end together.
 //
-// Bounds  bytes of copies, sent or to be sent; kSegments segments; kBlocks blocks of each, the most read.
+// Bounds  bytes of copies that stand, are on their way or are to be sent, whether their blocks are still listed or not;
+//         kSegments segments; kBlocks blocks of each, the most read. A node is sent all that it lacks of a segment or
+//         nothing: a part of one serves nobody.
 // Threads any.
 #ifndef KVIST_SERVICES_CLUSTER_HOT_COPIES_H_
 #define KVIST_SERVICES_CLUSTER_HOT_COPIES_H_
@@ -35,8 +37,7 @@ class HotCopies {
   static constexpr size_t kSegments = 64, kBlocks = 64;
   // Readers are not sent to a copy that is about to expire.
   static constexpr absl::Duration kMargin = absl::Seconds(1);
-  // After a failure a node is not tried again for this segment so long; a copy that was there already, with an end that
-  // we do not know, is looked at again after it; and a segment's blocks are listed anew after it.
+  // After a failure a node is not tried again for this segment so long, and a segment's blocks are listed anew after it.
   static constexpr absl::Duration kLookAgain = absl::Seconds(10);
 
   HotCopies(HotCopiesOptions options, Runtime* runtime) : options_(options), runtime_(runtime) {}
@@ -56,8 +57,8 @@ class HotCopies {
   // ring's, the best first. Orders of earlier plans that have not come back count.
   std::vector<Order> Plan(const Key& segment, const std::vector<NodeId>& ranked, size_t wanted);
 
-  // What came of an order. `began` is before it was sent; `was_there`: the node had the block.
-  void Sent(const Order& order, absl::Time began, bool was_there);
+  // What came of an order. `began` is before it was sent. A node that had the block keeps it as long as one that got it.
+  void Sent(const Order& order, absl::Time began);
   void Failed(const Order& order);
   void Gone(const Order& order);  // this node no longer has the block
 
@@ -71,6 +72,7 @@ class HotCopies {
 
  private:
   struct BlockCopy {
+    uint64_t size_bytes = 0;
     bool under_way = false;
     absl::Time until = absl::InfinitePast();  // of the copy at the node
   };

@@ -86,6 +86,14 @@ class PeerLanes {
     lane.tasks.push_front(std::move(task));
     ++waiting_[id.kind];
   }
+  // The task comes last once the lane has rested; nobody is to blame.
+  void Postpone(const LaneId& id, Task task, absl::Time rest_until) {
+    End(id);
+    Lane& lane = lanes_[id];
+    lane.rest_until = std::max(lane.rest_until, rest_until);
+    lane.tasks.push_back(std::move(task));
+    ++waiting_[id.kind];
+  }
   void RestKind(int kind, absl::Time until) { kind_rests_until_[kind] = until; }
   // Until then, unless it rests longer already.
   void RestPeer(const NodeId& peer, absl::Time now, absl::Time until) {
@@ -125,6 +133,10 @@ class PeerLanes {
   size_t waiting(int kind) const {
     const auto count = waiting_.find(kind);
     return count == waiting_.end() ? 0 : count->second;
+  }
+  size_t waiting(const LaneId& id) const {
+    const auto lane = lanes_.find(id);
+    return lane == lanes_.end() ? 0 : lane->second.tasks.size();
   }
   bool empty() const { return lanes_.empty(); }  // nothing waits, and nothing is under way
 

@@ -60,7 +60,7 @@ void ReplicaRepair::CopyLost(absl::Time now) {
 
 bool ReplicaRepair::wanted(absl::Time now) const {
   std::lock_guard lock(mutex_);
-  return passing_ || (due_ <= now && !replicas_.empty());
+  return passing_ || due_ <= now;
 }
 
 bool ReplicaRepair::Begin(absl::Time now) {
@@ -68,17 +68,18 @@ bool ReplicaRepair::Begin(absl::Time now) {
   if (passing_) return true;
   if (due_ > now) return false;
   due_ = absl::InfiniteFuture();
-  passing_ = !replicas_.empty();
-  return passing_;
+  passing_ = true;
+  return true;
 }
 
 std::vector<ReplicaRepair::Check> ReplicaRepair::Step(const View& view, absl::Time now, size_t blocks) {
   std::vector<Check> checks;
   if (!Begin(now)) return checks;
+  const bool replicated = MostReplicas() > 1;
   for (size_t looked = 0; looked < blocks;) {
     const absl::StatusOr<BlockStore::ScanResult> scanned = store_->Scan(cursor_, kScan);
     if (!scanned.ok()) return checks;  // the next step tries again
-    for (const ScannedBlock& block : scanned->blocks) Look(block, view, &checks);
+    for (const ScannedBlock& block : scanned->blocks) Look(block, view, replicated, &checks);
     looked += std::max<size_t>(1, scanned->blocks.size());
     cursor_ = scanned->next;
     if (cursor_ != 0) continue;
@@ -91,13 +92,20 @@ std::vector<ReplicaRepair::Check> ReplicaRepair::Step(const View& view, absl::Ti
   return checks;
 }
 
-void ReplicaRepair::Look(const ScannedBlock& block, const View& view, std::vector<Check>* full) {
-  if (block.traits.expires != absl::InfiniteFuture()) return;  // an extra copy of a hot segment
+// `replicated`: some namespace wants more than one; if none does, only spare copies are looked at.
+void ReplicaRepair::Look(const ScannedBlock& block, const View& view, bool replicated, std::vector<Check>* full) {
+  if (!replicated && !block.traits.spare) return;
   const absl::StatusOr<std::string> digest = mover_->NamespaceOf(block.key);
   if (!digest.ok()) return;
   const uint32_t replicas = ReplicasOf(*digest);
+  const std::vector<size_t> owners = Owners(block.traits.group, view, replicas);
+  if (block.traits.spare) {
+    const auto ours = [&](size_t owner) { return view.nodes[owner].id == self_; };
+    if (std::none_of(owners.begin(), owners.end(), ours)) return;
+    mover_->Keep(block.key);
+  }
   if (replicas < 2) return;
-  for (const size_t owner : Owners(block.traits.group, view, replicas)) {
+  for (const size_t owner : owners) {
     const NodeId& peer = view.nodes[owner].id;
     if (peer == self_) continue;
     std::vector<Key>& keys = batches_[{peer, replicas}];

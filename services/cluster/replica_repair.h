@@ -2,6 +2,9 @@
 // blocks whose segment it should hold by the view. Who holds a block checks with all others that should, so that it
 // does not matter who lost what: a check costs 32 bytes a block, and only what is lacking is sent.
 //
+// A pass also makes the spare copies last (BlockTraits) of segments that this node has come to keep: who sent them here
+// may be gone, and renews them no more.
+//
 // A pass is wanted after a change of the view (a member left, came back empty, joined, drains) and after a copy was
 // given up. Passes go step by step, so that they can be kept to a rate.
 //
@@ -57,7 +60,7 @@ class ReplicaRepair {
 
  private:
   bool Begin(absl::Time now);
-  void Look(const ScannedBlock& block, const View& view, std::vector<Check>* full);
+  void Look(const ScannedBlock& block, const View& view, bool replicated, std::vector<Check>* full);
 
   const NodeId self_;
   BlockStore* const store_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <utility>
 
 #include "services/cluster/call_policy.h"
@@ -12,10 +11,9 @@
 namespace kvist {
 namespace {
 
-constexpr size_t kScan = 256;                 // blocks listed at once
-constexpr size_t kRepairTasks = 256;          // that wait; a pass over the store goes on below it
-constexpr int kPeerWidth = 2;                 // calls to one peer
-constexpr uint64_t kUnknownBytes = 32 << 20;  // taken as a block's size for the deadline of a fetch
+constexpr int kPeerWidth = 2;                                 // calls to one peer
+constexpr uint64_t kUnknownBytes = 32 << 20;                  // taken as a block's size for the deadline of a fetch
+constexpr absl::Duration kWritten = absl::Milliseconds(100);  // until a block that another writes is tried again
 
 Key KeyAt(const std::string& keys, size_t i) {
   Key key;
@@ -23,12 +21,27 @@ Key KeyAt(const std::string& keys, size_t i) {
   return key;
 }
 
+BlockMoverOptions MoverOptions(const ReplicatorOptions& options) {
+  BlockMoverOptions mover;
+  mover.store = options.store;
+  mover.runtime = options.runtime;
+  mover.reading = options.reading;
+  mover.max_block_bytes = std::min(mover.max_block_bytes, options.capacity_bytes);
+  mover.damaged = options.damaged;
+  return mover;
+}
+
+bool Drains(const View& view, const NodeId& id) {
+  const Node* const node = view.Find(id);
+  return node != nullptr && node->state == NodeState::kDraining;
+}
+
 }  // namespace
 
 Replicator::Replicator(ReplicatorOptions options)
     : options_(std::move(options)),
       peers_(options_.transport, options_.runtime),
-      mover_(options_.store, options_.reading),
+      mover_(MoverOptions(options_)),
       heat_(options_.heat),
       hot_({static_cast<uint64_t>(options_.hot_fraction * static_cast<double>(options_.capacity_bytes)),
             options_.hot_ttl},
@@ -86,7 +99,7 @@ void Replicator::Spread(const Key& key, const Key& group, uint32_t replicas) {
   const std::shared_ptr<const View> view = options_.view();
   if (view == nullptr || view->nodes.empty()) return;
   const absl::StatusOr<Lookup> found = options_.store->Get(key, /*touch=*/false);
-  if (!found.ok() || found->block == nullptr) return;
+  if (!found.ok() || found->block == nullptr || found->traits.spare) return;
   for (const size_t owner : Owners(group, *view, replicas)) {
     if (view->nodes[owner].id == options_.self) continue;
     Task task;
@@ -101,13 +114,15 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
   const std::shared_ptr<const View> view = options_.view();
   const NodeId from{request.from()};
   if (view == nullptr || view->Find(from) == nullptr || from == options_.self) return 0;
+  if (Drains(*view, options_.self)) return 0;
   uint32_t accepted = 0;
   for (size_t i = 0; i < request.keys().size() / sizeof(Key); ++i) {
     Task task;
     task.key = KeyAt(request.keys(), i);
     const absl::StatusOr<Lookup> here = options_.store->Get(task.key, /*touch=*/false);
+    if (here.ok() && here->traits.spare) mover_.Keep(task.key);
     if (!here.ok() || here->block != nullptr) continue;
-    task.group = KeyAt(request.segment_heads(), i);
+    task.traits.group = KeyAt(request.segment_heads(), i);
     task.namespace_digest = request.namespace_digest();
     accepted += Push(kFetch, from, std::move(task));
   }
@@ -116,7 +131,7 @@ uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
 
 void Replicator::Damaged(const Key& key, const BlockTraits& traits) {
   const std::shared_ptr<const View> view = options_.view();
-  if (view == nullptr || view->nodes.empty()) return;
+  if (view == nullptr || view->nodes.empty() || Drains(*view, options_.self)) return;
   const SegmentNodes nodes = Place(traits.group, *view, repair_.MostReplicas());
   std::vector<NodeId> holders;
   const auto add = [&](const NodeId& id) {
@@ -128,18 +143,27 @@ void Replicator::Damaged(const Key& key, const BlockTraits& traits) {
   if (holders.empty()) return;
   Task task;
   task.key = key;
-  task.group = traits.group;
+  task.traits = traits;
   task.refetch = true;
   task.others.assign(holders.begin() + 1, holders.end());
   Push(kFetch, holders.front(), std::move(task));
 }
 
-bool Replicator::Fits(Kind kind, const Task& task) const {
-  switch (kind) {
-    case kCopy:
-      return lanes_.waiting(kCopy) < options_.queue_blocks && copy_bytes_ + task.size_bytes <= options_.queue_bytes;
+// No peer may take more than half of what there is room for: one that is dead would leave none for the copies to others.
+bool Replicator::Fits(const LaneId& lane, const Task& task) const {
+  const bool fits_in_number =
+      lanes_.waiting(lane.kind) < options_.queue_blocks && lanes_.waiting(lane) < (options_.queue_blocks + 1) / 2;
+  switch (static_cast<Kind>(lane.kind)) {
+    case kCopy: {
+      uint64_t bytes = task.size_bytes, lane_bytes = task.size_bytes;
+      for (const auto& [peer, waiting_bytes] : copy_bytes_) {
+        bytes += waiting_bytes;
+        if (peer == lane.peer) lane_bytes += waiting_bytes;
+      }
+      return fits_in_number && bytes <= options_.queue_bytes && lane_bytes <= (options_.queue_bytes + 1) / 2;
+    }
     case kFetch:
-      return lanes_.waiting(kFetch) < options_.queue_blocks && !fetching_.contains(task.key);
+      return fits_in_number && !fetching_.contains(task.key);
     case kRepair:
     case kHot:
       return true;  // bounded where they come from
@@ -150,11 +174,11 @@ bool Replicator::Fits(Kind kind, const Task& task) const {
 bool Replicator::Push(Kind kind, const NodeId& peer, Task task) {
   task.give_up = options_.runtime->Now() + options_.give_up;
   std::lock_guard lock(mutex_);
-  if (!Fits(kind, task)) {
+  if (!Fits({kind, peer}, task)) {
     ++counters_.dropped;
     return false;
   }
-  if (kind == kCopy) copy_bytes_ += task.size_bytes;
+  if (kind == kCopy) copy_bytes_[peer] += task.size_bytes;
   if (kind == kFetch) fetching_.insert(task.key);
   ++counters_.queued;
   lanes_.Push({kind, peer}, std::move(task));
@@ -192,7 +216,7 @@ absl::StatusOr<uint64_t> Replicator::Do(const LaneId& lane, const Task& task) {
                                            lane.kind == kFetch ? kUnknownBytes : task.size_bytes);
   absl::StatusOr<uint64_t> done;
   if (lane.kind == kFetch) {
-    done = mover_.Fetch(task.key, task.group, task.namespace_digest, channel->get(), number, deadline);
+    done = mover_.Fetch(task.key, task.traits, task.namespace_digest, channel->get(), number, deadline);
   } else if (!task.check.empty()) {
     done = CheckPeer(task, lane.peer, channel->get(), number);
   } else {
@@ -239,7 +263,9 @@ void Replicator::Settle(Lanes::Taken taken, absl::Time began, const absl::Status
     std::lock_guard lock(mutex_);
     lanes_.Done(taken.lane, WorthAnotherTry(done.status()));
     ++concluding_;
-    if (taken.lane.kind == kCopy) copy_bytes_ -= taken.task.size_bytes;
+    if (taken.lane.kind == kCopy && (copy_bytes_[taken.lane.peer] -= taken.task.size_bytes) == 0) {
+      copy_bytes_.erase(taken.lane.peer);
+    }
     if (taken.lane.kind == kFetch) fetching_.erase(taken.task.key);
     if (done.ok() && taken.lane.kind != kCopy) {
       const double seconds = static_cast<double>(*done) / static_cast<double>(options_.background_rate);
@@ -258,6 +284,11 @@ bool Replicator::TryAgain(Lanes::Taken* taken, const absl::Status& status) {
   const absl::Time now = options_.runtime->Now();
   const double chance = static_cast<double>(options_.runtime->Random() >> 11) * 0x1p-53;
   std::lock_guard lock(mutex_);
+  if (absl::IsAborted(status) && now + kWritten < taken->task.give_up) {
+    lanes_.Postpone(taken->lane, std::move(taken->task), now + kWritten);
+    changed_->NotifyAll();
+    return true;
+  }
   const absl::Time next = now + PauseAfter(status, lanes_.failures(taken->lane), chance);
   if (next >= taken->task.give_up) return false;
   lanes_.Retry(taken->lane, std::move(taken->task), now, next);
@@ -269,7 +300,7 @@ void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const
   if (lane.kind == kFetch) return ConcludeFetch(std::move(task), done);
   if (task.order) {
     if (done.ok()) {
-      hot_.Sent(*task.order, began, /*was_there=*/*done == 0);
+      hot_.Sent(*task.order, began);
     } else if (absl::IsNotFound(done.status())) {
       hot_.Gone(*task.order);
     } else {
@@ -298,7 +329,7 @@ void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) 
   if (done.ok() && *done > 0) {
     const absl::StatusOr<std::string> digest = mover_.NamespaceOf(task.key);
     const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(*digest) : 1;
-    if (replicas > 1) Spread(task.key, task.group, replicas);
+    if (replicas > 1) Spread(task.key, task.traits.group, replicas);
   }
   {
     std::lock_guard lock(mutex_);
@@ -312,87 +343,6 @@ void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) 
   const NodeId next = task.others.front();
   task.others.erase(task.others.begin());
   Push(kFetch, next, std::move(task));
-}
-
-// --- Housekeeping: hot segments, and copies after a change ---
-
-void Replicator::KeepHouse() {
-  for (;;) {
-    {
-      std::unique_lock lock(mutex_);
-      const absl::Time until = options_.runtime->Now() + options_.housekeeping;
-      if (stopped_->WaitUntil(lock, until, [this] { return stopping_; })) return;
-    }
-    const std::shared_ptr<const View> view = options_.view();
-    if (view == nullptr || view->nodes.empty()) continue;
-    repair_.SetView(*view, options_.runtime->Now());
-    StepRepair(*view);
-    RefreshHot(*view);
-    std::lock_guard lock(mutex_);
-    seen_view_ = view->number.value;
-  }
-}
-
-void Replicator::StepRepair(const View& view) {
-  {
-    std::lock_guard lock(mutex_);
-    if (lanes_.waiting(kRepair) >= kRepairTasks) return;
-  }
-  const double blocks = static_cast<double>(options_.scan_rate) * absl::ToDoubleSeconds(options_.housekeeping);
-  for (ReplicaRepair::Check& check : repair_.Step(view, options_.runtime->Now(), static_cast<size_t>(blocks))) {
-    Task task;
-    task.replicas = check.replicas;
-    task.check = std::move(check.keys);
-    Push(kRepair, check.peer, std::move(task));
-  }
-}
-
-void Replicator::RefreshHot(const View& view) {
-  std::vector<Heat::Hot> hot = heat_.Tick(options_.runtime->Now(), hot_.Tick(view));
-  const auto not_ours = [&](const Heat::Hot& segment) {
-    return segment.segment == Key{} || view.nodes[Owner(segment.segment, view)].id != options_.self;
-  };
-  hot.erase(std::remove_if(hot.begin(), hot.end(), not_ours), hot.end());
-  std::vector<Key> segments;
-  for (const Heat::Hot& segment : hot) segments.push_back(segment.segment);
-  ListHot(hot_.Unlisted(segments));
-  for (const Heat::Hot& segment : hot) {
-    const size_t wanted = std::min<size_t>(options_.hot_copies, segment.times < 2 ? 1 : segment.times < 4 ? 2 : 3);
-    std::vector<NodeId> ranked;
-    for (const size_t node : Owners(segment.segment, view, view.nodes.size())) ranked.push_back(view.nodes[node].id);
-    for (HotCopies::Order& order : hot_.Plan(segment.segment, ranked, wanted)) {
-      Task task;
-      task.key = order.block;
-      const NodeId to = order.to;
-      task.order = std::move(order);
-      Push(kHot, to, std::move(task));
-    }
-  }
-}
-
-void Replicator::ListHot(const std::vector<Key>& segments) {
-  if (segments.empty()) return;
-  std::map<Key, std::vector<ScannedBlock>> blocks;
-  for (const Key& segment : segments) blocks[segment];
-  uint64_t cursor = 0;
-  do {
-    const absl::StatusOr<BlockStore::ScanResult> scanned = options_.store->Scan(cursor, kScan);
-    if (!scanned.ok()) return;
-    for (const ScannedBlock& block : scanned->blocks) {
-      const auto segment = blocks.find(block.traits.group);
-      if (segment == blocks.end() || block.traits.expires != absl::InfiniteFuture()) continue;
-      segment->second.push_back(block);
-    }
-    cursor = scanned->next;
-  } while (cursor != 0);
-  for (auto& [segment, listed] : blocks) {
-    uint32_t replicas = 1;
-    if (!listed.empty()) {
-      const absl::StatusOr<std::string> digest = mover_.NamespaceOf(listed.front().key);
-      if (digest.ok()) replicas = repair_.ReplicasOf(*digest);
-    }
-    hot_.List(segment, replicas, std::move(listed));
-  }
 }
 
 }  // namespace kvist

@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -49,10 +50,12 @@ struct ReplicatorOptions {
   std::function<std::shared_ptr<const View>()> view;  // null: there is none yet
   BlockReading reading;
   uint64_t capacity_bytes = 0;
+  // Told of each block of ours that copying has found damaged; it has been dropped. Empty = nobody wants to know.
+  std::function<void(const Key& key, const absl::Status& why)> damaged;
 
   int threads = 3;
-  size_t queue_blocks = 8192;                // copies that wait, and as many adoptions
-  uint64_t queue_bytes = uint64_t{1} << 30;  // of the copies
+  size_t queue_blocks = 8192;                // copies that wait, and as many adoptions; half of it for one peer
+  uint64_t queue_bytes = uint64_t{1} << 30;  // of the copies; half of it for one peer
   // Of a call beside the time that the block takes at 8 MiB a second.
   absl::Duration call_deadline = absl::Seconds(2);
   absl::Duration give_up = absl::Seconds(60);             // of one task, attempts included
@@ -88,9 +91,10 @@ class Replicator {
   void Read(const Key& group, uint64_t bytes) { heat_.Read(group, bytes); }
   // Where extra copies of a hot segment stand now.
   std::vector<NodeId> HotNodes(const Key& group) { return hot_.Nodes(group); }
-  // Queues what we lack; how many that were. REQUIRES: one segment head for each key.
+  // Queues what we lack; how many that were: none while this node drains. What we have as a spare copy, we keep.
+  // REQUIRES: one segment head for each key.
   uint32_t Adopt(const v1::AdoptRequest& request);
-  // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one.
+  // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one and we do not drain.
   void Damaged(const Key& key, const BlockTraits& traits);
 
   // As of Handover.
@@ -110,7 +114,7 @@ class Replicator {
     uint32_t replicas = 0;    // of what is sent
     std::vector<Key> check;   // of a repair: blocks that the peer may lack; `key` is not used
     std::optional<HotCopies::Order> order;
-    Key group;                     // of what is fetched
+    BlockTraits traits;            // of what is fetched
     std::string namespace_digest;  // of what is fetched; "" = not known
     bool refetch = false;
     std::vector<NodeId> others;  // who may be asked next
@@ -120,7 +124,7 @@ class Replicator {
 
   bool Push(Kind kind, const NodeId& peer, Task task);
   void Spread(const Key& key, const Key& group, uint32_t replicas);
-  bool Fits(Kind kind, const Task& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Fits(const LaneId& lane, const Task& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Work();
   std::optional<Lanes::Taken> Next();
@@ -148,8 +152,8 @@ class Replicator {
   mutable std::mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   Lanes lanes_ ABSL_GUARDED_BY(mutex_);
-  uint64_t copy_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the copies in lanes
-  int concluding_ ABSL_GUARDED_BY(mutex_) = 0;       // tasks that are over but may queue others
+  std::map<NodeId, uint64_t> copy_bytes_ ABSL_GUARDED_BY(mutex_);  // of the copies in lanes
+  int concluding_ ABSL_GUARDED_BY(mutex_) = 0;                     // tasks that are over but may queue others
   absl::flat_hash_set<Key> fetching_ ABSL_GUARDED_BY(mutex_);
   uint64_t seen_view_ ABSL_GUARDED_BY(mutex_) = 0;  // by KeepHouse
   ReplicatorCounters counters_ ABSL_GUARDED_BY(mutex_);

@@ -154,7 +154,7 @@ absl::StatusOr<v1::AdoptResponse> CacheHandlers::Impl::Adopt(const v1::AdoptRequ
     return absl::InvalidArgumentError(absl::StrCat("'", request.from(), "' is this node: it cannot fetch from itself"));
   }
   v1::AdoptResponse response;
-  if (options.hooks.adopt) response.set_accepted(options.hooks.adopt(request));
+  if (options.hooks.adopt && taking_blocks()) response.set_accepted(options.hooks.adopt(request));
   return response;
 }
 
@@ -172,7 +172,7 @@ absl::StatusOr<bool> DropIfDamaged(HandlersState* state, const Key& key, FoundBy
   if (!*erased) return false;
   state->metrics().CountDamaged(found_by);
   Log(LogLevel::kWarning, "damaged block dropped", {{"key", key.Hex()}, {"why", std::string(whole.message())}});
-  if (state->options.hooks.damaged) state->options.hooks.damaged(key, lookup->traits);
+  if (state->options.hooks.damaged && state->taking_blocks()) state->options.hooks.damaged(key, lookup->traits);
   return true;
 }
 

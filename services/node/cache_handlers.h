@@ -48,10 +48,11 @@ struct Hooks {
   std::function<uint32_t(const v1::AdoptRequest& request)> adopt;  // how many were accepted; the request is well-formed
   // Empty = the node cannot be drained.
   std::function<absl::StatusOr<v1::DrainResponse>(const v1::DrainRequest& request)> drain;
-  std::function<bool()> taking_blocks;  // false while draining: Reserve is refused. Empty = true
+  // False while draining: Reserve is refused, nothing is adopted, and damage is not mended. Empty = true.
+  std::function<bool()> taking_blocks;
   // A copy came whose bytes differ from the stored block's, both being valid. The first was kept.
   std::function<void(const Key& key)> conflict;
-  // A resting block was damaged and has been dropped.
+  // A resting block was damaged and has been dropped; a node that takes blocks may fetch it again.
   std::function<void(const Key& key, const BlockTraits& traits)> damaged;
 };
 

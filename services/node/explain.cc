@@ -87,6 +87,9 @@ void DescribeHit(const Lookup& lookup, const Key& key, Owners* owners, v1::Block
   } else {
     fate->set_tier(static_cast<v1::Tier>(lookup.tier));
     fate->set_size_bytes(lookup.block->size_bytes());
+    if (const absl::Time end = lookup.traits.expires; end != absl::InfiniteFuture()) {
+      fate->set_expires_unix_ms(absl::ToUnixMillis(end));
+    }
     fate->set_detail(absl::StrCat("present, in codec ", std::string(CodecName(head->view().codec()))));
   }
 }

@@ -24,6 +24,12 @@ struct CountedPin {
   Pass pass;
 };
 
+// What a step has to tell others of, once the session's lock is released.
+struct Events {
+  std::optional<std::pair<Key, uint64_t>> read;  // bytes of a block of this group
+  std::optional<Key> unreadable;                 // a block whose head is damaged
+};
+
 // One that shares nothing with the original, which another thread may hold.
 absl::Status Copy(const absl::Status& status) { return absl::Status(status.code(), status.message()); }
 
@@ -64,14 +70,15 @@ class GetState final : public OpenSession {
         taken_at_(opened_) {}
 
   absl::StatusOr<GetSession::Message> Next() {
-    std::optional<std::pair<Key, uint64_t>> read;  // the hook is called without the lock
+    Events events;
     absl::StatusOr<GetSession::Message> message = absl::InternalError("");
     {
       std::lock_guard lock(mutex_);
-      message = Step(&read);
+      message = Step(&events);
       if (!message.ok()) Close(message.status());
     }
-    if (read && node_->options.hooks.read) node_->options.hooks.read(read->first, read->second);
+    if (events.read && node_->options.hooks.read) node_->options.hooks.read(events.read->first, events.read->second);
+    if (events.unreadable) DropIfDamaged(node_, *events.unreadable, FoundBy::kRead).IgnoreError();
     return message;
   }
 
@@ -122,8 +129,7 @@ class GetState final : public OpenSession {
   }
 
   // The next part of the open item, the next item's header, or the trailer.
-  absl::StatusOr<GetSession::Message> Step(std::optional<std::pair<Key, uint64_t>>* read)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::StatusOr<GetSession::Message> Step(Events* events) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return Copy(ended_);
     taken_at_ = node_->Now();
     taken_bytes_ = sent_bytes_;
@@ -131,7 +137,7 @@ class GetState final : public OpenSession {
     if (range_ < ranges_.size()) return NextPart();
     block_ = nullptr;
     if (item_ == keys_.size()) return Trailer();
-    absl::StatusOr<v1::GetHeader> header = OpenItem(keys_[item_], read);
+    absl::StatusOr<v1::GetHeader> header = OpenItem(keys_[item_], events);
     if (!header.ok()) return header.status();
     header->set_item(static_cast<uint32_t>(item_));
     (header->miss() == v1::MISS_REASON_UNSPECIFIED ? hits_ : misses_) += 1;
@@ -143,8 +149,7 @@ class GetState final : public OpenSession {
   }
 
   // Looks the item up and plans its ranges. A miss leaves block_ empty.
-  absl::StatusOr<v1::GetHeader> OpenItem(const Key& key, std::optional<std::pair<Key, uint64_t>>* read)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::StatusOr<v1::GetHeader> OpenItem(const Key& key, Events* events) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ranges_.clear();
     range_ = 0;
     v1::GetHeader header;
@@ -156,6 +161,7 @@ class GetState final : public OpenSession {
     }
     absl::StatusOr<std::vector<ByteRange>> ranges = Plan(lookup->block->pieces(), &header);
     if (!ranges.ok()) return ranges.status();
+    if (header.miss() == v1::MISS_REASON_CHECKSUM) events->unreadable = key;
     if (header.miss() != v1::MISS_REASON_UNSPECIFIED) return header;
     absl::StatusOr<Pass> pass =
         node_->admission.Pin(lookup->block->pieces()[0].data(), lookup->block->size_bytes(), pins_);
@@ -163,7 +169,7 @@ class GetState final : public OpenSession {
     ranges_ = *std::move(ranges);
     header.set_block_bytes(lookup->block->size_bytes());
     for (const ByteRange& range : ranges_) header.set_sent_bytes(header.sent_bytes() + range.size_bytes);
-    read->emplace(lookup->traits.group, header.sent_bytes());
+    events->read.emplace(lookup->traits.group, header.sent_bytes());
     block_ = std::make_shared<CountedPin>(CountedPin{std::move(lookup->block), *std::move(pass)});
     return header;
   }

@@ -27,6 +27,7 @@ struct HandlersState {
     const std::shared_ptr<const View> now = view();
     return now == nullptr ? 0 : now->number.value;
   }
+  bool taking_blocks() const { return !options.hooks.taking_blocks || options.hooks.taking_blocks(); }
   v1::Load load() const {
     v1::Load load;
     load.set_streams(admission.gets());
@@ -50,6 +51,7 @@ absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<Handl
 absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1::ExplainRequest& request);
 
 // Verifies the stored block whole, drops it if it is damaged, counts that and tells the hook. True if it was dropped.
+// REQUIRES: no session's lock is held.
 absl::StatusOr<bool> DropIfDamaged(HandlersState* state, const Key& key, FoundBy found_by);
 
 }  // namespace kvist

@@ -1,6 +1,7 @@
 #include "services/node/member.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -260,12 +261,8 @@ void Member::HandOver(absl::Time until) {
   }
   v1::DrainResponse progress;
   absl::Time log_at = absl::InfinitePast();
-  const auto going_on = [&] {
-    return progress.phase() == v1::DrainResponse::PHASE_HANDING_OVER &&
-           progress.sent_blocks() + progress.failed_blocks() < progress.blocks() &&
-           runtime_->Now() < until + kHandOverGrace;
-  };
-  do {
+  std::string_view end;
+  while (end.empty()) {
     absl::StatusOr<v1::DrainResponse> told = options_.hand_over(request);
     if (!told.ok()) {
       return Log(LogLevel::kWarning, "nothing handed over", {{"problem", std::string(told.status().message())}});
@@ -280,11 +277,18 @@ void Member::HandOver(absl::Time until) {
       LogDrain("handing over", progress);
       log_at = runtime_->Now() + kLogDrain;
     }
-  } while (going_on() && WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true));
-  LogDrain("handed over", progress);
+    if (progress.phase() != v1::DrainResponse::PHASE_HANDING_OVER) {
+      end = "handed over";
+    } else if (runtime_->Now() >= until + kHandOverGrace) {
+      end = "the hand-over did not end in time";
+    } else if (!WaitUntil(runtime_->Now() + kPoll, /*while_draining=*/true)) {
+      end = "the hand-over was interrupted";
+    }
+  }
+  LogDrain(end, progress);
 }
 
-void Member::LogDrain(const char* event, const v1::DrainResponse& progress) const {
+void Member::LogDrain(std::string_view event, const v1::DrainResponse& progress) const {
   const auto text = [](uint64_t figure) { return absl::StrCat(figure); };
   Log(LogLevel::kInfo, event,
       {{"blocks", text(progress.blocks())},

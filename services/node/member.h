@@ -27,8 +27,8 @@ struct MemberOptions {
   absl::Duration join_ramp, join_window;
   absl::Duration drain_deadline;
   uint64_t drain_budget_bytes = 0;
-  // Hands blocks over: begins with request.start, then says how far it is. It has ended when all blocks are sent or
-  // have failed, or with any phase but HANDING_OVER. Does not wait. Empty = there is nobody who would.
+  // Hands blocks over: begins with request.start, then says how far it is. It has ended with any phase but
+  // HANDING_OVER. Does not wait. Empty = there is nobody who would.
   std::function<absl::StatusOr<v1::DrainResponse>(const v1::DrainRequest& request)> hand_over;
 };
 
@@ -60,7 +60,7 @@ class Member {
   void Join();
   void LeaveCluster();
   void HandOver(absl::Time until);
-  void LogDrain(const char* event, const v1::DrainResponse& progress) const;
+  void LogDrain(std::string_view event, const v1::DrainResponse& progress) const;
   // Changes our record here and at the source; retried by WaitUntil if the source does not answer.
   void Become(NodeState state, double ramp);
   void Publish();

@@ -26,7 +26,7 @@ const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {
 constexpr std::array<std::string_view, kMethods> kMethodNames = {"match",   "get",         "put",     "erase",
                                                                  "release", "server_info", "explain", "describe",
                                                                  "report",  "get_view",    "adopt",   "drain"};
-constexpr std::array<const char*, 3> kFoundBy = {"scrub", "report", "copy"};
+constexpr std::array<const char*, 4> kFoundBy = {"scrub", "report", "copy", "read"};
 constexpr std::array<const char*, 3> kStreamEnds = {"slow_reader", "slow_writer", "deadline"};
 constexpr std::array<std::string_view, 3> kRefusalCauses = {"checksum", "identity", "format"};
 

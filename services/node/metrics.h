@@ -47,7 +47,7 @@ inline constexpr int kMethods = 12;
 std::string_view MethodName(Method method);  // "match", ...
 
 // How a damaged block came to light.
-enum class FoundBy : uint8_t { kScrub, kReport, kCopy };
+enum class FoundBy : uint8_t { kScrub, kReport, kCopy, kRead };
 
 // Why the node ended a stream.
 enum class StreamEnd : uint8_t { kSlowReader, kSlowWriter, kDeadline };
@@ -104,7 +104,7 @@ class Metrics {
   std::map<std::string, prometheus::Counter*, std::less<>> refused_blocks_;
   std::array<prometheus::Counter*, kBounds> overloads_;
   std::array<prometheus::Counter*, 3> ended_streams_;
-  std::array<prometheus::Counter*, 3> damaged_;
+  std::array<prometheus::Counter*, 4> damaged_;
   prometheus::Counter *scrubbed_, *conflicts_;
   std::vector<Figure> figures_;
 };

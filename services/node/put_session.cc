@@ -19,6 +19,9 @@ namespace {
 // Longest header and plane table that a block can have.
 constexpr size_t kMaxHeadBytes = kHeaderBytes + size_t{kMaxPlanes} * 1024 * kPlaneEntryBytes;
 
+// More copies of a block would cost more than they save; workers are held to it too.
+constexpr uint32_t kMaxReplicas = 3;
+
 absl::Status Copy(const absl::Status& status) { return absl::Status(status.code(), status.message()); }
 
 // The head of a copy as it comes, to be compared with that of the block that is there.
@@ -59,9 +62,17 @@ class PutState final : public OpenSession {
         heard_at_(node->Now()) {}
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     heard_at_ = node_->Now();
-    absl::StatusOr<bool> reserved = TryReserve(reserve);
+    bool unreadable = false;
+    absl::StatusOr<bool> reserved = TryReserve(reserve, &unreadable);
+    if (unreadable) {
+      // What is there makes way for the copy.
+      lock.unlock();
+      DropIfDamaged(node_, key_, FoundBy::kCopy).IgnoreError();
+      lock.lock();
+      reserved = TryReserve(reserve, &unreadable);
+    }
     if (!reserved.ok()) Close(reserved.status());
     if (reserved.ok() && !*reserved) Close(absl::OkStatus());
     return reserved;
@@ -156,8 +167,11 @@ class PutState final : public OpenSession {
                                                      " bytes is larger than this node's limit of ",
                                                      node_->options.limits.max_block_bytes, " bytes"));
     }
-    const Hooks& hooks = node_->options.hooks;
-    if (hooks.taking_blocks && !hooks.taking_blocks()) {
+    if (reserve.replicas() > kMaxReplicas) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("replicas is ", reserve.replicas(), "; a block stands on at most ", kMaxReplicas, " nodes"));
+    }
+    if (!node_->taking_blocks()) {
       // Not Unavailable: that would say that nobody is here, and readers would give the node up.
       return absl::FailedPreconditionError(
           absl::StrCat("this node is draining: the view ", node_->view_number(), " names its successor"));
@@ -165,7 +179,9 @@ class PutState final : public OpenSession {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<bool> TryReserve(const v1::PutReserve& reserve) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // `unreadable`: the block that is there is damaged, and can be neither kept nor compared.
+  absl::StatusOr<bool> TryReserve(const v1::PutReserve& reserve, bool* unreadable)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return Copy(ended_);
     if (reservation_ != nullptr || head_) return absl::FailedPreconditionError("a Put reserves once");
     if (absl::Status status = Check(reserve); !status.ok()) return status;
@@ -177,6 +193,7 @@ class PutState final : public OpenSession {
     if (reserve.ttl_ms() > 0) {
       traits_.expires =
           node_->Now() + absl::Milliseconds(static_cast<int64_t>(std::min<uint64_t>(reserve.ttl_ms(), INT64_MAX)));
+      traits_.spare = reserve.copy() && reserve.replicas() == 0;  // CopyTerms
     }
     namespace_digest_ = reserve.namespace_digest();
     replicas_ = std::max(1u, reserve.replicas());
@@ -187,7 +204,7 @@ class PutState final : public OpenSession {
         node_->store().Reserve(key_, reserve.size_bytes(), traits_);
     if (absl::IsAlreadyExists(reservation.status())) {
       if (!copy_) return false;
-      return Compare();
+      return Compare(unreadable);
     }
     if (absl::IsResourceExhausted(reservation.status())) return node_->admission.RefuseFull(reservation.status());
     if (!reservation.ok()) return reservation.status();
@@ -196,13 +213,15 @@ class PutState final : public OpenSession {
     return true;
   }
 
-  // Begins to compare a copy with the block that is there; false if that is not committed.
-  absl::StatusOr<bool> Compare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Begins to compare a copy with the block that is there. Its sender must not take a block for stored whose writer may
+  // still fail.
+  absl::StatusOr<bool> Compare(bool* unreadable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const absl::StatusOr<Lookup> stored = node_->store().Get(key_, /*touch=*/false);
     if (!stored.ok()) return stored.status();
-    if (stored->block == nullptr) return false;
+    if (stored->block == nullptr) return absl::AbortedError("another is writing this block; send the copy again later");
     const absl::StatusOr<BlockHead> head = BlockHead::Read(stored->block->pieces());
-    if (!head.ok()) return false;  // ours is damaged: a reader or the scrub will find it
+    *unreadable = !head.ok();
+    if (!head.ok()) return absl::AbortedError("the block that is here is damaged; send the copy again later");
     head_.emplace(std::string(head->HeadBytes()));
     return true;
   }

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "services/cluster/replicator.h"
 #include "services/node/block_check.h"
+#include "services/node/log.h"
 
 namespace kvist {
 namespace {
@@ -59,6 +60,10 @@ class Replication {
     options.view = parts.view;
     options.reading = ReadingOfThisFormat();
     options.capacity_bytes = capacity_bytes;
+    options.damaged = [metrics = parts.metrics](const Key& key, const absl::Status& why) {
+      metrics->CountDamaged(FoundBy::kCopy);
+      Log(LogLevel::kWarning, "damaged block dropped", {{"key", key.Hex()}, {"why", std::string(why.message())}});
+    };
     return options;
   }
 

@@ -60,6 +60,7 @@ class PutSession {
   // is over (`over`) as soon as that is done.
   // Errors: InvalidArgument                      the request is wrong;
   //         FailedPrecondition                   it has reserved already, or the node is draining and takes nothing new;
+  //         Aborted                              a copy of a block that another is writing;
   //         ResourceExhausted with a retry hint  too much is under way, or the rest of the store is pinned.
   virtual absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) = 0;
   // Copies the bytes to `offset` of the block. Errors: OutOfRange  beyond what was reserved; FailedPrecondition.

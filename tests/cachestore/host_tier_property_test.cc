@@ -151,12 +151,22 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
     const uint64_t number = Pick(kKeys);
     const size_t size_bytes = Pick(40) == 0 ? kCapacity / 2 : RandomSize();
     BlockTraits traits{.group = KeyOf(1000 + number / 10)};
-    if (Pick(4) == 0) traits.expires = now_ + absl::Milliseconds(1 + Pick(30000));
+    if (Pick(4) == 0) {
+      traits.expires = now_ + absl::Milliseconds(1 + Pick(30000));
+      traits.spare = Pick(2) == 0;
+    }
     auto reservation = tier_->Reserve(KeyOf(number), size_bytes, traits);
     Expire();
     const uint64_t evicted = tier_->Stats()->evicted_blocks;
     for (; evicted_blocks_ < evicted; ++evicted_blocks_) ASSERT_NO_FATAL_FAILURE(EvictFromModel(KeyOf(number)));
     if (stored_.contains(number) || reservations_.contains(number)) {
+      BlockTraits& present =
+          stored_.contains(number) ? stored_[number]->traits : reservations_.find(number)->second.traits;
+      if (traits.expires > present.expires) {
+        present.expires = traits.expires;
+        present.spare = traits.spare;
+        ++prolonged_;
+      }
       ASSERT_EQ(reservation.status().code(), absl::StatusCode::kAlreadyExists);
     } else if (reservation.ok()) {
       reservations_[number] = {*std::move(reservation), Pattern(++serial_, size_bytes), traits};
@@ -439,7 +449,7 @@ class HostTierProperty : public testing::TestWithParam<uint64_t> {
   std::map<uint64_t, OpenReservation> reservations_;
   std::vector<std::pair<BlockRef, ModelRef>> refs_;
   uint64_t serial_ = 0, evicted_blocks_ = 0, evicted_bytes_ = 0, erased_ = 0, refused_ = 0;
-  uint64_t expired_leases_ = 0, expired_blocks_ = 0;
+  uint64_t expired_leases_ = 0, expired_blocks_ = 0, prolonged_ = 0;
 };
 
 TEST_P(HostTierProperty, DoesWhatThePlainModelDoes) {
@@ -458,6 +468,7 @@ TEST_P(HostTierProperty, DoesWhatThePlainModelDoes) {
   EXPECT_GT(evicted_bytes_, 5 * kCapacity) << "the run was too easy";
   EXPECT_GT(expired_leases_, 0u) << "the run was too easy";
   EXPECT_GT(expired_blocks_, 0u) << "the run was too easy";
+  EXPECT_GT(prolonged_, 0u) << "the run was too easy";
 
   reservations_.clear();
   while (!refs_.empty()) DropRef(refs_.size() - 1);

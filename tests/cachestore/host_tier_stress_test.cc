@@ -101,7 +101,7 @@ class HostTierStress : public testing::Test {
           now_ms_ += 5;
           break;
         case 3:
-          tier_->DropExpired();
+          faults_ += tier_->DropExpired();
           break;
         case 4:
           faults_ += !tier_->Stats().ok();

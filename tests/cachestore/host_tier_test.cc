@@ -145,7 +145,7 @@ TEST_F(HostTierTest, DropExpiredDropsThemWithoutAnotherCall) {
   ASSERT_TRUE(*tier->Erase(KeyOf(1)));
   EXPECT_EQ(tier->Stats()->used_bytes, 65536u);
   now_ += absl::Seconds(5);
-  tier->DropExpired();
+  EXPECT_FALSE(tier->DropExpired());
   now_ -= absl::Seconds(5);  // so that Stats itself expires nothing
   EXPECT_EQ(tier->Stats()->used_bytes, 0u);
   EXPECT_EQ(tier->Stats()->expired_leases, 1u);

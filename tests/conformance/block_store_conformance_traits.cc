@@ -121,6 +121,61 @@ TEST_P(BlockStoreConformance, ExpiredBlocksMakeRoomBeforeAnyOther) {
   EXPECT_EQ(Match(Chain(0, fits / 2)).hits, fits / 2);
 }
 
+TEST_P(BlockStoreConformance, AReserveWithALaterTimeProlongsABlockThatIsThereAndNoneShortensIt) {
+  const absl::Time start = under_test().Now();
+  const auto until = [&](int seconds) {
+    BlockTraits traits;
+    traits.expires = start + absl::Seconds(seconds);
+    return traits;
+  };
+  for (uint64_t i = 1; i <= 3; ++i) ASSERT_TRUE(PutWith(i, until(10)).ok());
+  ASSERT_TRUE(Put(4).ok());
+  EXPECT_EQ(PutWith(1, until(30)).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(PutWith(1, until(20)).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Put(2).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(PutWith(4, until(10)).code(), absl::StatusCode::kAlreadyExists);
+  under_test().Advance(absl::Seconds(29));
+  EXPECT_TRUE(Has(1));
+  EXPECT_EQ(WhyMissing(3), MissReason::kExpired) << "nobody prolonged it";
+  under_test().Advance(absl::Seconds(1));
+  EXPECT_EQ(WhyMissing(1), MissReason::kExpired);
+  under_test().Advance(absl::Hours(1));
+  EXPECT_TRUE(Has(2));
+  EXPECT_TRUE(Has(4));
+  EXPECT_EQ(Stats().blocks, 2u);
+}
+
+TEST_P(BlockStoreConformance, AReserveProlongsABlockThatIsBeingWritten) {
+  const std::string block = BlockOf(1);
+  BlockTraits traits;
+  traits.expires = under_test().Now() + absl::Seconds(10);
+  auto reservation = store().Reserve(KeyOf(1), block.size(), traits);
+  ASSERT_TRUE(reservation.ok()) << reservation.status();
+  EXPECT_EQ(store().Reserve(KeyOf(1), block.size()).status().code(), absl::StatusCode::kAlreadyExists);
+  ASSERT_TRUE((*reservation)->Write(0, AsBytes(block)).ok());
+  ASSERT_TRUE((*reservation)->Commit(block.size()).ok());
+  under_test().Advance(absl::Hours(1));
+  EXPECT_TRUE(Has(1));
+}
+
+TEST_P(BlockStoreConformance, AProlongedBlockIsSpareIfWhoProlongedItSaidSo) {
+  if (!under_test().is_local()) GTEST_SKIP() << "traits go to the node and stay there";
+  BlockTraits traits;
+  traits.group = KeyOf(77);
+  traits.spare = true;
+  traits.expires = under_test().Now() + absl::Seconds(10);
+  ASSERT_TRUE(PutWith(1, traits).ok());
+  EXPECT_EQ(store().Get(KeyOf(1))->traits, traits);
+  auto held = store().Get(KeyOf(1));
+  traits.expires += absl::Seconds(10);
+  EXPECT_EQ(PutWith(1, traits).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(store().Get(KeyOf(1))->traits, traits);
+  EXPECT_EQ(ScanAll(10).at(0).traits, traits);
+  EXPECT_EQ(PutWith(1, {}).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(store().Get(KeyOf(1))->traits, (BlockTraits{.group = KeyOf(77)}));
+  EXPECT_TRUE(BytesOf(*held->block) == BlockOf(1));
+}
+
 // --- What a lookup tells ---
 
 TEST_P(BlockStoreConformance, TraitsComeBackWithTheBlock) {

@@ -23,7 +23,7 @@ using fuzz::Gate;
 Gate stored_gate("a block was stored"), aborted("a write was aborted"), evicted_gate("a block was evicted"),
     refused_gate("a reservation was refused"), leased_gate("a lease was granted"), too_much("a lease was refused"),
     lease_over("a lease ran out"), expired_gate("a block expired"), held_gate("an erased block was still held"),
-    scanned_gate("a scan in several steps");
+    scanned_gate("a scan in several steps"), prolonged_gate("a block was prolonged");
 
 constexpr uint64_t kCapacity = uint64_t{128} << 10;
 constexpr uint64_t kKeys = 12;
@@ -154,7 +154,7 @@ class Script {
       ++expired_leases_;
       lease_over.Pass();
     }
-    tier_->DropExpired();
+    KVIST_HOLDS(!tier_->DropExpired(), "more is due than there ever was");
   }
   void CheckMiss(uint64_t number, MissReason why) const {
     if (writing_.contains(number)) return KVIST_HOLDS(why == MissReason::kBeingWritten, "key ", number);
@@ -175,7 +175,8 @@ class Script {
     const uint64_t number = input_->Below(kKeys);
     const size_t size_bytes = 1 + input_->Number(2) * (input_->Flag() ? 2 : 1) % (kCapacity + 64);
     const uint64_t lives_s = input_->Below(32);
-    BlockTraits traits{KeyOf(number / 4), lives_s < 16 ? absl::InfiniteFuture() : now_ + absl::Seconds(lives_s - 16)};
+    BlockTraits traits{KeyOf(number / 4), lives_s < 16 ? absl::InfiniteFuture() : now_ + absl::Seconds(lives_s - 16),
+                       /*spare=*/lives_s > 16 && lives_s % 2 == 1};
     const uint64_t evicted_before = tier_->Stats()->evicted_blocks;
     auto reservation = tier_->Reserve(KeyOf(number), size_bytes, traits);
     for (uint64_t i = evicted_before; i < tier_->Stats()->evicted_blocks; ++i) {
@@ -186,6 +187,12 @@ class Script {
       return KVIST_HOLDS(absl::IsInvalidArgument(reservation.status()), reservation.status().ToString());
     }
     if (stored_.contains(number) || writing_.contains(number)) {
+      BlockTraits& present = stored_.contains(number) ? stored_[number]->traits : writing_.find(number)->second.traits;
+      if (traits.expires > present.expires) {
+        present.expires = traits.expires;
+        present.spare = traits.spare;
+        prolonged_gate.Pass();
+      }
       return KVIST_HOLDS(absl::IsAlreadyExists(reservation.status()), reservation.status().ToString());
     }
     if (reservation.ok()) {

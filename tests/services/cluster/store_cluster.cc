@@ -121,7 +121,10 @@ class StoreChannel final : public Channel {
     v1::ExplainResponse response;
     for (size_t at = 0; at < request.keys().size(); at += sizeof(Key)) {
       const auto lookup = cluster_->store(node_).Get(KeyFrom(request.keys().substr(at)), /*touch=*/false);
-      response.add_fates()->set_miss(ToWire(lookup->miss));
+      v1::BlockFate* const fate = response.add_fates();
+      fate->set_miss(ToWire(lookup->miss));
+      const absl::Time expires = lookup->traits.expires;
+      if (expires != absl::InfiniteFuture()) fate->set_expires_unix_ms(absl::ToUnixMillis(expires));
     }
     return response;
   }
@@ -181,8 +184,10 @@ absl::StatusOr<std::unique_ptr<PutStream>> StoreChannel::Put(const v1::PutReserv
   BlockTraits traits;
   traits.group = KeyFrom(reserve.segment_head());
   if (reserve.ttl_ms() > 0) traits.expires = RealRuntime()->Now() + absl::Milliseconds(reserve.ttl_ms());
+  traits.spare = reserve.ttl_ms() > 0 && reserve.replicas() == 0;
   auto reservation = cluster_->store(node_).Reserve(KeyFrom(reserve.key()), reserve.size_bytes(), traits);
   if (!reservation.ok() && !absl::IsAlreadyExists(reservation.status())) return reservation.status();
+  if (!reservation.ok() && !cluster_->Has(node_, KeyFrom(reserve.key()))) return absl::AbortedError("being written");
   return std::make_unique<StorePut>(cluster_, node_, reserve, reservation.ok() ? *std::move(reservation) : nullptr);
 }
 
@@ -326,11 +331,16 @@ uint64_t StoreCluster::parts(size_t node) const {
 
 absl::Status StoreCluster::Put(size_t node, const Key& key, const Key& segment, uint32_t replicas,
                                const std::string& block, bool copy) {
-  auto reservation = store(node).Reserve(key, block.size(), {segment});
+  return Put(node, key, BlockTraits{segment}, replicas, block, copy);
+}
+
+absl::Status StoreCluster::Put(size_t node, const Key& key, const BlockTraits& traits, uint32_t replicas,
+                               const std::string& block, bool copy) {
+  auto reservation = store(node).Reserve(key, block.size(), traits);
   if (!reservation.ok()) return reservation.status();
   if (absl::Status status = (*reservation)->Write(0, SpanOf(block)); !status.ok()) return status;
   if (absl::Status status = (*reservation)->Commit(block.size()); !status.ok()) return status;
-  if (!copy) replicator(node).Stored(key, {segment}, block.substr(0, kNamespaceBytes), replicas);
+  if (!copy) replicator(node).Stored(key, traits, block.substr(0, kNamespaceBytes), replicas);
   return absl::OkStatus();
 }
 

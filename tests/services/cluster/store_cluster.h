@@ -67,6 +67,8 @@ class StoreCluster final : public Transport {
   // Stores a block, and tells the node's replicator unless `copy`.
   absl::Status Put(size_t node, const Key& key, const Key& segment, uint32_t replicas, const std::string& block,
                    bool copy = false);
+  absl::Status Put(size_t node, const Key& key, const BlockTraits& traits, uint32_t replicas, const std::string& block,
+                   bool copy = false);
   bool Has(size_t node, const Key& key);
   std::string Bytes(size_t node, const Key& key);
   bool AllIdle();  // all that live

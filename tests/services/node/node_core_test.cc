@@ -252,7 +252,7 @@ class DrainTest : public NodeCoreTest {
         std::lock_guard lock(mutex_);
         if (request.start()) started_.push_back(request);
         v1::DrainResponse progress;
-        progress.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
+        if (sent_ < 3) progress.set_phase(v1::DrainResponse::PHASE_HANDING_OVER);
         progress.set_blocks(3);
         progress.set_sent_blocks(sent_);
         return progress;
@@ -339,9 +339,11 @@ TEST_F(DrainTest, ItsProgressIsLoggedAndStandsInTheMetrics) {
 
 TEST_F(DrainTest, AHandOverThatDoesNotEndIsLeftAtItsDeadline) {
   const absl::Time begin = runtime_.Now();
+  ::testing::internal::CaptureStderr();
   std::thread stopping([&] { core_->DrainAndLeave(runtime_.Now() + absl::Minutes(10)); });
   EXPECT_TRUE(Pass([&] { return core_->status().left; }));
   stopping.join();
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("the hand-over did not end in time"));
   EXPECT_EQ(started()[0].deadline_ms(), 20'000);
   EXPECT_EQ(started()[0].budget_bytes(), LocalNode::kCapacity / 2);
   EXPECT_GE(runtime_.Now() - begin, absl::Seconds(20));
@@ -349,11 +351,15 @@ TEST_F(DrainTest, AHandOverThatDoesNotEndIsLeftAtItsDeadline) {
 }
 
 TEST_F(DrainTest, AStopInTheMiddleOfADrainDoesNotWaitForIt) {
+  Sent(2);
   Progress(true);
   ASSERT_TRUE(WaitFor([&] { return !started().empty(); }));
+  ::testing::internal::CaptureStderr();
   core_->Stop();
   EXPECT_EQ(core_->status().why_not, "the node is stopping");
-  core_ = nullptr;                                        // joins its threads while the clock stands still
+  core_ = nullptr;  // joins its threads while the clock stands still
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              HasSubstr(R"("event":"the hand-over was interrupted","blocks":"3","sent":"2","failed":"0")"));
   EXPECT_EQ(membership_.records().back(), "draining 1");  // its record ends with its lease
 }
 
