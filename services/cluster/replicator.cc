@@ -211,6 +211,10 @@ absl::StatusOr<uint64_t> Replicator::Do(const LaneId& lane, const Task& task) {
   if (view == nullptr) return absl::UnavailableError("there is no view");
   const absl::StatusOr<std::shared_ptr<Channel>> channel = peers_.Connect(lane.peer, *view);
   if (!channel.ok()) return channel.status();
+  // A spare copy that comes after its node has looked through its store for a new view would expire though it is kept.
+  if (task.order && view->nodes[Owner(task.order->segment, *view)].id != options_.self) {
+    return absl::FailedPreconditionError("the segment has another owner by now");
+  }
   const uint64_t number = view->number.value;
   const absl::Time deadline = CallDeadline(options_.runtime->Now(), options_.call_deadline,
                                            lane.kind == kFetch ? kUnknownBytes : task.size_bytes);

@@ -199,5 +199,30 @@ TEST_F(ReplicationTest, ADrainHandsTheMostReadBlocksToTheirNextOwners) {
   }
 }
 
+TEST_F(ReplicationTest, ADrainMakesTheExtraCopyOfAHotBlockLastAtItsHeir) {
+  int hot = 0;
+  while (Name(NodesOf(KeyOf(hot), 1).owners[0]) != "n0") ++hot;
+  ASSERT_TRUE(Put("n0", hot, 1).ok());
+  const std::string heir = Name(NodesOf(KeyOf(hot), 2).owners[1]);
+  const auto traits = [&] { return cluster_.node(heir)->store()->Get(KeyOf(hot), /*touch=*/false)->traits; };
+  ASSERT_TRUE(WaitFor(
+      [&] {
+        EXPECT_EQ(Reads("n0", hot, 500), 500u);
+        return Has(heir, hot);
+      },
+      30));
+  ASSERT_TRUE(traits().spare);
+  const auto channel = cluster_.Connect("n0:1");
+  v1::DrainRequest request;
+  request.set_start(true);
+  EXPECT_TRUE(WaitFor([&] {
+    const auto answer = channel->Drain(request, In(10));
+    return answer.ok() && answer->phase() == v1::DrainResponse::PHASE_LEFT;
+  }));
+  EXPECT_TRUE(Has(heir, hot));
+  EXPECT_FALSE(traits().spare);
+  EXPECT_EQ(traits().expires, absl::InfiniteFuture());
+}
+
 }  // namespace
 }  // namespace kvist
