@@ -207,7 +207,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
 
 void AddMemberFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--cluster", raw->cluster, "Static cluster file (JSON) that names the members");
-  app->add_option("--node,--id", raw->node, "Which node of the cluster file this is; with --etcd its name");
+  app->add_option("--node", raw->node, "Which node of the cluster file this is; with --etcd its name");
   app->add_option("--etcd", raw->etcd, "Endpoints of etcd that holds the members, host:port[,host:port...]");
   app->add_option("--etcd-user", raw->etcd_user, "User of etcd");
   app->add_option("--etcd-password-file", raw->etcd_password_file, "File that holds that user's password");

@@ -84,7 +84,7 @@ TEST(ConfigTest, AMemberInEtcdIsDescribedWhole) {
   const std::string password = ClusterFile("password", "secret\n");
   const auto flags = Parse({"--etcd",
                             "10.0.0.1:2379,10.0.0.2:2379",
-                            "--id",
+                            "--node",
                             "a",
                             "--listen",
                             "0.0.0.0:7070",

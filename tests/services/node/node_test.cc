@@ -80,13 +80,12 @@ TEST(NodeTest, APeerWhoseAddressResolvesToNothingCostsItsCopiesAndNothingElse) {
     ASSERT_TRUE((*put)->Write(0, bytes).ok());
     ASSERT_TRUE((*put)->Commit(block.size()).ok());
   }
-  EXPECT_TRUE(testing::WaitFor(
-      [&] {
-        return testing::HttpGet(node->http_address(), "/metrics").find("\nkvist_copies_failed_total 4") !=
-               std::string::npos;
-      },
-      60))
-      << testing::HttpGet(node->http_address(), "/metrics");
+  const auto failed = [&] {
+    const std::string metrics = testing::HttpGet(node->http_address(), "/metrics");
+    const size_t at = metrics.find("\nkvist_copies_failed_total ");
+    return at == std::string::npos ? 0 : std::stoi(metrics.substr(at + 27));
+  };
+  EXPECT_TRUE(testing::WaitFor([&] { return failed() >= 4; }, 60)) << failed();
   EXPECT_EQ(testing::HttpGet(node->http_address(), "/readyz"), "ready\n");
   const auto got = testing::GetBlocks(channel.get(), testing::GetRequestFor({TestKey(1), TestKey(4)}));
   ASSERT_TRUE(got.ok()) << got.status();
