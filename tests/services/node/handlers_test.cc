@@ -181,7 +181,9 @@ TEST(HandlersTest, AnOlderViewBringsTheNewerOneAndNoViewBringsNone) {
   EXPECT_EQ(stale->newer_view().nodes(1).address(), "127.0.0.1:7001");
   EXPECT_EQ(node.channel->GetView(node.In(1))->view().nodes_size(), 2);
   EXPECT_EQ(Explain(node, {TestKey(1)}).view(), 7);
-  EXPECT_EQ(node.channel->Erase(v1::EraseRequest(), node.In(1))->view(), 7);
+  v1::EraseRequest erase;
+  erase.set_keys(testing::KeyBytes(TestKey(1)));
+  EXPECT_EQ(node.channel->Erase(erase, node.In(1))->view(), 7);
   node.view = nullptr;
   EXPECT_FALSE(node.channel->GetView(node.In(1))->has_view());
   EXPECT_EQ(node.channel->Match(request, node.In(1))->view(), 0);
@@ -449,7 +451,7 @@ TEST(HandlersTest, ADrainingNodeTakesNothingNewAndServesWhatItHas) {
   ASSERT_TRUE(node.Put(TestKey(1)).ok());
   taking = false;
   const absl::Status refused = node.Put(TestKey(2));
-  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Message(refused), "this node is draining: the view 9 names its successor");
   EXPECT_EQ(node.channel->Match(MatchOf({{TestKey(1)}}), node.In(1))->chains(0).hits(), 1);
 }
