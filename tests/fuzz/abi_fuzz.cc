@@ -1,7 +1,8 @@
 // Goal    No arguments that kvist.h allows or promises to refuse get further than a code and a sentence; what is stored
 //         through it comes back, and nothing is written but what a call gives.
 // Input   A script: one byte an act, then what its arguments are taken from; which pointers are NULL is one byte of it.
-// Method  Over nodes in memory in place of gRPC, on real threads; against the plain set of keys that are stored. Buffers
+// Method  Over nodes in memory in place of gRPC, on real threads; against the plain set of keys that are stored.
+// Buffers
 //         are exactly as large as the arguments say.
 #include <algorithm>
 #include <array>
@@ -91,15 +92,9 @@ kvist_error Unsaid(kvist_code code) { return code == KVIST_OK ? kvist_error{} : 
 
 // Every call ends with a code of the header, and with a sentence unless it went well.
 kvist_code Checked(kvist_code code, const kvist_error& error) {
-  constexpr kvist_code kCodes[] = {KVIST_OK,
-                                   KVIST_INVALID_ARGUMENT,
-                                   KVIST_DEADLINE_EXCEEDED,
-                                   KVIST_NOT_FOUND,
-                                   KVIST_RESOURCE_EXHAUSTED,
-                                   KVIST_FAILED_PRECONDITION,
-                                   KVIST_INTERNAL,
-                                   KVIST_UNAVAILABLE,
-                                   KVIST_DATA_LOSS};
+  constexpr kvist_code kCodes[] = {KVIST_OK,        KVIST_INVALID_ARGUMENT,   KVIST_DEADLINE_EXCEEDED,
+                                   KVIST_NOT_FOUND, KVIST_RESOURCE_EXHAUSTED, KVIST_FAILED_PRECONDITION,
+                                   KVIST_INTERNAL,  KVIST_UNAVAILABLE,        KVIST_DATA_LOSS};
   KVIST_HOLDS(std::count(std::begin(kCodes), std::end(kCodes), code) == 1, "code ", static_cast<int>(code));
   const void* const end = std::memchr(error.message, '\0', sizeof(error.message));
   KVIST_HOLDS(end != nullptr, "a message without an end");
@@ -197,8 +192,8 @@ class Script {
     const kvist_code code = kvist_keys(client_, prompt.tokens.data(), prompt.tokens.size(), keys.data(),
                                        keys.size() / sizeof(Key), &count, nullptr);
     KVIST_HOLDS(code == KVIST_OK && count * sizeof(Key) == keys.size(), count, " keys");
-    for (size_t i = 0; i < count; ++i) prompt.keys.emplace_back(keys.begin() + i * sizeof(Key),
-                                                                keys.begin() + (i + 1) * sizeof(Key));
+    for (size_t i = 0; i < count; ++i)
+      prompt.keys.emplace_back(keys.begin() + i * sizeof(Key), keys.begin() + (i + 1) * sizeof(Key));
     return prompt;
   }
 
@@ -429,8 +424,7 @@ class Script {
     size_t needed = 0;
     kvist_error error = Untouched();
     char* const place = OrNull(2, out.data());
-    const bool null =
-        IsNull(0) || (IsNull(2) && capacity > 0) || IsNull(3) || (which == 0 && TokensMissing(prompt));
+    const bool null = IsNull(0) || (IsNull(2) && capacity > 0) || IsNull(3) || (which == 0 && TokensMissing(prompt));
     kvist_code code = KVIST_OK;
     if (which == 0) {
       code = kvist_explain_json(ClientOrNull(), TokensOf(prompt), prompt.tokens.size(), place, capacity,

@@ -123,9 +123,9 @@ void WriteClientScripts(const WriteInput& write) {
   input("raw-answers", {.nodes = 2, .held = kAll}, Acts({kStats, Erase(2), Explain(2)}),
         Times(12, kTwisted + One(9) + Bytes("\x1a\x02hi", 4)));
   // What once failed (regressions/README.md).
-  input("reason-without-a-name", {}, Acts({Match(1, 0), Get(0, 1), Explain(1)}),
-        kTwisted + One(8) + One(77) + One(0) + kWell + Item(0) + One(39) + One(0) + kTwisted + One(1) + One(0) +
-            One(19));
+  input(
+      "reason-without-a-name", {}, Acts({Match(1, 0), Get(0, 1), Explain(1)}),
+      kTwisted + One(8) + One(77) + One(0) + kWell + Item(0) + One(39) + One(0) + kTwisted + One(1) + One(0) + One(19));
   input("lease-too-long", {.held = kAll}, Acts({Match(1, 2)}), kTwisted + One(6) + Le(7, 2) + Le(0xffffffff, 4));
   input("aborted-for-ever", {.deadline = k20s}, Acts({Put(1)}), kWell + Times(400, RefuseWithHint(kAborted, 0)));
 }
@@ -144,8 +144,9 @@ void WriteAbiScripts(const WriteInput& write) {
   write("abi_fuzz", "put-and-get", put + match + get + act(6) + four + One(1) + range(1, 3) + release + erase + match);
   write("abi_fuzz", "texts", put + texts + act(9) + four + One(0) + One(0) + Le(10, 2));
   write("abi_fuzz", "keys", act(1) + four + One(4) + act(1) + four + One(3) + act(1) + none + One(0) + act(11));
-  write("abi_fuzz", "outside", get + act(5) + four + as_needed + range(3, 1) + act(5) + four + as_needed + range(0, 7) +
-                                   act(5) + four + as_needed + One(255) + Le(0, 4) + Le(0xffffffff, 4));
+  write("abi_fuzz", "outside",
+        get + act(5) + four + as_needed + range(3, 1) + act(5) + four + as_needed + range(0, 7) + act(5) + four +
+            as_needed + One(255) + Le(0, 4) + Le(0xffffffff, 4));
   write("abi_fuzz", "too-small",
         act(2) + four + One(192 + 3) + act(5) + four + One(192 + 3) + range(0, 4) + act(5) + four + One(192) +
             range(0, 0));
@@ -170,8 +171,9 @@ void WriteAbiScripts(const WriteInput& write) {
   write("abi_fuzz", "create-long-text", act(0) + One(255) + act(0) + One(203) + "abc");
   write("abi_fuzz", "create-from-seeds", act(0) + Bytes(13, '\0') + One(2) + One(2));
   write("abi_fuzz", "create-from-no-seed", act(0) + Bytes(13, '\0') + One(4) + One(3));
-  write("abi_fuzz", "damaged", act(2) + one_block + as_needed + act(10) + One(1) + One(0) + Le(500, 2) + act(10) +
-                                   One(9) + One(0) + Le(500, 2) + act(5) + one_block + as_needed + range(0, 1));
+  write("abi_fuzz", "damaged",
+        act(2) + one_block + as_needed + act(10) + One(1) + One(0) + Le(500, 2) + act(10) + One(9) + One(0) +
+            Le(500, 2) + act(5) + one_block + as_needed + range(0, 1));
   // What once failed (regressions/README.md).
   write("abi_fuzz", "status-of-any-bytes", act(10) + One(0) + "\xff\xfe\x80 down" + texts + put + match + get + erase);
 }

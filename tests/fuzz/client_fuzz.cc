@@ -42,7 +42,7 @@ Gate delivered("a block is delivered"), partly("a Get delivers a part of its ran
 
 constexpr int kMostActs = 8;
 constexpr uint16_t kCanary = 0xdead;
-constexpr absl::Duration kSlack = absl::Milliseconds(1);  // of the virtual clock
+constexpr absl::Duration kSlack = absl::Milliseconds(1);               // of the virtual clock
 constexpr uint64_t kOwnBytes = uint64_t{8} << 20, kBytesPerByte = 64;  // of a run; most take below 2 MiB
 
 struct Act {
@@ -82,7 +82,6 @@ class Script {
     client_ = nullptr;
     const uint64_t most = kOwnBytes + kBytesPerByte * cluster_->counts().answer_bytes;
     KVIST_HOLDS(meter.bytes() <= most, meter.bytes(), " bytes; at most ", most);
-
   }
 
  private:
@@ -135,8 +134,7 @@ class Script {
         Put(act);
         return InTime(began, "Put");
       case 3:
-        Match(act);
-        return InTime(began, "Match");
+        return Match(act);  // two calls
       case 4:
         Erase(act);
         return InTime(began, "Erase");
@@ -182,6 +180,7 @@ class Script {
     const auto chain = Chain(ChainOf(act));
     const absl::Time began = runtime_->Now();
     absl::StatusOr<PrefixMatch> match = client_->Match(chain);
+    InTime(began, "Match");
     if (!Went(match.status())) return;
     KVIST_HOLDS(match->blocks() <= chain.size(), match->blocks(), " of ", chain.size());
     KVIST_HOLDS(match->tokens() == match->blocks() * options_.ns.tokens_per_block, match->tokens());
@@ -192,9 +191,16 @@ class Script {
       const absl::Duration lease = match->lease_expiry() - began;
       KVIST_HOLDS(lease <= options_.lease + kSlack, "a lease of ", absl::FormatDuration(lease));
     }
-    if (act.b % 4 == 1) match->Release().IgnoreError();
-    if (act.b % 4 == 1) released.Pass();
+    if (act.b % 4 == 1) Release(&*match);
     if (act.b % 4 == 2) matches_.push_back(std::make_unique<PrefixMatch>(*std::move(match)));
+  }
+
+  void Release(PrefixMatch* match) {
+    const absl::Time began = runtime_->Now();
+    match->Release().IgnoreError();  // of a node that could not be told
+    InTime(began, "Release");
+    KVIST_HOLDS(!match->leased(), "leases that were released");
+    released.Pass();
   }
 
   // --- Get ---
