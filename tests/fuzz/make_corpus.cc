@@ -14,6 +14,7 @@
 #include "kernels/half.h"
 #include "kvist/v1/cache.pb.h"
 #include "kvist/v1/cluster.pb.h"
+#include "tests/fuzz/client_corpus.h"
 
 namespace kvist {
 namespace {
@@ -482,5 +483,7 @@ int main(int argc, char** argv) {
   kvist::WriteRequests();
   kvist::WriteSessions();
   kvist::WriteEtcdScripts();
+  kvist::WriteClientScripts(kvist::Write);
+  kvist::WriteAbiScripts(kvist::Write);
   return 0;
 }

@@ -44,7 +44,8 @@ struct FakeNode {
   int release_calls = 0;
   std::map<std::string, int> calls;  // by method, those that were never answered included
   size_t part_bytes = 1000;
-  uint16_t port = 1;  // at any other, nobody listens
+  uint16_t port = 1;   // at any other, nobody listens
+  absl::Status fault;  // what every call gets, if not ok
   std::vector<v1::DrainRequest> drain_requests;
   std::vector<v1::DrainResponse> drain_answers;         // one a call; then the node is gone
   v1::View cluster;                                     // what GetView gives; absent while its number is 0
@@ -319,6 +320,7 @@ class FakeChannel final : public Channel {
     ++node_->calls[method];
     node_->changed.notify_all();
     if (node_->down || port_ != node_->port) return absl::UnavailableError("connection refused");
+    if (!node_->fault.ok()) return absl::Status(node_->fault.code(), node_->fault.message());
     if (!node_->silent) return absl::OkStatus();
     node_->changed.wait_until(lock, absl::ToChronoTime(deadline), [this] { return !node_->silent; });
     return absl::DeadlineExceededError("deadline exceeded");
