@@ -3,6 +3,8 @@
 #ifndef KVIST_TESTS_SERVICES_TESTING_LOCAL_CLUSTER_H_
 #define KVIST_TESTS_SERVICES_TESTING_LOCAL_CLUSTER_H_
 
+#include <algorithm>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -91,11 +93,17 @@ class LocalCluster final : public Transport {
       cores_[node.id.value] = *NodeCore::Create(std::move(options), RealRuntime(), this, &membership_);
     }
     for (const auto& [id, core] : cores_) core->Start({id, 1}, {id, 2});
+    // By the view, which is told of a node's state a moment after the node knows it.
+    const auto serves = [](const Node& node) { return node.state == NodeState::kServing; };
     for (const auto& [id, core] : cores_) {
       while (!core->status().ready || core->status().state != NodeState::kServing)
         absl::SleepFor(absl::Milliseconds(1));
     }
+    for (View now = this->view(); !std::all_of(now.nodes.begin(), now.nodes.end(), serves); now = this->view()) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
   }
+  ~LocalCluster() override;  // no call is let through any more, and none is under way when the nodes go
 
   std::unique_ptr<Channel> Connect(const std::string& address) override;
 
@@ -110,14 +118,26 @@ class LocalCluster final : public Transport {
     std::lock_guard lock(mutex_);
     cut ? (void)cut_.insert(id) : (void)cut_.erase(id);
   }
-  bool IsCutOff(const std::string& id) {
-    std::lock_guard lock(mutex_);
-    return cut_.count(id) > 0;
-  }
+
+  // A call of one node to another, for its length.
+  class Call {
+   public:
+    Call(LocalCluster* cluster, const std::string& id);
+    ~Call();
+    Call(const Call&) = delete;
+    bool let_through() const { return let_through_; }
+
+   private:
+    LocalCluster* const cluster_;
+    bool let_through_ = false;
+  };
 
  private:
   GivenMembership membership_;
   std::mutex mutex_;
+  std::condition_variable call_ended_;
+  int calls_ = 0;  // let through and under way
+  bool closing_ = false;
   std::set<std::string> cut_;
   std::map<std::string, std::unique_ptr<NodeCore>> cores_;
 };
