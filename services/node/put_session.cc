@@ -144,7 +144,8 @@ class PutState final : public OpenSession {
     }
     const Hooks& hooks = node_->options.hooks;
     if (hooks.taking_blocks && !hooks.taking_blocks()) {
-      return absl::UnavailableError(
+      // Not Unavailable: that would say that nobody is here, and readers would give the node up.
+      return absl::FailedPreconditionError(
           absl::StrCat("this node is draining: the view ", node_->view_number(), " names its successor"));
     }
     return absl::OkStatus();

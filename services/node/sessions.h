@@ -59,8 +59,7 @@ class PutSession {
   // A copy of a block that is there is true as well: its head is taken, compared with the stored block's, and the Put
   // is over (`over`) as soon as that is done.
   // Errors: InvalidArgument                      the request is wrong;
-  //         FailedPrecondition                   it has reserved already;
-  //         Unavailable                          the node is draining and takes nothing new;
+  //         FailedPrecondition                   it has reserved already, or the node is draining and takes nothing new;
   //         ResourceExhausted with a retry hint  too much is under way, or the rest of the store is pinned.
   virtual absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) = 0;
   // Copies the bytes to `offset` of the block. Errors: OutOfRange  beyond what was reserved; FailedPrecondition.

@@ -448,7 +448,7 @@ TEST(HandlersTest, ADrainingNodeTakesNothingNewAndServesWhatItHas) {
   ASSERT_TRUE(node.Put(TestKey(1)).ok());
   taking = false;
   const absl::Status refused = node.Put(TestKey(2));
-  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Message(refused), "this node is draining: the view 9 names its successor");
   EXPECT_EQ(node.channel->Match(MatchOf({{TestKey(1)}}), node.In(1))->chains(0).hits(), 1);
 }

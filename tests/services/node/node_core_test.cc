@@ -300,7 +300,7 @@ TEST_F(DrainTest, AnOperatorsDrainHandsOverLeavesAndThenSaysThatItIsTimeToStop) 
   EXPECT_EQ(started()[0].budget_bytes(), 1 << 20);
   EXPECT_EQ(membership_.record().state, NodeState::kDraining);
   EXPECT_EQ(core_->status().why_not, "the node is draining");
-  EXPECT_EQ(Put(core_.get(), TestKey(1)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Put(core_.get(), TestKey(1)).code(), absl::StatusCode::kFailedPrecondition);
   Sent(2);
   runtime_.Advance(absl::Milliseconds(200));
   ASSERT_TRUE(WaitFor([&] { return Progress(true).sent_blocks() == 2; }));  // a second start changes nothing
