@@ -2,9 +2,11 @@
 // grpc-retry-pushback-ms, which any gRPC client understands.
 //
 // Threads pure.
+// Bounds  a hint is at most kLongestRetryHint as it is read: a node that is wrong keeps nobody away for long.
 #ifndef KVIST_SERVICES_TRANSPORT_RETRY_HINT_H_
 #define KVIST_SERVICES_TRANSPORT_RETRY_HINT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -18,6 +20,7 @@ namespace kvist {
 
 inline constexpr char kRetryHintPayload[] = "kvist.v1/retry_after_ms";
 inline constexpr char kRetryHintMetadata[] = "grpc-retry-pushback-ms";
+inline constexpr absl::Duration kLongestRetryHint = absl::Seconds(10);
 
 inline absl::Status WithRetryHint(absl::Status status, absl::Duration after) {
   status.SetPayload(kRetryHintPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(after))));
@@ -28,7 +31,7 @@ inline std::optional<absl::Duration> RetryHint(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kRetryHintPayload);
   int64_t ms = 0;
   if (!payload || !absl::SimpleAtoi(std::string(*payload), &ms) || ms < 0) return std::nullopt;
-  return absl::Milliseconds(ms);
+  return std::min(absl::Milliseconds(ms), kLongestRetryHint);
 }
 
 }  // namespace kvist
