@@ -3,7 +3,6 @@
 namespace kvist {
 namespace {
 
-constexpr size_t kMaxEntries = 8192;
 constexpr absl::Duration kKept = absl::Seconds(10), kBetweenAdoptions = absl::Seconds(5);
 
 }  // namespace
@@ -12,13 +11,16 @@ Locations::Entry& Locations::At(const Key& segment_head, absl::Time now) {
   const auto [entry, inserted] = entries_.try_emplace(segment_head);
   entry->second.expires = now + kKept;
   if (!inserted) return entry->second;
-  order_.push_back(segment_head);
-  while (order_.size() > kMaxEntries) {
-    entries_.erase(order_.front());
-    order_.pop_front();
-  }
+  entry->second.place = order_.insert(order_.end(), segment_head);
+  if (order_.size() > kMaxEntries) Remove(entries_.find(order_.front()));
   size_ = entries_.size();
-  return entries_[segment_head];
+  return entries_.at(segment_head);
+}
+
+void Locations::Remove(Entries::iterator entry) {
+  order_.erase(entry->second.place);
+  entries_.erase(entry);
+  size_ = entries_.size();
 }
 
 std::optional<Location> Locations::Find(const Key& segment_head) {
@@ -28,8 +30,7 @@ std::optional<Location> Locations::Find(const Key& segment_head) {
   const auto entry = entries_.find(segment_head);
   if (entry == entries_.end()) return std::nullopt;
   if (entry->second.expires > now) return entry->second.location;
-  entries_.erase(entry);
-  size_ = entries_.size();
+  Remove(entry);
   return std::nullopt;
 }
 
@@ -42,9 +43,7 @@ void Locations::Record(const Key& segment_head, Location location) {
 void Locations::Forget(const Key& segment_head) {
   if (empty()) return;
   std::lock_guard lock(mutex_);
-  entries_.erase(segment_head);
-  size_ = entries_.size();
-  if (entries_.empty()) order_.clear();
+  if (const auto entry = entries_.find(segment_head); entry != entries_.end()) Remove(entry);
 }
 
 bool Locations::TakeAdoption(const Key& segment_head) {

@@ -7,7 +7,7 @@
 #define KVIST_SERVICES_WORKER_LOCATIONS_H_
 
 #include <atomic>
-#include <deque>
+#include <list>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -30,6 +30,8 @@ struct Location {
 
 class Locations {
  public:
+  static constexpr size_t kMaxEntries = 8192;
+
   explicit Locations(Runtime* runtime) : runtime_(runtime) {}
 
   bool empty() const { return size_ == 0; }
@@ -44,14 +46,18 @@ class Locations {
   struct Entry {
     Location location;
     absl::Time expires, adopted = absl::InfinitePast();
+    std::list<Key>::iterator place;  // in order_
   };
+  using Entries = absl::flat_hash_map<Key, Entry>;
   Entry& At(const Key& segment_head, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void Remove(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Runtime* const runtime_;
   std::atomic<size_t> size_ = 0;
   std::mutex mutex_;
-  absl::flat_hash_map<Key, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Key> order_ ABSL_GUARDED_BY(mutex_);  // of entry; also keys that were forgotten since
+  Entries entries_ ABSL_GUARDED_BY(mutex_);
+  std::list<Key> order_ ABSL_GUARDED_BY(mutex_);  // the keys of entries_, in the order of their coming
 };
 
 }  // namespace kvist
