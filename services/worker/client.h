@@ -135,8 +135,8 @@ struct ClientCore;
 class NodeLink;
 
 // The leading blocks of a prompt that the cluster holds, under leases that end with this object (or with their
-// deadline). Each owner leased its own leading hits; where owners hold more than the common run, that too is pinned
-// until then.
+// deadline). An owner leases its own leading hits by one lease: where that goes on behind the common run, what is behind
+// is pinned until then too. Leases of what is behind only are ended at once.
 class PrefixMatch {
  public:
   ~PrefixMatch();  // releases without waiting
@@ -159,6 +159,7 @@ class PrefixMatch {
   struct Lease {
     std::shared_ptr<NodeLink> node;
     uint64_t id;
+    size_t first_block;  // that it pins
   };
   explicit PrefixMatch(ClientCore* core) : core_(core) {}
 

@@ -150,7 +150,7 @@ bool MatchJob::Take(const v1::MatchResponse& response, const Question& question,
     answer->chains.push_back({chain.hits(), chain.first_miss()});
     gap = gap || (asked.run && chain.hits() < asked.blocks.size());
     if (chain.lease() == 0) continue;
-    answer->leases.push_back({question.node, chain.lease()});
+    answer->leases.push_back({question.node, chain.lease(), asked.blocks.front()});
     answer->lease_ttl = std::min(answer->lease_ttl, absl::Milliseconds(chain.lease_ms()));
   }
   answer->hot.insert(answer->hot.end(), response.hot().begin(), response.hot().end());
@@ -235,6 +235,7 @@ PrefixMatch MatchJob::Conclude() {
   const auto gap = std::find(covered_by_.begin(), covered_by_.begin() + limit_, kNobody);
   match_.blocks_ = gap - covered_by_.begin();
   match_.tokens_ = match_.blocks_ * core_->options.ns.tokens_per_block;
+  ReleaseBehind(match_.blocks_);
   if (match_.leased()) match_.lease_expiry_ = start_ + lease_ttl_;
   if (match_.blocks_ < chain_.size()) {
     const OwnerSaid& said = owner_said_[segment_of_[match_.blocks_]];
@@ -248,6 +249,15 @@ PrefixMatch MatchJob::Conclude() {
   Remember();
   AskForAdoption();
   return std::move(match_);
+}
+
+// Leases on hits that no reader of this match can use.
+void MatchJob::ReleaseBehind(size_t block) {
+  std::vector<PrefixMatch::Lease>& leases = match_.leases_;
+  const auto behind =
+      std::partition(leases.begin(), leases.end(), [&](const auto& lease) { return lease.first_block < block; });
+  ReleaseLater(core_, {behind, leases.end()});
+  leases.erase(behind, leases.end());
 }
 
 // Notes for Get what is not as the ring says.

@@ -84,6 +84,7 @@ class MatchJob {
   static bool Take(const v1::MatchResponse& response, const Question& question, size_t batch, Answer* answer);
   std::vector<v1::MatchRequest> Requests(const Question& question) const;
   PrefixMatch Conclude();
+  void ReleaseBehind(size_t block);
   void Remember();
   void AskForAdoption();
   const Segment& SegmentOf(size_t block) const { return segments_[segment_of_[block]]; }

@@ -299,6 +299,28 @@ TEST_F(ClientTest, LeasesOfAllOwnersEndWithTheMatch) {
   EXPECT_FALSE(match->leased());
 }
 
+TEST_F(ClientTest, NothingStaysLeasedBehindTheEndOfTheRun) {
+  Put();
+  const size_t gap = BlockOfAnotherOwner();
+  OwnerOf(gap).blocks.erase(KeyBytes(gap));
+  {
+    const auto match = client().Match(chain_);
+    EXPECT_EQ(match->blocks(), gap);
+    EXPECT_TRUE(match->leased());
+    for (size_t i = 0; i < 3; ++i) {
+      FakeNode& node = cluster_.node(i);
+      const bool before = FirstBlockOf(i) < gap;  // its one lease begins with its first block
+      node.WaitFor([&] { return node.leases.size() == (before ? 1u : 0u); });
+    }
+  }
+  OwnerOf(0).blocks.erase(KeyBytes(0));
+  const auto match = client().Match(chain_);
+  EXPECT_EQ(match->blocks(), 0u);
+  EXPECT_FALSE(match->leased());
+  EXPECT_EQ(match->lease_expiry(), absl::InfinitePast());
+  for (size_t i = 0; i < 3; ++i) cluster_.node(i).WaitFor([&] { return cluster_.node(i).leases.empty(); });
+}
+
 TEST_F(ClientTest, ALeaseThatIsGrantedTooLateIsGivenBack) {
   Put();
   options_.deadline = absl::Milliseconds(100);
