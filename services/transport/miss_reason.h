@@ -25,7 +25,7 @@ static_assert(static_cast<int>(MissReason::kErased) == v1::MISS_REASON_ERASED);
 static_assert(static_cast<int>(MissReason::kExpired) == v1::MISS_REASON_EXPIRED);
 static_assert(static_cast<int>(MissReason::kBeingWritten) == v1::MISS_REASON_BEING_WRITTEN);
 
-// "never_stored", "owner_down", ...; "" for a hit.
+// "never_stored", "owner_down", "overloaded", ...; "" for a hit.
 inline std::string MissReasonName(v1::MissReason reason) {
   if (reason == v1::MISS_REASON_UNSPECIFIED) return "";
   return absl::AsciiStrToLower(absl::StripPrefix(v1::MissReason_Name(reason), "MISS_REASON_"));

@@ -117,6 +117,8 @@ v1::MissReason MissReasonOf(const absl::Status& status) {
       return v1::MISS_REASON_DEADLINE;
     case absl::StatusCode::kDataLoss:
       return v1::MISS_REASON_CHECKSUM;
+    case absl::StatusCode::kResourceExhausted:
+      return v1::MISS_REASON_OVERLOADED;
     default:
       return v1::MISS_REASON_OWNER_DOWN;
   }

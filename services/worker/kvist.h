@@ -64,7 +64,7 @@ typedef struct kvist_options {
 typedef struct kvist_match_result {
   uint32_t blocks, tokens; /* leading blocks of the prompt that are stored, and the tokens they hold */
   uint64_t match_id;       /* names the leases for kvist_get and kvist_release; 0 = none */
-  char miss_reason[32];    /* of the first missing block: "never_stored", "owner_down", ...; "" if all were found */
+  char miss_reason[32];    /* of the first missing block: "never_stored", "overloaded", ...; "" if all were found */
   char miss_node[64];      /* its owner */
 } kvist_match_result;
 

@@ -290,7 +290,9 @@ TEST_F(HoldersTest, AFullNodeIsReadWhenItSaidOrFromAnotherHolder) {
   NewClient();
   client();
   node.refuse_reads = 1;
-  EXPECT_EQ(Get().blocks, 0u);
+  ExpectMiss(Get(), 0, v1::MISS_REASON_OVERLOADED);
+  node.refuse_reads = 1;
+  EXPECT_EQ(Match()->miss(), v1::MISS_REASON_OVERLOADED);
 }
 
 // Streams that stop in the middle of a block keep their buffers until their deadline: others must have some left.

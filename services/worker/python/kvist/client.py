@@ -53,7 +53,7 @@ class Match:
 
     blocks: int
     tokens: int
-    miss_reason: str  # of the first block that is missing; "" if none is
+    miss_reason: str  # of the first block that is missing: "never_stored", "owner_down", "overloaded", ...; "" if none is
     miss_node: str  # its owner
     match_id: int
     _client: "Client" = dataclasses.field(repr=False)
