@@ -2,11 +2,13 @@
 #ifndef KVIST_SERVICES_RUNTIME_WAIT_H_
 #define KVIST_SERVICES_RUNTIME_WAIT_H_
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -75,37 +77,69 @@ class Slots {
   int free_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Runs every task by `submit(i, task)` and returns what each returned by the deadline; empty for those that are late. A
-// late result goes to `late`, on the thread that made it, so that what it holds can be given back.
-template <typename T, typename Submit>
-std::vector<std::optional<T>> Gather(Runtime* runtime, Submit submit, std::vector<std::function<T()>> tasks,
-                                     absl::Time deadline, std::function<void(T)> late = nullptr) {
+// What a run of one of Gather's tasks came to: its result, or the time at which it is to be run again.
+template <typename T>
+using OrAgain = std::variant<T, absl::Time>;
+
+// Runs every task by `submit(i, run)` and returns what each came to by the deadline; empty for those that are late, and
+// for those that `submit` did not take (it returns false). A task, which returns a T or an OrAgain<T>, is submitted again
+// at the time that it named: no thread waits for that but the caller's. A late result goes to `late`, on the thread that
+// made it, so that what it holds can be given back.
+template <typename T, typename Submit, typename Task>
+std::vector<std::optional<T>> Gather(Runtime* runtime, Submit submit, std::vector<Task> tasks, absl::Time deadline,
+                                     std::function<void(T)> late = nullptr) {
   struct Shared {
     std::mutex mutex;
     std::unique_ptr<Condition> changed;
+    std::vector<Task> tasks;
+    std::vector<absl::Time> due;  // InfiniteFuture once it is submitted
     std::vector<std::optional<T>> results;
     size_t missing = 0;
     bool closed = false;
   };
   auto shared = std::make_shared<Shared>();
   shared->changed = runtime->NewCondition();
+  shared->due.assign(tasks.size(), absl::InfinitePast());
   shared->results.resize(tasks.size());
   shared->missing = tasks.size();
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    submit(i, std::function<void()>([shared, i, late, task = std::move(tasks[i])] {
-             T result = task();
-             std::unique_lock lock(shared->mutex);
-             if (shared->closed) {
-               lock.unlock();
-               if (late) late(std::move(result));
-               return;
-             }
-             shared->results[i] = std::move(result);
-             if (--shared->missing == 0) shared->changed->NotifyAll();
-           }));
-  }
+  shared->tasks = std::move(tasks);
+  const auto run = [shared, late](size_t i) {
+    OrAgain<T> outcome = shared->tasks[i]();
+    std::unique_lock lock(shared->mutex);
+    if (const absl::Time* again = std::get_if<absl::Time>(&outcome)) {
+      shared->due[i] = *again;
+      shared->changed->NotifyAll();
+      return;
+    }
+    if (shared->closed) {
+      lock.unlock();
+      if (late) late(std::get<T>(std::move(outcome)));
+      return;
+    }
+    shared->results[i] = std::get<T>(std::move(outcome));
+    if (--shared->missing == 0) shared->changed->NotifyAll();
+  };
   std::unique_lock lock(shared->mutex);
-  shared->changed->WaitUntil(lock, deadline, [&] { return shared->missing == 0; });
+  while (true) {
+    const absl::Time now = runtime->Now();
+    absl::Time next = deadline;
+    for (size_t i = 0; i < shared->due.size(); ++i) {
+      if (shared->due[i] > now) {
+        next = std::min(next, shared->due[i]);
+        continue;
+      }
+      shared->due[i] = absl::InfiniteFuture();
+      lock.unlock();
+      const bool taken = submit(i, std::function<void()>([run, i] { run(i); }));
+      lock.lock();
+      if (!taken) --shared->missing;
+    }
+    if (shared->missing == 0 || now >= deadline) break;
+    shared->changed->WaitUntil(lock, next, [&] {
+      return shared->missing == 0 ||
+             std::any_of(shared->due.begin(), shared->due.end(), [&](absl::Time due) { return due < next; });
+    });
+  }
   shared->closed = true;
   return std::move(shared->results);
 }

@@ -1,11 +1,10 @@
 #include "services/worker/client.h"
 
-#include <functional>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "services/worker/ask_all.h"
 #include "services/worker/client_core.h"
 #include "services/worker/explain_job.h"
 #include "services/worker/fetch_job.h"
@@ -120,36 +119,33 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
       for (const size_t other : segment.others) of_node[other].push_back(block);
     }
   }
-  struct Batch {
-    std::shared_ptr<NodeLink> node;
-    absl::Span<const size_t> blocks;
-  };
-  std::vector<Batch> asked;
-  std::vector<std::function<absl::StatusOr<v1::EraseResponse>()>> tasks;
+  using Answer = absl::StatusOr<v1::EraseResponse>;
+  std::vector<NodeQuestion<Answer>> asked;
+  std::vector<absl::Span<const size_t>> batches;  // of each question
   for (size_t node = 0; node < of_node.size(); ++node) {
     for (size_t first = 0; first < of_node[node].size(); first += kMaxKeysPerCall) {
-      asked.push_back({view->links[node], absl::MakeConstSpan(of_node[node]).subspan(first, kMaxKeysPerCall)});
+      batches.push_back(absl::MakeConstSpan(of_node[node]).subspan(first, kMaxKeysPerCall));
       v1::EraseRequest request;
-      request.set_keys(PackKeys(chain, asked.back().blocks));
-      tasks.push_back([link = view->links[node], request, deadline] {
-        return link->Ask<v1::EraseResponse>([&](Channel& channel) { return channel.Erase(request, deadline); });
-      });
+      request.set_keys(PackKeys(chain, batches.back()));
+      asked.push_back({view->links[node], [link = view->links[node], request, deadline] {
+                         return link->Ask<v1::EraseResponse>(
+                             [&](Channel& channel) { return channel.Erase(request, deadline); });
+                       }});
     }
   }
-  const auto submit = [&](size_t i, std::function<void()> task) { asked[i].node->Submit(std::move(task)); };
-  const auto answers = Gather<absl::StatusOr<v1::EraseResponse>>(core_->runtime(), submit, std::move(tasks), deadline);
+  const std::vector<Answer> answers = AskAll<Answer>(core_->runtime(), asked, deadline);
   EraseResult result;
   std::vector<bool> erased(chain.size()), failed(chain.size());
   for (size_t i = 0; i < answers.size(); ++i) {
-    const absl::Status status = answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time");
+    const absl::Status& status = answers[i].status();
     if (IsFault(status)) return AtNode(asked[i].node->id(), status);
     if (!status.ok() && result.failure.empty()) {
       result.failure = std::string(AtNode(asked[i].node->id(), status).message());
     }
-    for (size_t item = 0; item < asked[i].blocks.size(); ++item) {
-      if (!status.ok()) failed[asked[i].blocks[item]] = true;
-      if (status.ok() && item < (*answers[i])->erased_size() && (*answers[i])->erased(item)) {
-        erased[asked[i].blocks[item]] = true;
+    for (size_t item = 0; item < batches[i].size(); ++item) {
+      if (!status.ok()) failed[batches[i][item]] = true;
+      if (status.ok() && item < answers[i]->erased_size() && answers[i]->erased(item)) {
+        erased[batches[i][item]] = true;
       }
     }
   }
@@ -166,21 +162,20 @@ absl::StatusOr<ExplainResult> Client::Explain(absl::Span<const Key> chain) {
 
 std::vector<NodeAnswer> Client::Stats() {
   const absl::Time deadline = core_->Deadline();
-  std::vector<std::function<absl::StatusOr<v1::ServerInfoResponse>()>> tasks;
+  using Answer = absl::StatusOr<v1::ServerInfoResponse>;
   const LinkedViewRef view = core_->view();
+  std::vector<NodeQuestion<Answer>> asked;
   for (const std::shared_ptr<NodeLink>& link : view->links) {
-    tasks.push_back([link, deadline] {
-      return link->Ask<v1::ServerInfoResponse>([&](Channel& node) { return node.ServerInfo(deadline); });
-    });
+    asked.push_back({link, [link, deadline] {
+                       return link->Ask<v1::ServerInfoResponse>(
+                           [&](Channel& node) { return node.ServerInfo(deadline); });
+                     }});
   }
-  const auto submit = [&](size_t i, std::function<void()> task) { view->links[i]->Submit(std::move(task)); };
-  const auto answers =
-      Gather<absl::StatusOr<v1::ServerInfoResponse>>(core_->runtime(), submit, std::move(tasks), deadline);
+  const std::vector<Answer> answers = AskAll<Answer>(core_->runtime(), asked, deadline);
   std::vector<NodeAnswer> states;
   for (size_t i = 0; i < answers.size(); ++i) {
-    NodeAnswer state{
-        view->view.nodes[i], answers[i] ? answers[i]->status() : absl::DeadlineExceededError("no answer in time"), {}};
-    if (state.reachable.ok()) state.info = **answers[i];
+    NodeAnswer state{view->view.nodes[i], answers[i].status(), {}};
+    if (answers[i].ok()) state.info = *answers[i];
     states.push_back(std::move(state));
   }
   return states;

@@ -62,14 +62,17 @@ BlockIdentity ClientCore::Identity(const Key& key, size_t block) const {
   return identity;
 }
 
-bool ClientCore::WaitAsTold(const absl::Status& status, int attempt, absl::Time deadline) {
+std::optional<absl::Time> ClientCore::ToldTime(const absl::Status& status) {
   const std::optional<absl::Duration> hint = RetryHint(status);
-  if (!absl::IsResourceExhausted(status) || !hint) return false;
-  const absl::Time resume = Now() + retries.Pause(attempt, hint);
-  if (resume >= deadline || !retries.Take()) return false;
+  if (!absl::IsResourceExhausted(status) || !hint) return std::nullopt;
+  return Now() + retries.Pause(/*attempt=*/0, hint);
+}
+
+std::optional<absl::Time> ClientCore::RetryTime(const absl::Status& status, absl::Time deadline) {
+  const std::optional<absl::Time> told = ToldTime(status);
+  if (!told || *told >= deadline || !retries.Take()) return std::nullopt;
   ++counters.retries;
-  runtime()->SleepUntil(resume);
-  return true;
+  return told;
 }
 
 void ClientCore::CountMiss(v1::MissReason reason) {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,9 +37,10 @@ struct ClientCore {
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
   void Resize(size_t nodes);  // before a view with so many is used
-  // A node that is full says when to come again. True after waiting until then, jittered; false if it said nothing, or
-  // the retry budget or the deadline do not allow it.
-  bool WaitAsTold(const absl::Status& status, int attempt, absl::Time deadline);
+  // When a node that refused a call because it is full said to come again, jittered; empty if it said nothing.
+  std::optional<absl::Time> ToldTime(const absl::Status& status);
+  // The same, if the retry budget, which pays for it, and the deadline allow another call then.
+  std::optional<absl::Time> RetryTime(const absl::Status& status, absl::Time deadline);
   void CountMiss(v1::MissReason reason);
   LinkedViewRef view() const { return keeper.current(); }
 

@@ -6,8 +6,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "services/cluster/ring.h"
-#include "services/runtime/wait.h"
 #include "services/transport/miss_reason.h"
+#include "services/worker/ask_all.h"
 
 namespace kvist {
 namespace {
@@ -31,7 +31,7 @@ ExplainJob::ExplainJob(ClientCore* core, absl::Span<const Key> chain, absl::Time
 
 absl::StatusOr<ExplainResult> ExplainJob::Run(ClientCore* core, absl::Span<const Key> chain, absl::Time deadline) {
   ExplainJob job(core, chain, deadline);
-  job.AskAll();
+  job.AskNodes();
   for (size_t node = 0; node < job.answers_.size(); ++node) {
     const absl::Status& status = job.answers_[node].status;
     if (absl::IsInvalidArgument(status)) return AtNode(job.view_->NodeName(node), status);
@@ -51,10 +51,10 @@ absl::StatusOr<ExplainResult> ExplainJob::Run(ClientCore* core, absl::Span<const
   return result;
 }
 
-void ExplainJob::AskAll() {
-  std::vector<v1::ExplainRequest> requests;
+void ExplainJob::AskNodes() {
+  const auto requests = std::make_shared<std::vector<v1::ExplainRequest>>();
   for (size_t first = 0; first < chain_.size(); first += kMaxKeysPerCall) {
-    v1::ExplainRequest& request = requests.emplace_back();
+    v1::ExplainRequest& request = requests->emplace_back();
     std::vector<size_t> blocks;
     for (size_t block = first; block < std::min(chain_.size(), first + kMaxKeysPerCall); ++block) {
       blocks.push_back(block);
@@ -64,37 +64,37 @@ void ExplainJob::AskAll() {
     if (first == 0) request.set_namespace_text(core_->namespace_text);
     request.set_view(view_->view.number.value);
   }
-  std::vector<std::function<Answer()>> tasks;
+  std::vector<NodeQuestion<Answer>> asked;
   for (const std::shared_ptr<NodeLink>& link : view_->links) {
-    tasks.push_back(
-        [core = core_, link, requests, deadline = deadline_] { return AskNode(core, link, requests, deadline); });
+    asked.push_back({link, [core = core_, requests, deadline = deadline_, asking = Asking{link, 0, {}}]() mutable {
+                       return AskNode(core, *requests, deadline, &asking);
+                     }});
   }
-  const auto submit = [this](size_t i, std::function<void()> task) { view_->links[i]->Submit(std::move(task)); };
-  for (std::optional<Answer>& answer : Gather<Answer>(core_->runtime(), submit, std::move(tasks), deadline_)) {
-    if (!answer) answer.emplace().status = absl::DeadlineExceededError("no answer in time");
-    answers_.push_back(*std::move(answer));
-  }
+  answers_ = AskAll<Answer>(core_->runtime(), asked, deadline_);
 }
 
-ExplainJob::Answer ExplainJob::AskNode(ClientCore* core, const std::shared_ptr<NodeLink>& node,
-                                       absl::Span<const v1::ExplainRequest> requests, absl::Time deadline) {
-  Answer answer;
-  for (const v1::ExplainRequest& request : requests) {
+OrAgain<ExplainJob::Answer> ExplainJob::AskNode(ClientCore* core, absl::Span<const v1::ExplainRequest> requests,
+                                                absl::Time deadline, Asking* asking) {
+  Answer& answer = asking->answer;
+  for (; asking->next < requests.size(); ++asking->next) {
+    const v1::ExplainRequest& request = requests[asking->next];
     absl::StatusOr<v1::ExplainResponse> response =
-        node->Ask<v1::ExplainResponse>([&](Channel& channel) { return channel.Explain(request, deadline); });
+        asking->node->Ask<v1::ExplainResponse>([&](Channel& channel) { return channel.Explain(request, deadline); });
     if (response.ok() && response->fates_size() != request.keys().size() / sizeof(Key)) {
       response = absl::InternalError("the answer to Explain does not fit the request");
     }
     if (!response.ok()) {
+      if (const auto again = core->RetryTime(response.status(), deadline)) return *again;
       answer.status = response.status();
-      return answer;
+      break;
     }
     if (response->has_newer_view()) core->keeper.Learn(response->newer_view());
-    core->keeper.Heard(node, response->view());
+    core->keeper.Heard(asking->node, response->view());
+    core->retries.Succeeded();
     answer.fates.insert(answer.fates.end(), response->fates().begin(), response->fates().end());
     answer.near.insert(answer.near.end(), response->near().begin(), response->near().end());
   }
-  return answer;
+  return std::move(answer);
 }
 
 bool ExplainJob::Has(size_t node, size_t block) const {

@@ -5,7 +5,9 @@
 #ifndef KVIST_SERVICES_WORKER_EXPLAIN_JOB_H_
 #define KVIST_SERVICES_WORKER_EXPLAIN_JOB_H_
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -27,12 +29,21 @@ class ExplainJob {
     absl::Status status;
     std::vector<v1::BlockFate> fates;  // by block, if status is ok
     std::vector<v1::NearNamespace> near;
+
+    Answer() = default;
+    explicit Answer(absl::Status why) : status(std::move(why)) {}
+  };
+  // How far a node was asked: it may refuse in the middle, and go on when it said.
+  struct Asking {
+    std::shared_ptr<NodeLink> node;
+    size_t next = 0;  // of the requests
+    Answer answer;    // to those before
   };
 
   ExplainJob(ClientCore* core, absl::Span<const Key> chain, absl::Time deadline);
-  void AskAll();
-  static Answer AskNode(ClientCore* core, const std::shared_ptr<NodeLink>& node,
-                        absl::Span<const v1::ExplainRequest> requests, absl::Time deadline);
+  void AskNodes();
+  static OrAgain<Answer> AskNode(ClientCore* core, absl::Span<const v1::ExplainRequest> requests, absl::Time deadline,
+                                 Asking* asking);
   BlockExplanation Judge(size_t block, const Segment& segment) const;
   bool Has(size_t node, size_t block) const;
   void CollectNear(ExplainResult* result) const;

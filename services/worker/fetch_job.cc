@@ -5,17 +5,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/worker/block_reader.h"
+#include "services/worker/candidates.h"
 #include "services/worker/cpu_time.h"
 #include "services/worker/fetch_sink.h"
 
 namespace kvist {
-namespace {
-
-// A replica may lack the block still; it is read in place of the owner only if that has this much more to send.
-constexpr uint64_t kBusierBytes = 8 << 20;
-
-}  // namespace
-
 FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange range, const Pages& pages,
                    absl::Time deadline)
     : core_(core),
@@ -37,9 +31,11 @@ absl::StatusOr<GetResult> FetchJob::Run() {
   ChooseCandidates();
   std::vector<size_t> all;
   for (size_t block = range_.first; block < range_.last; ++block) all.push_back(block);
+  Streams streams;
   std::unique_lock lock(mutex_);
-  std::vector<std::shared_ptr<Stream>> streams = Ask(all);
+  Ask(all, /*budget=*/nullptr, &streams);
   lock.unlock();
+  for (size_t i = 0; i < streams.size(); ++i) core_->hedges.Earn();
   Start(std::move(streams));
   WaitAndHedge();
   door_.Close();
@@ -50,45 +46,9 @@ void FetchJob::ChooseCandidates() {
   std::lock_guard lock(mutex_);
   for (size_t i = 0; i < segments_.size(); ++i) {
     for (size_t block = segments_[i].first; block < segments_[i].last; ++block) At(block).segment = i;
-    candidates_.push_back(CandidatesOf(segments_[i]));
+    candidates_.push_back(CandidatesOf(segments_[i], *view_, core_->runtime()));
     alternatives_ = alternatives_ || candidates_.back().size() > 1;
   }
-}
-
-// Where Match found the segment, or its owner; if it is hot, the less loaded of two holders; then all others.
-std::vector<size_t> FetchJob::CandidatesOf(const Segment& segment) {
-  std::vector<size_t> candidates = {segment.owner};
-  if (segment.others.empty()) return candidates;
-  if (segment.found) {
-    candidates.insert(candidates.begin(), segment.others[0]);
-  } else if (segment.hot_first < segment.hot_last) {
-    std::vector<size_t> holders = {segment.owner};
-    for (size_t i = segment.hot_first; i < segment.hot_last; ++i) holders.push_back(segment.others[i]);
-    candidates.insert(candidates.begin(), LessLoaded(holders));
-  } else if (segment.hot_last < segment.others.size()) {
-    const size_t replica = segment.others[segment.hot_last];
-    const uint64_t replicas = view_->links[replica]->Busy() + kBusierBytes;
-    if (view_->links[segment.owner]->Busy() > replicas) candidates.insert(candidates.begin(), replica);
-  }
-  // Replicas and hot copies before a previous owner: where Match found nothing, that one has nothing either.
-  std::vector<size_t> rest(segment.others.begin() + segment.asked_first, segment.others.end());
-  rest.insert(rest.end(), segment.others.begin(), segment.others.begin() + segment.asked_first);
-  for (const size_t node : rest) candidates.push_back(node);
-  std::vector<size_t> once;
-  for (const size_t node : candidates) {
-    if (std::find(once.begin(), once.end(), node) == once.end()) once.push_back(node);
-  }
-  return once;
-}
-
-// Of two at random: enough to spread a load evenly, and no herd runs to the one that was least loaded a moment ago.
-size_t FetchJob::LessLoaded(absl::Span<const size_t> holders) {
-  const uint64_t random = core_->runtime()->Random();
-  const size_t first = random % holders.size();
-  const size_t second = (first + 1 + (random >> 32) % (holders.size() - 1)) % holders.size();
-  const uint64_t busy_first = view_->links[holders[first]]->Busy();
-  const uint64_t busy_second = view_->links[holders[second]]->Busy();
-  return holders[busy_second < busy_first ? second : first];
 }
 
 size_t FetchJob::OwnerOf(size_t block) const {
@@ -97,100 +57,130 @@ size_t FetchJob::OwnerOf(size_t block) const {
   return (after - 1)->owner;
 }
 
-std::optional<size_t> FetchJob::NextCandidate(Block& block) {
+bool FetchJob::HasOther(const Block& block) {
+  const std::vector<size_t>& candidates = candidates_[block.segment];
+  return std::any_of(candidates.begin() + block.next, candidates.end(),
+                     [this](size_t node) { return view_->links[node]->Refusal().ok(); });
+}
+
+std::optional<FetchJob::Turn> FetchJob::NextTurn(Block& block, absl::Time now) {
   const std::vector<size_t>& candidates = candidates_[block.segment];
   const size_t position = &block - blocks_.data() + range_.first;
   while (block.next < candidates.size()) {
     const size_t node = candidates[block.next++];
     const absl::Status refusal = view_->links[node]->Refusal();
-    if (refusal.ok()) return node;
+    if (refusal.ok()) return Turn{node, now};
     NoteReason(node, position, MissReasonOf(refusal), std::string(refusal.message()));
   }
-  return std::exchange(block.spare, std::nullopt);
+  if (block.spare) return Turn{*std::exchange(block.spare, std::nullopt), now};
+  return std::exchange(block.told, std::nullopt);
 }
 
-std::vector<std::shared_ptr<FetchJob::Stream>> FetchJob::Ask(absl::Span<const size_t> blocks) {
+bool FetchJob::Ask(absl::Span<const size_t> blocks, Budget* budget, Streams* streams) {
   const absl::Time now = core_->Now();
-  const absl::Time half = now + (deadline_ - now) / 2;
-  std::vector<std::shared_ptr<Stream>> streams;
+  bool allowed = true;
   for (const size_t block : blocks) {
     if (!Wanted(block)) continue;
     Block& state = At(block);
-    const std::optional<size_t> node = NextCandidate(state);
-    if (!node) {
-      if (state.asked == 0 && !state.decoding) EndRun(block);
+    const size_t before = state.next;
+    const std::optional<Turn> turn = NextTurn(state, now);
+    Stream* const stream = turn ? StreamFor(*turn, HasOther(state), budget, streams) : nullptr;
+    if (stream != nullptr) {
+      stream->blocks.push_back(block);
+      ++state.asked;
       continue;
     }
-    // A node has the whole time only if nobody else is left to be asked.
-    const absl::Time deadline = state.next < candidates_[state.segment].size() ? half : deadline_;
-    auto same = std::find_if(streams.begin(), streams.end(),
-                             [&](const auto& stream) { return stream->node == *node && stream->deadline == deadline; });
-    if (same == streams.end()) {
-      same = streams.insert(same, std::make_shared<Stream>(Stream{*node, {}, deadline, now}));
+    if (turn) {
+      state.next = before;
+      allowed = false;
     }
-    (*same)->blocks.push_back(block);
-    ++state.asked;
+    if (state.asked == 0 && !state.decoding) EndRun(block);
   }
-  if (alternatives_) streams_.insert(streams_.end(), streams.begin(), streams.end());
-  return streams;
+  return allowed;
 }
 
-void FetchJob::Start(std::vector<std::shared_ptr<Stream>> streams) {
-  for (std::shared_ptr<Stream>& stream : streams) {
+// The stream of this turn that is not under way yet, or a new one; null if the budget does not allow it.
+FetchJob::Stream* FetchJob::StreamFor(const Turn& turn, bool has_other, Budget* budget, Streams* streams) {
+  const absl::Time now = core_->Now();
+  // A node has the whole time only if nobody else is left to be asked.
+  const absl::Time deadline = has_other ? turn.begins + (deadline_ - turn.begins) / 2 : deadline_;
+  const bool rests = turn.begins > now;
+  Streams& list = rests ? resting_ : *streams;
+  const auto same = std::find_if(list.begin(), list.end(), [&](const auto& stream) {
+    return stream->node == turn.node && stream->deadline == deadline && stream->begins == turn.begins;
+  });
+  if (same != list.end()) return same->get();
+  if (budget != nullptr && !budget->Take()) return nullptr;
+  list.push_back(std::make_shared<Stream>(Stream{turn.node, {}, deadline, turn.begins, turn.begins}));
+  if (alternatives_) streams_.push_back(list.back());
+  if (rests) {
+    ++core_->counters.retries;
+    changed_->NotifyAll();
+  }
+  return list.back().get();
+}
+
+void FetchJob::Start(Streams streams) {
+  for (const std::shared_ptr<Stream>& stream : streams) {
     NodeLink& link = *view_->links[stream->node];
-    link.Expect(static_cast<int64_t>(stream->blocks.size() * core_->reserve_bytes));
-    core_->hedges.Earn();
-    link.Submit([self = shared_from_this(), stream = std::move(stream), expected = core_->reserve_bytes.load()] {
+    const auto expected = static_cast<int64_t>(stream->blocks.size() * core_->reserve_bytes);
+    link.Expect(expected);
+    const absl::Status taken = link.Submit([self = shared_from_this(), stream, expected] {
       self->RunStream(stream);
-      self->view_->links[stream->node]->Expect(-static_cast<int64_t>(stream->blocks.size() * expected));
+      self->view_->links[stream->node]->Expect(-expected);
     });
+    if (taken.ok()) continue;
+    link.Expect(-expected);
+    Failed(stream->node, stream->blocks, MissReasonOf(taken), std::string(taken.message()));
+    Over(*stream);
   }
 }
 
-// Until all is settled or the time is over. Where there are alternatives, looks after streams that are late.
+// Until all is settled or the time is over: starts what rests until a node said, and looks after streams that are late.
 void FetchJob::WaitAndHedge() {
-  std::unique_lock lock(mutex_);
-  const auto settled = [this]() { return settled_ >= end_ || !fault_.ok(); };
-  if (!alternatives_) {
-    changed_->WaitUntil(lock, deadline_, settled);
-    return;
-  }
   const absl::Duration late_after = core_->latencies.LateAfter();
-  while (!settled()) {
+  std::unique_lock lock(mutex_);
+  while (settled_ < end_ && fault_.ok()) {
     const absl::Time now = core_->Now();
     if (now >= deadline_) return;
-    std::vector<std::shared_ptr<Stream>> hedges = Hedge(late_after, now);
-    if (!hedges.empty()) {
+    Streams due = Hedge(late_after, now);
+    const auto rested =
+        std::partition(resting_.begin(), resting_.end(), [&](const auto& s) { return s->begins > now; });
+    due.insert(due.end(), rested, resting_.end());
+    resting_.erase(rested, resting_.end());
+    if (!due.empty()) {
       lock.unlock();
-      Start(std::move(hedges));
+      Start(std::move(due));
       lock.lock();
       continue;
     }
     absl::Time next = deadline_;
+    for (const std::shared_ptr<Stream>& stream : resting_) next = std::min(next, stream->begins);
     for (const std::shared_ptr<Stream>& stream : streams_) {
-      if (!stream->over && !stream->hedged) next = std::min(next, stream->sign_of_life + late_after);
+      if (!stream->over && !stream->hedged) next = std::min(next, LateAt(*stream, late_after));
     }
     changed_->WaitUntil(lock, next);
   }
 }
 
-// Asks the next candidates for what late streams have not brought. A stream is hedged once.
-std::vector<std::shared_ptr<FetchJob::Stream>> FetchJob::Hedge(absl::Duration late_after, absl::Time now) {
-  std::vector<size_t> late;
-  for (const std::shared_ptr<Stream>& stream : streams_) {
-    if (stream->over || stream->hedged || now < stream->sign_of_life + late_after) continue;
-    stream->hedged = true;
+// Asks the next candidates for what late streams have not brought. A stream is hedged once; what the budget does not
+// allow yet, or nobody who lives can give, is looked at again.
+FetchJob::Streams FetchJob::Hedge(absl::Duration late_after, absl::Time now) {
+  Streams hedges;
+  const size_t known = streams_.size();  // those that are added are not late
+  for (size_t i = 0; i < known; ++i) {
+    const std::shared_ptr<Stream> stream = streams_[i];
+    if (stream->over || stream->hedged || now < LateAt(*stream, late_after)) continue;
     std::vector<size_t> movable;
+    bool all = true;
     for (const size_t block : stream->blocks) {
       const Block& state = At(block);
-      if (Wanted(block) && !state.decoding && state.next < candidates_[state.segment].size()) movable.push_back(block);
+      if (!Wanted(block) || state.decoding || state.next == candidates_[state.segment].size()) continue;
+      HasOther(state) ? movable.push_back(block) : (void)(all = false);
     }
-    if (movable.empty() || !core_->hedges.Take()) continue;
-    late.insert(late.end(), movable.begin(), movable.end());
+    stream->hedged = Ask(movable, &core_->hedges, &hedges) && all;
+    stream->looked_at = now;
   }
-  std::sort(late.begin(), late.end());
-  late.erase(std::unique(late.begin(), late.end()), late.end());
-  std::vector<std::shared_ptr<Stream>> hedges = Ask(late);
   core_->counters.hedges += hedges.size();
   return hedges;
 }
@@ -226,7 +216,6 @@ absl::StatusOr<GetResult> FetchJob::Conclude() {
 void FetchJob::RunStream(const std::shared_ptr<Stream>& stream) {
   absl::Span<const size_t> blocks = stream->blocks;
   NodeLink& link = *view_->links[stream->node];
-  int attempt = 0;
   while (!blocks.empty() && WantsAny(blocks)) {
     const absl::Span<const size_t> batch = blocks.first(std::min(blocks.size(), kMaxKeysPerCall));
     NodeLink::Wait wait(&link);
@@ -244,20 +233,14 @@ void FetchJob::RunStream(const std::shared_ptr<Stream>& stream) {
       break;
     }
     if (!sink.starved()) wait.End(status);
-    // Another holder is asked at once; where there is none, the node's hint is obeyed.
-    if (!rest.empty() && !alternatives_ && core_->WaitAsTold(status, attempt++, stream->deadline)) {
-      blocks = rest;
-      continue;
-    }
     if (IsFault(status) && !rest.empty() && OwnerOf(rest[0]) == stream->node) {
       EndWithFault(AtNode(link.id(), status));
     } else {
-      Failed(stream->node, rest, MissReasonOf(status), std::string(status.message()));
+      Failed(stream->node, rest, MissReasonOf(status), std::string(status.message()), status);
     }
   }
   Leave(blocks);
-  std::lock_guard lock(mutex_);
-  stream->over = true;
+  Over(*stream);
 }
 
 absl::Status FetchJob::FetchBatch(const Stream& stream, absl::Span<const size_t> blocks, Sink* sink) {
@@ -272,6 +255,7 @@ absl::Status FetchJob::FetchBatch(const Stream& stream, absl::Span<const size_t>
   link.HeardLoad(trailer->load());
   if (absl::Status status = sink->Complete(); !status.ok()) return status;
   if (!sink->rest().empty()) return absl::InternalError("the node ended a Get before its last block");
+  core_->retries.Succeeded();
   return absl::OkStatus();
 }
 
@@ -322,6 +306,11 @@ bool FetchJob::WantsAny(absl::Span<const size_t> blocks) {
   return std::any_of(blocks.begin(), blocks.end(), [this](size_t block) { return Wanted(block); });
 }
 
+void FetchJob::Over(Stream& stream) {
+  std::lock_guard lock(mutex_);
+  stream.over = true;
+}
+
 void FetchJob::Leave(absl::Span<const size_t> blocks) {
   std::lock_guard lock(mutex_);
   for (const size_t block : blocks) --At(block).asked;
@@ -333,16 +322,24 @@ void FetchJob::NoteReason(size_t node, size_t block, v1::MissReason miss, const 
   if (!inserted && owners && !reason->second.owners) reason->second = {miss, why, owners};
 }
 
-void FetchJob::Failed(size_t node, absl::Span<const size_t> blocks, v1::MissReason miss, const std::string& why) {
+// Another holder is asked at once; where there is none, the node itself when it said. To ask on behalf of a node that
+// is full is load that it has to be allowed.
+void FetchJob::Failed(size_t node, absl::Span<const size_t> blocks, v1::MissReason miss, const std::string& why,
+                      const absl::Status& status) {
+  const bool full = absl::IsResourceExhausted(status);
+  const std::optional<absl::Time> told = full ? core_->ToldTime(status) : std::nullopt;
+  Streams streams;
   std::unique_lock lock(mutex_);
   std::vector<size_t> again;
   for (const size_t block : blocks) {
-    --At(block).asked;
+    Block& state = At(block);
+    --state.asked;
     if (!Wanted(block)) continue;
     NoteReason(node, block, miss, why);
-    if (At(block).asked == 0 && !At(block).decoding) again.push_back(block);
+    if (told && *told < deadline_ && (!state.told || *told < state.told->begins)) state.told = Turn{node, *told};
+    if (state.asked == 0 && !state.decoding) again.push_back(block);
   }
-  std::vector<std::shared_ptr<Stream>> streams = Ask(again);
+  Ask(again, full ? &core_->retries.budget() : nullptr, &streams);
   for (const std::shared_ptr<Stream>& stream : streams) core_->counters.failovers += stream->blocks.size();
   if (!streams.empty()) changed_->NotifyAll();  // they may be late too
   lock.unlock();

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/runtime/wait.h"
+#include "services/worker/ask_all.h"
 
 namespace kvist {
 namespace {
@@ -41,9 +41,9 @@ absl::StatusOr<PrefixMatch> MatchJob::Run(ClientCore* core, absl::Span<const Key
                                           absl::Time deadline) {
   MatchJob job(core, chain, lease, deadline);
   job.PlanFirstRound();
-  if (absl::Status fault = job.AskAll(/*last_round=*/false); !fault.ok()) return fault;  // leases go with the job
+  if (absl::Status fault = job.AskRound(/*last_round=*/false); !fault.ok()) return fault;  // leases go with the job
   if (job.PlanSecondRound()) {
-    if (absl::Status fault = job.AskAll(/*last_round=*/true); !fault.ok()) return fault;
+    if (absl::Status fault = job.AskRound(/*last_round=*/true); !fault.ok()) return fault;
   }
   return job.Conclude();
 }
@@ -157,48 +157,45 @@ bool MatchJob::Take(const v1::MatchResponse& response, const Question& question,
   return !gap;
 }
 
-MatchJob::Answer MatchJob::AskNode(ClientCore* core, const Question& question,
-                                   absl::Span<const v1::MatchRequest> requests, absl::Time deadline) {
-  Answer answer;
-  for (size_t batch = 0; batch < requests.size(); ++batch) {
-    const auto ask = [&](Channel& node) { return node.Match(requests[batch], deadline); };
-    absl::StatusOr<v1::MatchResponse> response = question.node->Ask<v1::MatchResponse>(ask);
-    for (int attempt = 0; core->WaitAsTold(response.status(), attempt, deadline); ++attempt) {
-      response = question.node->Ask<v1::MatchResponse>(ask);
-    }
+OrAgain<MatchJob::Answer> MatchJob::AskNode(ClientCore* core, Asking* asking) {
+  Answer& answer = asking->answer;
+  const std::shared_ptr<NodeLink>& node = asking->question.node;
+  for (; asking->next < asking->requests.size(); ++asking->next) {
+    const absl::StatusOr<v1::MatchResponse> response = node->Ask<v1::MatchResponse>(
+        [&](Channel& channel) { return channel.Match(asking->requests[asking->next], asking->deadline); });
     if (!response.ok()) {
+      if (const auto again = core->RetryTime(response.status(), asking->deadline)) return *again;
       answer.status = response.status();
-      return answer;
+      break;
     }
     if (response->has_newer_view()) core->keeper.Learn(response->newer_view());
-    core->keeper.Heard(question.node, response->view());
-    question.node->HeardLoad(response->load());
-    if (!Take(*response, question, batch, &answer)) return answer;
+    core->keeper.Heard(node, response->view());
+    node->HeardLoad(response->load());
+    core->retries.Succeeded();
+    if (!Take(*response, asking->question, asking->next, &answer)) break;
   }
-  return answer;
+  return std::move(answer);
 }
 
 // Asks all questions of the round, in parallel. While a second round may find the same elsewhere, a node has half of
 // the time. Returns the first fault.
-absl::Status MatchJob::AskAll(bool last_round) {
+absl::Status MatchJob::AskRound(bool last_round) {
   const absl::Time half = core_->Now() + (deadline_ - core_->Now()) / 2;
-  std::vector<std::function<Answer()>> tasks;
+  std::vector<NodeQuestion<Answer>> asked;
   absl::Time latest = absl::InfinitePast();
   for (const Question& question : questions_) {
     const absl::Time deadline = last_round || question.alone ? deadline_ : half;
     latest = std::max(latest, deadline);
-    tasks.push_back([core = core_, question, requests = Requests(question), deadline] {
-      return AskNode(core, question, requests, deadline);
-    });
+    asked.push_back(
+        {question.node, [core = core_, asking = Asking{question, Requests(question), deadline, 0, {}}]() mutable {
+           return AskNode(core, &asking);
+         }});
   }
-  const auto submit = [this](size_t i, std::function<void()> task) { questions_[i].node->Submit(std::move(task)); };
-  std::vector<std::optional<Answer>> answers =
-      Gather<Answer>(core_->runtime(), submit, std::move(tasks), latest,
-                     [core = core_](Answer late) { ReleaseLater(core, std::move(late.leases)); });
+  std::vector<Answer> answers = AskAll<Answer>(
+      core_->runtime(), asked, latest, [core = core_](Answer late) { ReleaseLater(core, std::move(late.leases)); });
   absl::Status fault;
   for (size_t i = 0; i < questions_.size(); ++i) {
-    if (!answers[i]) answers[i].emplace().status = absl::DeadlineExceededError("no answer in time");
-    absl::Status merged = Merge(questions_[i], *answers[i]);
+    absl::Status merged = Merge(questions_[i], answers[i]);
     if (!merged.ok()) fault = std::move(merged);
   }
   return fault;
@@ -340,32 +337,28 @@ absl::Status Release(NodeLink& node, absl::Span<const v1::ReleaseRequest> reques
 }  // namespace
 
 void MatchJob::ReleaseLater(ClientCore* core, std::vector<PrefixMatch::Lease> leases) {
+  // A lease that cannot be ended ends by itself.
   for (auto& [node, requests] : GroupByNode(leases)) {
+    if (!node->Refusal().ok()) continue;
     node->Submit([core, node = node, requests = std::move(requests)] {
-      // A lease that cannot be ended ends by itself.
-      Release(*node, requests, core->Now() + kReleaseDeadline).IgnoreError();
-    });
+          Release(*node, requests, core->Now() + kReleaseDeadline).IgnoreError();
+        })
+        .IgnoreError();
   }
 }
 
 absl::Status MatchJob::ReleaseNow(ClientCore* core, const std::vector<PrefixMatch::Lease>& leases,
                                   absl::Time deadline) {
-  std::vector<std::function<absl::Status()>> tasks;
-  std::vector<std::shared_ptr<NodeLink>> nodes;
+  std::vector<NodeQuestion<absl::Status>> asked;
   for (auto& [node, requests] : GroupByNode(leases)) {
-    nodes.push_back(node);
-    tasks.push_back(
-        [node = node, requests = std::move(requests), deadline] { return Release(*node, requests, deadline); });
+    asked.push_back(
+        {node, [node = node, requests = std::move(requests), deadline] { return Release(*node, requests, deadline); }});
   }
-  const auto submit = [&](size_t i, std::function<void()> task) { nodes[i]->Submit(std::move(task)); };
-  const std::vector<std::optional<absl::Status>> answers =
-      Gather<absl::Status>(core->runtime(), submit, std::move(tasks), deadline);
-  absl::Status first;
+  const std::vector<absl::Status> answers = AskAll<absl::Status>(core->runtime(), asked, deadline);
   for (size_t i = 0; i < answers.size(); ++i) {
-    const absl::Status answer = answers[i].value_or(absl::DeadlineExceededError("no answer in time"));
-    if (first.ok() && !answer.ok()) first = AtNode(nodes[i]->id(), answer);
+    if (!answers[i].ok()) return AtNode(asked[i].node->id(), answers[i]);
   }
-  return first;
+  return absl::OkStatus();
 }
 
 PrefixMatch::~PrefixMatch() { MatchJob::ReleaseLater(core_, std::move(leases_)); }

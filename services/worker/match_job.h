@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -59,6 +60,17 @@ class MatchJob {
     std::vector<PrefixMatch::Lease> leases;
     absl::Duration lease_ttl = absl::InfiniteDuration();  // the shortest
     std::vector<v1::HotSegment> hot;
+
+    Answer() = default;
+    explicit Answer(absl::Status why) : status(std::move(why)) {}
+  };
+  // How far a node was asked: it may refuse in the middle, and go on when it said.
+  struct Asking {
+    Question question;
+    std::vector<v1::MatchRequest> requests;
+    absl::Time deadline;
+    size_t next = 0;  // of the requests
+    Answer answer;    // to those before
   };
   // Why a segment's owner does not have its next block.
   struct OwnerSaid {
@@ -77,10 +89,9 @@ class MatchJob {
     bool run, alone;
   };
   void Ask(size_t node, const Segment& segment, size_t first, How how);
-  absl::Status AskAll(bool last_round);
+  absl::Status AskRound(bool last_round);
   absl::Status Merge(const Question& question, Answer& answer);
-  static Answer AskNode(ClientCore* core, const Question& question, absl::Span<const v1::MatchRequest> requests,
-                        absl::Time deadline);
+  static OrAgain<Answer> AskNode(ClientCore* core, Asking* asking);
   static bool Take(const v1::MatchResponse& response, const Question& question, size_t batch, Answer* answer);
   std::vector<v1::MatchRequest> Requests(const Question& question) const;
   PrefixMatch Conclude();

@@ -21,8 +21,12 @@ absl::Status NodeLink::Refusal() {
   }
   if (absl::Status refusal = breaker_.Refusal(); !refusal.ok()) return refusal;
   std::lock_guard lock(mutex_);
+  return FullNow();
+}
+
+absl::Status NodeLink::FullNow() const {
   if (tasks_.size() < kLinkQueued) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(kLinkQueued, " calls of this worker wait for the node already"));
+  return absl::ResourceExhaustedError(absl::StrCat(kLinkQueued, " calls of this worker wait for the node already"));
 }
 
 NodeLink::Wait::Wait(NodeLink* link) : link_(link) {
@@ -53,15 +57,17 @@ void NodeLink::Wait::End(const absl::Status& status) {
   }
 }
 
-void NodeLink::Submit(std::function<void()> task) {
+absl::Status NodeLink::Submit(std::function<void()> task) {
   {
     std::lock_guard lock(mutex_);
+    if (absl::Status full = FullNow(); !full.ok()) return full;
     tasks_.push_back(std::move(task));
-    if (running_ == kLinkCalls) return;
+    if (running_ == kLinkCalls) return absl::OkStatus();
     ++running_;
     ++scheduled_;
   }
   uses_.callers->Submit([self = shared_from_this()] { self->RunTask(); });
+  return absl::OkStatus();
 }
 
 // One task, then back into the pool's queue: links share its threads fairly.

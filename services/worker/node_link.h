@@ -49,7 +49,7 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
   const std::string& id() const { return node_.id.value; }
   Channel* channel() const { return channel_.get(); }
 
-  // Ok if a call would be sent now. Else Unavailable: the breaker is open, or too many calls wait for the node already.
+  // Ok if a call would be sent now. Else Unavailable: the breaker is open; or ResourceExhausted: as of Submit.
   absl::Status Refusal();
 
   // Asks the node, unless it is not asked now, and judges it by the answer.
@@ -81,7 +81,8 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
     bool waiting_ = false;
   };
 
-  void Submit(std::function<void()> task);
+  // Runs the task when it is its turn. ResourceExhausted if kLinkQueued wait for theirs already: it will not run.
+  absl::Status Submit(std::function<void()> task);
 
   // Held while a buffer of the client is filled from this node or sent to it: a node that stops in the middle of its
   // streams keeps so many, and leaves the rest to the others.
@@ -101,6 +102,7 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
 
  private:
   void RunTask();
+  absl::Status FullNow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Node node_;
   const std::unique_ptr<Channel> channel_;

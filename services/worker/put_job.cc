@@ -48,8 +48,14 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   result_.present = present;
   unsettled_ = chain_.size() - present;
   for (Queue& queue : queues_) {
+    NodeLink& link = *view_->links[queue.owner];
     for (int lane = 0; lane < std::min<int>(kLanesPerOwner, queue.blocks.size()); ++lane) {
-      view_->links[queue.owner]->Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
+      const absl::Status taken = link.Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
+      if (taken.ok() || lane > 0) continue;
+      queue.next = queue.blocks.size();
+      unsettled_ -= queue.blocks.size();
+      result_.failed += queue.blocks.size();
+      result_.failure = std::string(AtNode(link.id(), taken).message());
     }
   }
   changed_->WaitUntil(lock, deadline_, [this] { return unsettled_ == 0 || !fault_.ok(); });

@@ -57,6 +57,7 @@ class Retries {
       : options_(options), runtime_(runtime), budget_(options.budget, options.earned) {}
 
   bool Take() { return budget_.Take(); }
+  Budget& budget() { return budget_; }
   void Succeeded() { budget_.Earn(); }
   // Before retry `attempt` (from 0): doubles each time up to the longest, jittered. A node's hint comes before, and
   // callers that got the same one are spread over half of it.

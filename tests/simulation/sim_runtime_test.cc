@@ -210,8 +210,8 @@ TEST(SimRuntime, PoolsAndGathersOfTheServicesRunOnIt) {
         });
       }
       const auto results = Gather<int>(
-          host, [&](size_t, std::function<void()> task) { pool.Submit(std::move(task)); }, std::move(tasks),
-          host->Now() + absl::Seconds(1));
+          host, [&](size_t, std::function<void()> task) { return pool.Submit(std::move(task)), true; },
+          std::move(tasks), host->Now() + absl::Seconds(1));
       for (int i = 0; i < 5; ++i) EXPECT_EQ(results[i], i) << "seed " << seed;
       EXPECT_FALSE(results[5].has_value()) << "seed " << seed;
     });

@@ -113,6 +113,15 @@ class ClientTest : public testing::Test {
            owners_.begin();
   }
 
+  // All that a node holds, as its replica would have it: the next node of each segment.
+  void Replicate() {
+    for (size_t block = 0; block < kBlocks; ++block) {
+      const std::vector<size_t> owners = Owners(chain_[SegmentHead(block)], options_.view, 2);
+      cluster_.node(owners[1]).blocks[KeyBytes(block)] = cluster_.node(owners[0]).blocks.at(KeyBytes(block));
+    }
+  }
+  size_t Replica(size_t block) { return Owners(chain_[SegmentHead(block)], options_.view, 2)[1]; }
+
   void ExpectMiss(const GetResult& result, size_t block, v1::MissReason reason) {
     EXPECT_EQ(result.blocks, block);
     EXPECT_EQ(MissReasonName(result.miss), MissReasonName(reason)) << result.why;

@@ -72,6 +72,26 @@ TEST_F(ExplainTest, AnOwnerThatIsDownIsTheReasonOfItsBlocks) {
   }
 }
 
+TEST_F(ExplainTest, AnOwnerThatIsFullIsAskedAgainWhenItSaidAndIsOverloadedElse) {
+  Put();
+  FakeNode& full = OwnerOf(0);
+  full.retry_hint = absl::Milliseconds(50);
+  full.refuse_reads = 2;
+  const absl::Time start = absl::Now();
+  EXPECT_EQ(Explain().leading, kBlocks);
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(100));
+  EXPECT_EQ(client().counters().retries, 2u);
+  full.retry_hint = std::nullopt;
+  full.refuse_reads = 1;
+  const ExplainResult result = Explain();
+  for (size_t block = 0; block < kBlocks; ++block) {
+    const bool lost = owners_[block] == owners_[0];
+    EXPECT_EQ(result.blocks[block].miss, lost ? v1::MISS_REASON_OVERLOADED : v1::MISS_REASON_UNSPECIFIED);
+    EXPECT_EQ(result.blocks[block].detail, lost ? "the node is full" : "");
+  }
+  EXPECT_THAT(ExplainJson(result).dump(), HasSubstr("\"miss_reason\":\"overloaded\""));
+}
+
 TEST_F(ExplainTest, ABlockWhereReadersLookSecondOrNoMoreSaysSo) {
   Put();
   const size_t away = (owners_[0] + 1) % 3;

@@ -51,6 +51,7 @@ struct FakeNode {
   std::map<std::string, std::vector<std::string>> hot;  // head -> nodes that hold copies
   std::optional<absl::Duration> retry_hint;             // of refused Puts
   std::vector<v1::PutReserve> reserves;
+  std::vector<absl::Time> get_deadlines;
   std::vector<v1::AdoptRequest> adoptions;
   std::vector<v1::DescribeRequest> described;
   std::vector<v1::ReportRequest> reported;
@@ -66,6 +67,11 @@ struct FakeNode {
   void SetSilent(bool is_silent) {
     std::lock_guard lock(mutex);
     silent = is_silent;
+    changed.notify_all();
+  }
+  void HoldGets(bool hold) {
+    std::lock_guard lock(mutex);
+    hold_gets = hold;
     changed.notify_all();
   }
   int Calls(const std::string& method) {
@@ -127,6 +133,7 @@ class FakeChannel final : public Channel {
 
   absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Time deadline) override {
     if (absl::Status status = Reach("Explain", deadline); !status.ok()) return status;
+    if (absl::Status status = RefuseRead(); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);
     v1::ExplainResponse response;
     for (const std::string& key : Split(request.keys())) {
@@ -177,6 +184,10 @@ class FakeChannel final : public Channel {
 
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     if (absl::Status status = Reach("Get", deadline); !status.ok()) return status;
+    {
+      std::lock_guard lock(node_->mutex);
+      node_->get_deadlines.push_back(deadline);
+    }
     if (absl::Status status = Hold(deadline); !status.ok()) return status;
     if (absl::Status status = RefuseRead(); !status.ok()) return status;
     v1::GetTrailer trailer;
@@ -280,6 +291,7 @@ class FakeChannel final : public Channel {
     std::lock_guard lock(node_->mutex);
     if (node_->refuse_reads == 0) return absl::OkStatus();
     --node_->refuse_reads;
+    node_->changed.notify_all();
     const absl::Status full = absl::ResourceExhaustedError("the node is full");
     return node_->retry_hint ? WithRetryHint(full, *node_->retry_hint) : full;
   }

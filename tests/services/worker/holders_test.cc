@@ -30,19 +30,11 @@ class HoldersTest : public ClientTest {
     cluster_.node(to).blocks[KeyBytes(block)] = blocks.at(KeyBytes(block));
     blocks.erase(KeyBytes(block));
   }
-  // All that a node holds, as its replica would have it: the next node of each segment.
-  void Replicate() {
-    for (size_t block = 0; block < kBlocks; ++block) {
-      const std::vector<size_t> owners = Owners(chain_[SegmentHead(block)], options_.view, 2);
-      cluster_.node(owners[1]).blocks[KeyBytes(block)] = cluster_.node(owners[0]).blocks.at(KeyBytes(block));
-    }
-  }
   static bool Eventually(const std::function<bool()>& condition) {
     const absl::Time end = absl::Now() + absl::Seconds(10);
     while (!condition() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
     return condition();
   }
-  size_t Replica(size_t block) { return Owners(chain_[SegmentHead(block)], options_.view, 2)[1]; }
   int CallsOfAll(const std::string& method) {
     int calls = 0;
     for (size_t i = 0; i < 3; ++i) calls += cluster_.node(i).Calls(method);
