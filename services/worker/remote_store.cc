@@ -50,11 +50,17 @@ class FetchedBlock final : public PinnedBlock {
 // Receives the one item of a Get.
 class OneBlock final : public GetSink {
  public:
+  explicit OneBlock(uint64_t max_block_bytes) : max_block_bytes_(max_block_bytes) {}
+
   absl::Status OnHeader(const v1::GetHeader& header) override {
     if (header.item() != 0 || miss != v1::MISS_REASON_UNSPECIFIED || bytes != nullptr) return Misplaced("a header");
     miss = header.miss();
     if (miss != v1::MISS_REASON_UNSPECIFIED) return absl::OkStatus();
     if (header.sent_bytes() == 0) return Misplaced("an empty block");
+    if (header.sent_bytes() > max_block_bytes_) {
+      return absl::DataLossError(absl::StrCat("the node sends a block of ", header.sent_bytes(),
+                                              " bytes; it takes none above ", max_block_bytes_));
+    }
     bytes = std::make_unique<BlockBytes>(header.sent_bytes());
     return bytes->exists()
                ? absl::OkStatus()
@@ -78,6 +84,8 @@ class OneBlock final : public GetSink {
   static absl::Status Misplaced(const char* what) {
     return absl::DataLossError(absl::StrCat("the node sent ", what, " that does not belong into this answer"));
   }
+
+  const uint64_t max_block_bytes_;
 };
 
 class RemoteReservation final : public Reservation {
@@ -153,7 +161,7 @@ class RemoteStore final : public BlockStore {
     v1::GetRequest request;
     request.set_keys(KeyField(key));
     request.set_view(options_.view);
-    OneBlock sink;
+    OneBlock sink(options_.max_block_bytes);
     const absl::StatusOr<v1::GetTrailer> trailer = options_.channel->Get(request, Deadline(), &sink);
     if (!trailer.ok()) return trailer.status();
     if (sink.miss == v1::MISS_REASON_CHECKSUM)
@@ -200,6 +208,7 @@ class RemoteStore final : public BlockStore {
     }
     v1::EraseRequest request;
     request.set_keys(KeyField(key));
+    request.set_view(options_.view);
     const absl::StatusOr<v1::EraseResponse> response = options_.channel->Erase(request, Deadline());
     if (!response.ok()) return response.status();
     return response->erased_size() == 1 && response->erased(0);
