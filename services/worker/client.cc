@@ -127,6 +127,7 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
       batches.push_back(absl::MakeConstSpan(of_node[node]).subspan(first, kMaxKeysPerCall));
       v1::EraseRequest request;
       request.set_keys(PackKeys(chain, batches.back()));
+      request.set_view(view->view.number.value);
       asked.push_back({view->links[node], [link = view->links[node], request, deadline] {
                          return link->Ask<v1::EraseResponse>(
                              [&](Channel& channel) { return channel.Erase(request, deadline); });
@@ -138,6 +139,7 @@ absl::StatusOr<EraseResult> Client::Erase(absl::Span<const Key> chain) {
   std::vector<bool> erased(chain.size()), failed(chain.size());
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::Status& status = answers[i].status();
+    if (status.ok()) core_->keeper.Heard(asked[i].node, answers[i]->view());
     if (IsFault(status)) return AtNode(asked[i].node->id(), status);
     if (!status.ok() && result.failure.empty()) {
       result.failure = std::string(AtNode(asked[i].node->id(), status).message());

@@ -181,6 +181,9 @@ TEST(HandlersTest, AnOlderViewBringsTheNewerOneAndNoViewBringsNone) {
   EXPECT_EQ(stale->newer_view().nodes(1).address(), "127.0.0.1:7001");
   EXPECT_EQ(node.channel->GetView(node.In(1))->view().nodes_size(), 2);
   EXPECT_EQ(Explain(node, {TestKey(1)}).view(), 7);
+  v1::EraseRequest erase;
+  erase.set_keys(testing::KeyBytes(TestKey(1)));
+  EXPECT_EQ(node.channel->Erase(erase, node.In(1))->view(), 7);
   node.view = nullptr;
   EXPECT_FALSE(node.channel->GetView(node.In(1))->has_view());
   EXPECT_EQ(node.channel->Match(request, node.In(1))->view(), 0);

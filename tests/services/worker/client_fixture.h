@@ -45,7 +45,7 @@ inline uint16_t Bf16(float value) {
   return static_cast<uint16_t>(bits >> 16);
 }
 
-class ClientTest : public testing::Test {
+class ClientTest : public ::testing::Test {
  protected:
   ClientTest() {
     options_.ns = TestNamespace();

@@ -51,11 +51,12 @@ struct FakeNode {
   std::map<std::string, std::vector<std::string>> hot;  // head -> nodes that hold copies
   std::optional<absl::Duration> retry_hint;             // of refused Puts
   std::vector<v1::PutReserve> reserves;
+  std::vector<v1::EraseRequest> erases;
   std::vector<absl::Time> get_deadlines;
   std::vector<v1::AdoptRequest> adoptions;
   std::vector<v1::DescribeRequest> described;
   std::vector<v1::ReportRequest> reported;
-  std::map<std::string, v1::BlockFate> fates;  // of keys that are not stored
+  std::map<std::string, v1::BlockFate> fates;  // of keys that are not stored; of those that are, when they expire
   std::vector<v1::NearNamespace> near;
   // Set before use.
   bool down = false;
@@ -109,6 +110,8 @@ class FakeChannel final : public Channel {
     if (absl::Status status = Reach("Erase", deadline); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);
     v1::EraseResponse response;
+    response.set_view(node_->view);
+    node_->erases.push_back(request);
     for (const std::string& key : Split(request.keys())) response.add_erased(node_->blocks.erase(key) > 0);
     return response;
   }
@@ -143,6 +146,7 @@ class FakeChannel final : public Channel {
       if (stored != node_->blocks.end()) {
         fate.set_tier(v1::TIER_HOST);
         fate.set_size_bytes(stored->second.size());
+        if (told != node_->fates.end()) fate.set_expires_unix_ms(told->second.expires_unix_ms());
       } else if (told != node_->fates.end()) {
         fate = told->second;
       } else {

@@ -9,7 +9,7 @@
 namespace kvist {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 class ViewsTest : public ClientTest {
  protected:
@@ -54,6 +54,16 @@ TEST_F(ViewsTest, ANumberInAnotherReplyLeadsToAQuestion) {
   EXPECT_EQ(Get().blocks, kBlocks);  // trailers carry the number only
   EXPECT_TRUE(Holds([&] { return client().view().number.value == 2; }));
   EXPECT_EQ(client().counters().refreshes, 1u);
+}
+
+TEST_F(ViewsTest, AnEraseSaysByWhichViewItIsPlacedAndLearnsOfANewerOne) {
+  Put();
+  cluster_.Publish(Next());
+  EXPECT_EQ(client().Erase(chain_)->erased, kBlocks);
+  for (size_t i = 0; i < 3; ++i) {
+    for (const v1::EraseRequest& request : cluster_.node(i).erases) EXPECT_EQ(request.view(), 1u);
+  }
+  EXPECT_TRUE(Holds([&] { return client().view().number.value == 2; }));
 }
 
 TEST_F(ViewsTest, LinksOfNodesThatDidNotChangeAreKept) {
