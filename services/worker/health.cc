@@ -71,6 +71,7 @@ bool Breaker::End(const absl::Status& status, absl::Time began, bool judged) {
 }
 
 void Breaker::Open(absl::Time now) {
+  if (!open_) open_since_ = now;
   open_ = true;
   const absl::Duration pause = options_.first_pause * (1 << std::min(openings_, 16));
   probe_due_ = now + Jittered(std::min(pause, options_.longest_pause), runtime_);
@@ -80,6 +81,11 @@ void Breaker::Open(absl::Time now) {
 absl::Time Breaker::ProbeDue() {
   std::lock_guard lock(mutex_);
   return open_ ? probe_due_ : absl::InfiniteFuture();
+}
+
+absl::Time Breaker::OpenSince() {
+  std::lock_guard lock(mutex_);
+  return open_ ? open_since_ : absl::InfiniteFuture();
 }
 
 void Breaker::Probed(const absl::Status& status) {

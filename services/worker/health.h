@@ -1,9 +1,9 @@
 // Whether a node is asked: a circuit breaker, one per connection. Calls to a node that is down or silent cost their
 // callers nothing while it is open; the view keeper probes the node in the background and closes it.
 //
-//   closed --5 failures in a row, or one call that saw no sign of life for `silence`--> open for a jittered, growing
-//   time open   --the probe is answered--> half open: one more failure opens it again, for longer; one success closes
-//   it silent: closed, but calls wait and nothing has come for `silence`: no further call joins them
+//   closed --5 failures in a row, or one call that saw no sign of life for `silence`--> open, for a jittered, growing time
+//   open   --the probe is answered--> half open: one more failure opens it again, for longer; one success closes it
+//   silent: closed, but calls wait and nothing has come for `silence`: no further call joins them
 //
 // Threads any.
 // Why `silence`: a stopped node answers nothing until each call's deadline. Those that are under way pay it; no other.
@@ -45,6 +45,8 @@ class Breaker {
   // When the node should be probed next; InfiniteFuture while it is not open.
   absl::Time ProbeDue();
   void Probed(const absl::Status& status);
+  // Since when no call and no probe has been answered; InfiniteFuture while it is not open.
+  absl::Time OpenSince();
 
  private:
   absl::Status RefusalAt(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -55,7 +57,7 @@ class Breaker {
   std::mutex mutex_;
   bool open_ ABSL_GUARDED_BY(mutex_) = false;
   bool half_open_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time probe_due_ ABSL_GUARDED_BY(mutex_);
+  absl::Time probe_due_ ABSL_GUARDED_BY(mutex_), open_since_ ABSL_GUARDED_BY(mutex_);
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;  // in a row
   int openings_ ABSL_GUARDED_BY(mutex_) = 0;  // since the last call that succeeded
   std::string last_failure_ ABSL_GUARDED_BY(mutex_);

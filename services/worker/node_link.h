@@ -99,6 +99,8 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
   void ForgetDescribe() { described_ = false; }
 
   Breaker& breaker() { return breaker_; }
+  // Since when the node has answered nothing; InfiniteFuture if it is asked.
+  absl::Time DownSince() { return channel_ == nullptr ? absl::InfinitePast() : breaker_.OpenSince(); }
 
  private:
   void RunTask();

@@ -1,7 +1,6 @@
 #include "services/worker/view_keeper.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +15,8 @@ constexpr absl::Duration kAskDeadline = absl::Seconds(1);
 constexpr absl::Duration kFirstPause = absl::Milliseconds(200), kLongestPause = absl::Seconds(10);
 constexpr absl::Duration kSeedsPause = absl::Seconds(2);  // between rounds over the seeds while nodes are down
 constexpr absl::Duration kStartPause = absl::Milliseconds(100);
+constexpr int kAskedARound = 4;  // nodes of which nobody knows whether they live, for a second each
+constexpr absl::Duration kGivenUpAfter = absl::Seconds(30);  // a view all of whose nodes answer nothing
 
 bool SameLife(const Node& a, const Node& b) {
   return a.id == b.id && a.address == b.address && a.incarnation == b.incarnation;
@@ -81,10 +82,30 @@ void ViewKeeper::TakeIfNewer(absl::StatusOr<View> view) {
   if (absl::IsInvalidArgument(view.status())) ++uses_.counters->refused_views;
 }
 
-void ViewKeeper::Install(View view) {
+// A view that is older than ours, or another of the same number, is perhaps that of a cluster that began anew.
+void ViewKeeper::TakeFromSeed(View view) {
+  const LinkedViewRef ours = current();
+  if (view.number > ours->view.number) return Install(std::move(view));
+  if (view == ours->view) return;
+  int asked = 0;
+  absl::Time down_since = absl::InfinitePast();  // all of them
+  for (const std::shared_ptr<NodeLink>& link : ours->links) {
+    if (link->DownSince() == absl::InfiniteFuture() && asked++ < kAskedARound) {
+      const absl::Time deadline = uses_.runtime->Now() + kAskDeadline;
+      link->Ask<v1::GetViewResponse>([&](Channel& node) { return node.GetView(deadline); })
+          .status()
+          .IgnoreError();  // its breaker has heard
+    }
+    down_since = std::max(down_since, link->DownSince());
+  }
+  if (uses_.runtime->Now() - down_since < kGivenUpAfter) return;
+  Install(std::move(view), /*instead_of=*/ours->view.number.value);
+}
+
+void ViewKeeper::Install(View view, std::optional<uint64_t> instead_of) {
   std::lock_guard installing(install_mutex_);
   const LinkedViewRef before = current();
-  if (view.number.value <= number_) return;
+  if (view.number.value <= number_ && instead_of != number_.load()) return;
   if (number_ != 0) ++uses_.counters->refreshes;
   uses_.resized(view.nodes.size());
   auto after = std::make_shared<LinkedView>();
@@ -228,7 +249,8 @@ void ViewKeeper::ProbeNow(const std::shared_ptr<NodeLink>& link) {
   }
   for (const std::string& seed : uses_.seeds) {
     absl::StatusOr<View> newer = AskForView(*uses_.transport->Connect(seed), uses_.runtime->Now() + kAskDeadline);
-    if (newer.ok()) return TakeIfNewer(std::move(newer));
+    if (newer.ok()) return TakeFromSeed(*std::move(newer));
+    if (absl::IsInvalidArgument(newer.status())) ++uses_.counters->refused_views;
   }
 }
 

@@ -6,6 +6,10 @@
 // that a client finds a cluster whose nodes have all moved. One thread does all of that, one question at a time; it
 // starts when there is something to ask.
 //
+// Views are taken in the order of their numbers. One exception: a cluster that has lost its source (etcd was wiped) and
+// moved counts from the start again. A seed's view of it is taken when every node of the current one has answered
+// nothing for half a minute; nodes that nobody calls are asked then, so that they are not taken for living ones.
+//
 // Threads any.
 #ifndef KVIST_SERVICES_WORKER_VIEW_KEEPER_H_
 #define KVIST_SERVICES_WORKER_VIEW_KEEPER_H_
@@ -14,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,10 +66,12 @@ class ViewKeeper {
 
  private:
   void Opened(const std::shared_ptr<NodeLink>& link);
-  void Install(View view) ABSL_LOCKS_EXCLUDED(mutex_);
+  // In place of the current view, if its number is greater, or the current one's is still `instead_of`.
+  void Install(View view, std::optional<uint64_t> instead_of = std::nullopt) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<View> AskSeeds(absl::Time deadline);
   static absl::StatusOr<View> AskForView(Channel& channel, absl::Time deadline);
   void TakeIfNewer(absl::StatusOr<View> view);
+  void TakeFromSeed(View view);
 
   void StartThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run();

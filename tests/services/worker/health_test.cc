@@ -116,6 +116,20 @@ TEST_F(HealthTest, PausesGrowUntilACallSucceeds) {
   EXPECT_EQ(Pause(), absl::Milliseconds(250));
 }
 
+TEST_F(HealthTest, ItIsDownSinceTheFirstFailureThatNoAnswerFollowed) {
+  EXPECT_EQ(breaker_.OpenSince(), absl::InfiniteFuture());
+  for (int i = 0; i < 5; ++i) Down();
+  const absl::Time since = clock_.now;
+  EXPECT_EQ(breaker_.OpenSince(), since);
+  clock_.now += absl::Minutes(1);
+  breaker_.Probed(absl::UnavailableError("connection refused"));
+  EXPECT_EQ(breaker_.OpenSince(), since);
+  breaker_.Probed(absl::OkStatus());
+  EXPECT_EQ(breaker_.OpenSince(), absl::InfiniteFuture());
+  Down();
+  EXPECT_EQ(breaker_.OpenSince(), clock_.now);
+}
+
 TEST_F(HealthTest, ALateSuccessClosesIt) {
   ASSERT_TRUE(breaker_.Begin().ok());
   const absl::Time began = clock_.now;

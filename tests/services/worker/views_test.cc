@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/services/testing/manual_runtime.h"
 #include "tests/services/worker/client_fixture.h"
 
 namespace kvist {
@@ -173,6 +174,56 @@ TEST_F(ViewsTest, AClusterWhoseNodesHaveAllMovedIsFoundByItsSeed) {
   cluster_.Publish(moved);
   EXPECT_TRUE(Learns(2));
   EXPECT_EQ(Get().blocks, kBlocks);
+}
+
+// All nodes come back at other ports, and their source of views has forgotten how far it had counted.
+class NewClusterTest : public ViewsTest {
+ protected:
+  NewClusterTest() {
+    options_.runtime = &runtime_;
+    options_.seeds = {"n0:2"};
+    options_.view.number.value = 5;
+    for (size_t i = 0; i < 3; ++i) cluster_.node(i).view = 5;
+  }
+  void MoveAll() {
+    began_ = options_.view;
+    began_.number.value = 2;
+    for (size_t i = 0; i < 3; ++i) {
+      cluster_.node(i).port = 2;
+      began_.nodes[i].address.port = 2;
+    }
+    cluster_.Publish(began_);
+  }
+  // Time passes, and a prompt of one block is looked for, whose owner alone is asked. When the new view was taken.
+  absl::Duration TakenAfter(absl::Duration most) {
+    const absl::Time start = runtime_.Now();
+    while (client().view().number.value != 2 && runtime_.Now() - start < most) {
+      EXPECT_TRUE(client().Match(absl::MakeConstSpan(chain_).first(1)).ok());
+      runtime_.Advance(absl::Milliseconds(100));
+      absl::SleepFor(absl::Milliseconds(1));  // the keeper's turn
+    }
+    return runtime_.Now() - start;
+  }
+
+  testing::ManualRuntime runtime_;
+  View began_;
+};
+
+TEST_F(NewClusterTest, IsFoundByItsSeedWhenAllOfTheOldHaveBeenGoneForHalfAMinute) {
+  Put();
+  MoveAll();
+  EXPECT_GE(TakenAfter(absl::Minutes(30)), absl::Seconds(30));
+  EXPECT_EQ(client().view(), began_);
+  EXPECT_EQ(Get().blocks, kBlocks);
+}
+
+TEST_F(NewClusterTest, IsNotTakenWhileANodeOfTheOldLives) {
+  Put();
+  MoveAll();
+  const size_t lives = owners_[BlockOfAnotherOwner()];
+  cluster_.node(lives).port = 1;
+  EXPECT_GE(TakenAfter(absl::Minutes(3)), absl::Minutes(3));
+  EXPECT_EQ(client().view().number.value, 5u);
 }
 
 TEST_F(ViewsTest, ASilentNodeCostsOneDeadlineAndNotEachCall) {
