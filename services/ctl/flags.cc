@@ -16,10 +16,12 @@
 namespace kvist {
 namespace {
 
+constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
+
 // Flags as they were written: CLI11 would stop at the first value that it cannot convert; all of them are to be named.
 struct RawFlags {
   std::string cluster, nodes, ns, tokens, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
-                                              keys = "100000", seed = "1";
+                                              replicas = "1", keys = "100000", seed = "1";
   std::string node_id, drain_deadline, drain_budget;
   bool json = false, version = false;
 };
@@ -68,6 +70,10 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   if (act.prompt) {
     app->add_option("--namespace", raw->ns, "JSON file: model, dtype, layers, heads, head_dim, tokens_per_block, ...");
     app->add_option("--tokens", raw->tokens, "JSON file: the prompt's token ids, [1, 2, ...]");
+  }
+  if (act.prompt && !act.random) {
+    app->add_option("--replicas", raw->replicas, "Nodes that keep each block, as the workers of the namespace say")
+        ->capture_default_str();
   }
   if (act.kv) {
     app->add_option("--kv", raw->kv, "16-bit KV, [2, layers, heads, tokens, head_dim]: read by put, written by get");
@@ -139,6 +145,9 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
       "--floor-db", quoted(raw.floor_db, "no number of 0 to 200"));
   problems->Require(absl::SimpleAtoi(raw.threads, &command.threads) && command.threads >= 1 && command.threads <= 256,
                     "--threads", quoted(raw.threads, "no number of 1 to 256"));
+  problems->Require(
+      absl::SimpleAtoi(raw.replicas, &command.replicas) && command.replicas >= 1 && command.replicas <= kMaxReplicas,
+      "--replicas", quoted(raw.replicas, "no number of 1 to 3"));
   problems->Require(absl::SimpleAtoi(raw.keys, &command.keys) && command.keys >= 1 && command.keys <= 100000000,
                     "--keys", quoted(raw.keys, "no number of 1 to 100000000"));
   problems->Require(absl::SimpleAtoi(raw.seed, &command.seed), "--seed", quoted(raw.seed, "no number"));

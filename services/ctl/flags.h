@@ -24,6 +24,7 @@ struct Command {
   Codec codec = Codec::kLadder;
   float floor_db = 0;
   int threads = 2;
+  int replicas = 1;
   uint64_t keys = 100000, seed = 1;  // of `ring` without a prompt
   std::string node_id;               // of `drain`
   absl::Duration drain_deadline;     // of the hand-over; 0 = the node's own

@@ -22,6 +22,7 @@ absl::StatusOr<std::unique_ptr<Client>> OpenClient(const Command& command, Names
   options.codec = command.codec;
   options.floor_db = command.floor_db;
   options.threads = command.threads;
+  options.replicas = command.replicas;
   return Client::Create(std::move(options));
 }
 

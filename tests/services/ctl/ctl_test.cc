@@ -91,6 +91,22 @@ TEST(Flags, ADrainNamesItsNodeAndItsBounds) {
   }
 }
 
+TEST(Flags, CommandsOnAPromptSayHowManyNodesKeepIt) {
+  for (const char* act : {"put", "get", "match", "explain", "erase"}) {
+    std::vector<std::string> words = {act, "--cluster", "c", "--namespace", "n", "--tokens", "t"};
+    if (act == std::string("put") || act == std::string("get")) words.insert(words.end(), {"--kv", "k"});
+    EXPECT_EQ(Parse(words)->command.replicas, 1) << act;
+    words.insert(words.end(), {"--replicas", "3"});
+    ASSERT_TRUE(Parse(words).ok()) << Parse(words).status();
+    EXPECT_EQ(Parse(words)->command.replicas, 3) << act;
+    for (const char* wrong : {"0", "4", "two"}) {
+      words.back() = wrong;
+      EXPECT_EQ(Message(Parse(words).status()), absl::StrCat("--replicas: '", wrong, "' is no number of 1 to 3"));
+    }
+  }
+  EXPECT_THAT(Message(Parse({"stats", "--cluster", "c", "--replicas", "2"}).status()), HasSubstr("unknown"));
+}
+
 TEST(Flags, HelpAndVersionArePrinted) {
   EXPECT_THAT(Parse({"--help"})->print_and_exit, HasSubstr("erase"));
   EXPECT_THAT(Parse({"put", "--help"})->print_and_exit, HasSubstr("--floor-db"));
@@ -160,6 +176,27 @@ TEST_F(CtlTest, APromptGoesInAndComesBack) {
   for (size_t row = 0; row < 4; ++row)
     EXPECT_EQ(got.substr(row * 48 * 128, 48 * 128), put.substr(row * 50 * 128, 48 * 128));
   ASSERT_TRUE(RunOnPrompt({"erase", "--json"}).ok());
+  EXPECT_EQ(Json()["erased"], 3);
+}
+
+TEST_F(CtlTest, WhatOnlyAReplicaHoldsIsFoundWithReplicas) {
+  ASSERT_TRUE(RunOnPrompt({"put", "--json", "--codec", "raw16", "--kv", Path("kv.bin"), "--replicas", "2"}).ok());
+  EXPECT_EQ(Json()["stored"], 3);
+  for (size_t i = 0; i < 2; ++i) {
+    for (const v1::PutReserve& reserve : cluster_.node(i).reserves) EXPECT_EQ(reserve.replicas(), 2u);
+  }
+  std::swap(cluster_.node(0).blocks, cluster_.node(1).blocks);  // each block at its replica only
+  ASSERT_TRUE(RunOnPrompt({"match", "--json"}).ok());
+  EXPECT_EQ(Json()["blocks"], 0);
+  ASSERT_TRUE(RunOnPrompt({"match", "--json", "--replicas", "2"}).ok());
+  EXPECT_EQ(Json()["blocks"], 3);
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin"), "--replicas", "2"}).ok());
+  EXPECT_EQ(Json()["blocks"], 3);
+  ASSERT_TRUE(RunOnPrompt({"explain", "--json"}).ok());
+  EXPECT_EQ(Json()["leading_blocks"], 0);
+  ASSERT_TRUE(RunOnPrompt({"explain", "--json", "--replicas", "2"}).ok());
+  EXPECT_EQ(Json()["leading_blocks"], 3);
+  ASSERT_TRUE(RunOnPrompt({"erase", "--json", "--replicas", "2"}).ok());
   EXPECT_EQ(Json()["erased"], 3);
 }
 
