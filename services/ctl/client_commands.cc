@@ -121,9 +121,9 @@ absl::Status Explain(const Command& command, Prompt& prompt, std::ostream& out) 
     const BlockExplanation& block = result->blocks[i];
     std::string detail = block.detail;
     const auto add = [&](const std::string& part) { absl::StrAppend(&detail, detail.empty() ? "" : "; ", part); };
-    if (block.gone != absl::InfinitePast()) {
-      add("gone " + absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", block.gone, absl::UTCTimeZone()));
-    }
+    const auto when = [](absl::Time time) { return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone()); };
+    if (block.expires != absl::InfiniteFuture()) add("expires " + when(block.expires));
+    if (block.gone != absl::InfinitePast()) add("gone " + when(block.gone));
     if (block.made_room_for) add("its room went to block " + block.made_room_for->Hex().substr(0, 16));
     const std::string what = block.miss == v1::MISS_REASON_UNSPECIFIED ? "present" : MissReasonName(block.miss);
     rows.push_back(

@@ -93,6 +93,7 @@ struct BlockExplanation {
   std::string node;                                   // that has it, or whose reason this is: the owner
   v1::Tier tier = v1::TIER_UNSPECIFIED;               // at `node`, if that has it; also when readers do not look there
   uint64_t size_bytes = 0;                            // likewise
+  absl::Time expires = absl::InfiniteFuture();        // likewise
   absl::Time gone = absl::InfinitePast();             // when it went, if the node remembers
   std::optional<Key> made_room_for;                   // the block that took its room, if the node remembers
   std::string detail;                                 // a sentence: the field that differs, what the owner said, ...

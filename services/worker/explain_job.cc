@@ -125,6 +125,7 @@ BlockExplanation ExplainJob::Judge(size_t block, const Segment& segment) const {
   const v1::BlockFate& fate = answers_[holder].fates[block];
   explanation.tier = fate.tier();
   explanation.size_bytes = fate.size_bytes();
+  if (fate.expires_unix_ms() > 0) explanation.expires = absl::FromUnixMillis(fate.expires_unix_ms());
   if (holder == segment.owner) return explanation;
   const std::vector<size_t> owners = Owners(chain_[segment.head], view_->view, core_->options.replicas);
   const bool copy =

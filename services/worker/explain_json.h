@@ -23,6 +23,9 @@ inline nlohmann::ordered_json ExplainJson(const BlockExplanation& block) {
                                  {"node", block.node}};
   if (block.tier != v1::TIER_UNSPECIFIED) json["tier"] = TierName(block.tier);
   if (block.size_bytes > 0) json["size_bytes"] = block.size_bytes;
+  if (block.expires != absl::InfiniteFuture()) {
+    json["expires"] = absl::FormatTime(block.expires, absl::UTCTimeZone());
+  }
   if (block.gone != absl::InfinitePast()) json["gone"] = absl::FormatTime(block.gone, absl::UTCTimeZone());
   if (block.made_room_for) json["made_room_for"] = block.made_room_for->Hex();
   if (!block.detail.empty()) json["detail"] = block.detail;

@@ -117,9 +117,9 @@ kvist_code kvist_erase(kvist_client* client, const uint32_t* tokens, size_t n_to
 
 /* Says block by block where each full block of the prompt is or what became of it, and names namespaces that almost
  * match:
- * {"leading_blocks": n, "blocks": [{"present", "miss_reason", "node", "tier", "size_bytes", "gone", "made_room_for",
- * "detail"}], "near_namespaces": [{"digest", "blocks", "fields": [{"name", "asked", "stored"}]}]}. Fields that do not
- * apply are left out. As kvist_stats_json. */
+ * {"leading_blocks": n, "blocks": [{"present", "miss_reason", "node", "tier", "size_bytes", "expires", "gone",
+ * "made_room_for", "detail"}], "near_namespaces": [{"digest", "blocks", "fields": [{"name", "asked", "stored"}]}]}.
+ * Fields that do not apply are left out. As kvist_stats_json. */
 kvist_code kvist_explain_json(kvist_client* client, const uint32_t* tokens, size_t n_tokens, char* json,
                               size_t capacity, size_t* needed, kvist_error* error);
 

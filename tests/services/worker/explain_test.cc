@@ -55,6 +55,17 @@ TEST_F(ExplainTest, EveryReasonOfANodeIsToldWithWhenAndForWhat) {
   }
 }
 
+TEST_F(ExplainTest, APresentBlockSaysWhenItExpires) {
+  Put();
+  OwnerOf(2).fates[KeyBytes(2)].set_expires_unix_ms(1793000000000);
+  const ExplainResult result = Explain();
+  EXPECT_EQ(result.leading, kBlocks);
+  EXPECT_EQ(result.blocks[2].expires, absl::FromUnixMillis(1793000000000));
+  EXPECT_EQ(result.blocks[3].expires, absl::InfiniteFuture());
+  EXPECT_THAT(ExplainJson(result.blocks[2]).dump(), HasSubstr("\"expires\":\"2026-10-"));
+  EXPECT_THAT(ExplainJson(result.blocks[3]).dump(), testing::Not(HasSubstr("expires")));
+}
+
 TEST_F(ExplainTest, APromptThatNobodyStoredIsNeverStored) {
   const ExplainResult result = Explain();
   EXPECT_EQ(result.leading, 0u);
