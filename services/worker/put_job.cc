@@ -50,7 +50,8 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   for (Queue& queue : queues_) {
     NodeLink& link = *view_->links[queue.owner];
     for (int lane = 0; lane < std::min<int>(kLanesPerOwner, queue.blocks.size()); ++lane) {
-      const absl::Status taken = link.Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue); });
+      const absl::Status taken =
+          link.Submit([self = shared_from_this(), queue = &queue] { self->RunLane(queue, nullptr); });
       if (taken.ok() || lane > 0) continue;
       queue.next = queue.blocks.size();
       unsettled_ -= queue.blocks.size();
@@ -58,9 +59,9 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
       result_.failure = std::string(AtNode(link.id(), taken).message());
     }
   }
-  changed_->WaitUntil(lock, deadline_, [this] { return unsettled_ == 0 || !fault_.ok(); });
+  Await(lock);
   over_ = true;
-  changed_->NotifyAll();
+  const std::vector<Resting> given_up = std::move(resting_);
   lock.unlock();
   door_.Close();
   lock.lock();
@@ -75,14 +76,47 @@ absl::StatusOr<PutResult> PutJob::Run(size_t present) {
   return result_;
 }
 
-void PutJob::RunLane(Queue* queue) {
+// Until all is settled or the time is over; has lanes that rested go on.
+void PutJob::Await(std::unique_lock<std::mutex>& lock) {
+  while (unsettled_ > 0 && fault_.ok()) {
+    const absl::Time now = core_->Now();
+    if (now >= deadline_) return;
+    absl::Time next = deadline_;
+    std::vector<Resting> rest;
+    for (Resting& lane : resting_) {
+      const auto go_on = [self = shared_from_this(), queue = lane.queue, upload = lane.upload] {
+        self->RunLane(queue, upload);
+      };
+      if (lane.resume <= now && view_->links[lane.queue->owner]->Submit(go_on).ok()) continue;
+      if (lane.resume <= now) lane.resume = now + core_->retries.Pause(/*attempt=*/0);  // too many wait for a turn
+      next = std::min(next, lane.resume);
+      rest.push_back(std::move(lane));
+    }
+    resting_ = std::move(rest);
+    changed_->WaitUntil(lock, next);
+  }
+}
+
+void PutJob::RunLane(Queue* queue, std::shared_ptr<Upload> upload) {
   std::string owner_failure;
-  while (const std::optional<size_t> block = NextBlock(queue, &owner_failure)) {
-    Upload upload{*block, nullptr, nullptr, nullptr, nullptr, {}};
-    Place(&upload);
+  while (true) {
+    if (upload == nullptr) {
+      const std::optional<size_t> block = NextBlock(queue, &owner_failure);
+      if (!block) return;
+      upload = std::make_shared<Upload>(Upload{*block, nullptr, nullptr, nullptr, nullptr, {}});
+      Place(upload.get());
+    }
     // What the first owner said holds for those blocks only that are still its own.
-    const bool own = upload.node == view_->links[queue->owner];
-    Settle(queue, upload, owner_failure.empty() || !own ? PutBlock(&upload) : absl::UnavailableError(owner_failure));
+    const bool own = upload->node == view_->links[queue->owner];
+    OrAgain<absl::StatusOr<Outcome>> outcome = absl::StatusOr<Outcome>(absl::UnavailableError(owner_failure));
+    if (owner_failure.empty() || !own) outcome = PutBlock(upload.get());
+    if (const absl::Time* resume = std::get_if<absl::Time>(&outcome)) {
+      std::lock_guard lock(mutex_);
+      if (!over_) resting_.push_back({queue, std::move(upload), *resume});
+      return changed_->NotifyAll();
+    }
+    Settle(queue, *upload, std::get<absl::StatusOr<Outcome>>(outcome));
+    upload = nullptr;
   }
 }
 
@@ -110,19 +144,24 @@ std::optional<size_t> PutJob::NextBlock(Queue* queue, std::string* owner_failure
   return queue->blocks[queue->next++];
 }
 
-absl::StatusOr<PutJob::Outcome> PutJob::PutBlock(Upload* upload) {
-  absl::StatusOr<Outcome> outcome = absl::UnknownError("not tried");
-  for (int attempt = 0;; ++attempt) {
-    absl::Status refusal = upload->node->Refusal();
-    if (!refusal.ok() && attempt == 0) return refusal;
-    if (!refusal.ok()) return outcome;  // given up meanwhile: what the node itself said is the better reason
-    outcome = Try(upload);
+OrAgain<absl::StatusOr<PutJob::Outcome>> PutJob::PutBlock(Upload* upload) {
+  for (;; ++upload->attempt) {
+    if (const absl::Status refusal = upload->node->Refusal(); !refusal.ok()) {
+      // Given up meanwhile: what the node itself said is the better reason.
+      return absl::StatusOr<Outcome>(upload->said.ok() ? refusal : upload->said);
+    }
+    absl::StatusOr<Outcome> outcome = Try(upload);
     if (outcome.ok()) {
       core_->retries.Succeeded();
       return outcome;
     }
+    upload->said = outcome.status();
     if (MoveToNewOwner(upload, outcome.status())) continue;
-    if (!Retryable(outcome.status()) || !PauseBeforeRetry(attempt, outcome.status())) return outcome;
+    if (!Retryable(outcome.status())) return outcome;
+    const std::optional<absl::Time> resume = RetryTime(upload->attempt, outcome.status());
+    if (!resume) return outcome;
+    ++upload->attempt;
+    return *resume;
   }
 }
 
@@ -219,14 +258,13 @@ absl::Status PutJob::Encode(Upload* upload) {
   return absl::OkStatus();
 }
 
-// False if there is no budget, or not enough time left.
-bool PutJob::PauseBeforeRetry(int attempt, const absl::Status& status) {
+// Empty if there is no budget, or not enough time left.
+std::optional<absl::Time> PutJob::RetryTime(int attempt, const absl::Status& status) {
   const absl::Time resume = core_->Now() + core_->retries.Pause(attempt, RetryHint(status));
-  if (resume >= deadline_) return false;
-  if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return false;
+  if (resume >= deadline_) return std::nullopt;
+  if (!OwnAttemptIsOpen(status) && !core_->retries.Take()) return std::nullopt;
   ++core_->counters.retries;
-  std::unique_lock lock(mutex_);
-  return !changed_->WaitUntil(lock, resume, [this] { return over_; });
+  return resume;
 }
 
 void PutJob::Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Outcome>& outcome) {

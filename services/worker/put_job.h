@@ -1,12 +1,12 @@
 // One Put: for each owner a few lanes that reserve, encode, stream and commit block after block. Internal to
 // services/worker.
 //
-// A refusal with a hint is obeyed: the next attempt comes then, jittered, if the retry budget and the deadline allow.
+// A refusal with a hint is obeyed: the next attempt comes then, jittered, if the retry budget and the deadline allow. Its
+// lane holds no turn of the node's until then; the caller's thread has it go on.
 // An owner that leaves or is gone has perhaps a successor: its view is asked for, and the block tried there once.
 //
-// Threads Run is called once, by the caller's thread. Lanes hold the job by shared_ptr, because a lane may end after
-// Run has
-//         returned; the door keeps it away from the caller's pages by then.
+// Threads Run is called once, by the caller's thread. Lanes hold the job by shared_ptr, because a lane may end after Run
+//         has returned; the door keeps it away from the caller's pages by then.
 #ifndef KVIST_SERVICES_WORKER_PUT_JOB_H_
 #define KVIST_SERVICES_WORKER_PUT_JOB_H_
 
@@ -50,12 +50,21 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
     size_t encoded_bytes = 0;  // 0 = not encoded yet
     bool reserved_before = false;
     bool moved = false;  // to an owner by a newer view, once
+    int attempt = 0;
+    absl::Status said;  // by the node, to the attempt before
+  };
+  // A lane that goes on with this block later.
+  struct Resting {
+    Queue* queue;
+    std::shared_ptr<Upload> upload;
+    absl::Time resume;
   };
   enum class Outcome { kStored, kPresent };
 
-  void RunLane(Queue* queue);
+  void Await(std::unique_lock<std::mutex>& lock);
+  void RunLane(Queue* queue, std::shared_ptr<Upload> upload);
   std::optional<size_t> NextBlock(Queue* queue, std::string* owner_failure);
-  absl::StatusOr<Outcome> PutBlock(Upload* upload);
+  OrAgain<absl::StatusOr<Outcome>> PutBlock(Upload* upload);
   void Place(Upload* upload);
   bool MoveToNewOwner(Upload* upload, const absl::Status& status);
   void Describe(const std::shared_ptr<NodeLink>& node);
@@ -63,7 +72,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);
   absl::StatusOr<Outcome> Present(const Upload& upload);
   absl::Status Encode(Upload* upload);
-  bool PauseBeforeRetry(int attempt, const absl::Status& status);
+  std::optional<absl::Time> RetryTime(int attempt, const absl::Status& status);
   void Settle(Queue* queue, const Upload& upload, const absl::StatusOr<Outcome>& outcome);
   void CountStored(const Upload& upload);
 
@@ -79,6 +88,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   std::mutex mutex_;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // Run has returned, or is about to
   size_t unsettled_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<Resting> resting_ ABSL_GUARDED_BY(mutex_);
   absl::Status fault_ ABSL_GUARDED_BY(mutex_);
   PutResult result_ ABSL_GUARDED_BY(mutex_);
 };
