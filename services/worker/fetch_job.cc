@@ -172,15 +172,20 @@ FetchJob::Streams FetchJob::Hedge(absl::Duration late_after, absl::Time now) {
     const std::shared_ptr<Stream> stream = streams_[i];
     if (stream->over || stream->hedged || now < LateAt(*stream, late_after)) continue;
     std::vector<size_t> movable;
-    bool all = true;
+    size_t stay = 0;  // nobody who is up can give them
     for (const size_t block : stream->blocks) {
       const Block& state = At(block);
       if (!Wanted(block) || state.decoding || state.next == candidates_[state.segment].size()) continue;
-      HasOther(state) ? movable.push_back(block) : (void)(all = false);
+      if (HasOther(state)) {
+        movable.push_back(block);
+      } else {
+        ++stay;
+      }
     }
-    stream->hedged = Ask(movable, &core_->hedges, &hedges) && all;
+    stream->hedged = Ask(movable, &core_->hedges, &hedges) && stay == 0;
     stream->looked_at = now;
   }
+  for (const std::shared_ptr<Stream>& hedge : hedges) std::sort(hedge->blocks.begin(), hedge->blocks.end());
   core_->counters.hedges += hedges.size();
   return hedges;
 }
