@@ -1,10 +1,9 @@
 // The plain files that `kvist` reads and writes: a namespace, a prompt's tokens, a prompt's KV.
 //
-//   namespace  {"model": "m", "weights_digest": "", "dtype": "bf16", "layers": 30, "heads": 3, "head_dim": 64, "rope":
-//   "",
-//               "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "tokens_per_block": 128, "profile_digest": "",
-//               "tenant_salt": ""}        model, dtype, layers, heads and head_dim are needed; profile_digest is 32 hex
-//               digits
+//   namespace  {"model": "m", "weights_digest": "", "dtype": "bf16", "layers": 30, "heads": 3, "head_dim": 64,
+//               "rope": "", "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "tokens_per_block": 128,
+//               "profile_digest": "", "tenant_salt": ""}
+//              model, dtype, layers, heads and head_dim are needed; profile_digest is 32 hex digits
 //   tokens     [1, 2, 3]
 //   KV         uint16[2][layers][heads][tokens][head_dim], little-endian, nothing else: the layout of the C ABI
 //

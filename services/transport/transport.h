@@ -2,8 +2,9 @@
 //
 // Units   bytes; deadlines are points in time of the Clock that the transport was built with.
 // Threads a Channel may be used by any number of threads at once. Every call returns by its deadline, whatever the peer
-// does. Errors  the canonical codes of proto/kvist/v1/cache.proto, plus Unavailable (no connection) and
-// DeadlineExceeded. A ResourceExhausted may say when to come again (retry_hint.h).
+//         does.
+// Errors  the canonical codes of proto/kvist/v1/cache.proto, plus Unavailable (no connection) and DeadlineExceeded. A
+//         ResourceExhausted may say when to come again (retry_hint.h).
 #ifndef KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
 #define KVIST_SERVICES_TRANSPORT_TRANSPORT_H_
 

@@ -2,17 +2,14 @@
 // own pages, and stores what the cluster lacks. Placement, parallel calls, deadlines, retries and verification are in
 // here.
 //
-// Shapes  pages of a prompt: [2, layers, heads, tokens, head_dim] with any strides (kernels/codec.h); base is token 0
-// of the
-//         prompt, so block b lies at tokens [b * tokens_per_block, (b + 1) * tokens_per_block).
+// Shapes  pages of a prompt: [2, layers, heads, tokens, head_dim] with any strides (kernels/codec.h); base is token 0 of
+//         the prompt, so block b lies at tokens [b * tokens_per_block, (b + 1) * tokens_per_block).
 //         chain: the keys of the prompt's blocks, always from block 0 (placement depends on it).
 // Units   tokens, blocks, bytes; absl::Duration.
 // Threads any number of threads may call any method. Destruction joins the client's threads; no call may be running
-// then,
-//         and every PrefixMatch must be gone.
+//         then, and every PrefixMatch must be gone.
 // Errors  a miss is a value with a reason. A Status is a fault: InvalidArgument (an argument, or a node refused the
-// request
-//         itself). A node that is down, late, overloaded or wrong costs misses, never a Status.
+//         request itself). A node that is down, late, overloaded or wrong costs misses, never a Status.
 // Bounds  each method returns by ClientOptions.deadline, whatever the nodes do. Encoded blocks in flight take at most
 //         2 * (nodes + threads) buffers of MaxBlockBytes.
 #ifndef KVIST_SERVICES_WORKER_CLIENT_H_
@@ -44,14 +41,14 @@ struct ClientOptions {
   // The first view; later ones are learned from nodes. Ports of 0 = a node whose address is not known: it is down.
   // Left empty: Create asks the seeds for it.
   View view;
-  std::vector<std::string>
-      seeds;  // "host:port" of nodes, or of a name that leads to them; also asked when nodes are down
+  // "host:port" of nodes, or of a name that leads to them; also asked when nodes are down.
+  std::vector<std::string> seeds;
   Transport* transport = nullptr;    // outlives the client
   Runtime* runtime = RealRuntime();  // time, chance and threads; outlives the client
 
   Codec codec = Codec::kLadder;  // for Put
-  float floor_db =
-      0;  // Put: EncodeOptions.floor_db. Get: a block whose promise is less is a miss. 0 = the codec's own; any
+  // Put: EncodeOptions.floor_db. Get: a block whose promise is less is a miss. 0 = the codec's own; any.
+  float floor_db = 0;
   int min_precision = 0;  // Get: a block with fewer bits per code is a miss; 0 = any
 
   absl::Duration deadline = absl::Seconds(5);  // of every call; at most 10 minutes (a node refuses longer streams)
@@ -190,8 +187,8 @@ class Client {
   absl::StatusOr<PrefixMatch> Match(absl::Span<const Key> chain);
 
   // Fetches blocks [range.first, range.last) and decodes each as soon as it is complete. The first block that is
-  // missing, late, or in any doubt ends the run; pages behind the run may have been written. Errors: InvalidArgument  a
-  // range that is not within the chain.
+  // missing, late, or in any doubt ends the run; pages behind the run may have been written.
+  // Errors: InvalidArgument  a range that is not within the chain.
   absl::StatusOr<GetResult> Get(absl::Span<const Key> chain, BlockRange range, const Pages& pages);
 
   // Stores the blocks of the chain that the cluster lacks. Each block is reserved at the codec's nominal size (or the

@@ -83,8 +83,8 @@ class MatchJob {
 
   void PlanFirstRound();
   bool PlanSecondRound();
-  // Whether a chain of its own is asked for, and whether nobody else may have it: then a late answer is better than
-  // none.
+  // Whether the blocks join the node's common chain, and whether nobody else may have them: then a late answer is better
+  // than none.
   struct How {
     bool run, alone;
   };
