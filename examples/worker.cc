@@ -21,12 +21,10 @@ int main(int argc, char** argv) {
   options.ns.tokens_per_block = 16;
   options.codec = kvist::Codec::kRaw16;
   options.transport = transport.get();
-  absl::StatusOr<kvist::View> view = kvist::ReadClusterFile(argv[1]);
+  absl::StatusOr<kvist::View> view =
+      kvist::LoadView(argv[1], absl::Now() + absl::Seconds(10), kvist::RealRuntime()->clock());
   if (!view.ok()) return fail(view.status());
-  options.view = *view;
-  const absl::Status resolved =
-      kvist::ResolveAddresses(argv[1], absl::Now() + absl::Seconds(10), kvist::RealRuntime()->clock(), &options.view);
-  if (!resolved.ok()) return fail(resolved);
+  options.view = *std::move(view);
   absl::StatusOr<std::unique_ptr<kvist::Client>> client = kvist::Client::Create(options);
   if (!client.ok()) return fail(client.status());
 

@@ -93,7 +93,7 @@ class Cluster:
             return response.read().decode()
 
     def address(self, name: str) -> str:
-        return pathlib.Path(f"{self.file}.d/{name}.address").read_text(encoding="utf-8").strip()
+        return pathlib.Path(f"{self.file}.d/{name}.address").read_text(encoding="utf-8").split()[0]
 
     def kill(self, name: str) -> None:
         self._processes[name].send_signal(signal.SIGKILL)

@@ -7,14 +7,16 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 #include <vector>
 
-#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "services/cluster/byte_size.h"
 
@@ -24,6 +26,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr absl::Duration kPollInterval = absl::Milliseconds(5);
+constexpr int kMaxReadings = 100;  // of files that change meanwhile
 
 std::optional<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -149,25 +152,48 @@ View ReadView(const Json& root, std::vector<std::string>* problems) {
   return view;
 }
 
-std::optional<Address> ReadPublished(const std::string& cluster_file, const NodeId& id) {
-  const std::optional<std::string> text = ReadFile(AddressFile(cluster_file, id));
-  if (!text) return std::nullopt;
-  const absl::StatusOr<Address> address = ParseAddress(absl::StripAsciiWhitespace(*text));
+// An address file: the address, and the how-manieth of its node it is.
+struct Published {
+  Address address;
+  uint64_t count = 1;
+};
+
+std::optional<Published> ParsePublished(const std::string& text) {
+  const std::vector<std::string> words = absl::StrSplit(text, absl::ByAnyChar(" \n"), absl::SkipEmpty());
+  if (words.empty() || words.size() > 2) return std::nullopt;
+  const absl::StatusOr<Address> address = ParseAddress(words[0]);
+  Published published;
   if (!address.ok() || address->port == 0) return std::nullopt;
-  return *address;
+  if (words.size() == 2 && !absl::SimpleAtoi(words[1], &published.count)) return std::nullopt;
+  published.address = *address;
+  return published;
 }
 
-std::vector<std::string> FillPublished(const std::string& cluster_file, View* view) {
-  std::vector<std::string> missing;
-  for (Node& node : view->nodes) {
-    if (node.address.port != 0) continue;
-    if (const std::optional<Address> published = ReadPublished(cluster_file, node.id)) {
-      node.address = *published;
-    } else {
-      missing.push_back(AddressFile(cluster_file, node.id));
-    }
+// The contents of everything that a view is made of.
+struct Texts {
+  std::string file;
+  std::map<std::string, std::string> published;  // by path
+
+  friend bool operator==(const Texts& a, const Texts& b) { return a.file == b.file && a.published == b.published; }
+};
+
+absl::StatusOr<Texts> ReadTexts(const std::string& path) {
+  std::optional<std::string> file = ReadFile(path);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read cluster file ", path, ": ", std::strerror(errno)));
+  Texts texts{*std::move(file), {}};
+  std::error_code failed;
+  std::filesystem::directory_iterator folder(path + ".d", failed);
+  for (; !failed && folder != std::filesystem::directory_iterator(); folder.increment(failed)) {
+    if (folder->path().extension() != ".address") continue;
+    if (std::optional<std::string> text = ReadFile(folder->path())) texts.published[folder->path()] = *std::move(text);
   }
-  return missing;
+  return texts;
+}
+
+absl::StatusOr<View> ParseNamed(const std::string& path, const std::string& text) {
+  absl::StatusOr<View> view = ParseClusterFile(text);
+  if (view.ok()) return view;
+  return absl::InvalidArgumentError(absl::StrCat("cluster file ", path, ": ", view.status().message()));
 }
 
 absl::Status WriteFailed(const std::string& path, const std::string& why) {
@@ -175,7 +201,7 @@ absl::Status WriteFailed(const std::string& path, const std::string& why) {
 }
 
 // By a file of another name and a rename: a reader sees all of the address or none.
-absl::Status Publish(const std::string& path, const NodeId& id, const Address& bound) {
+absl::Status Publish(const std::string& path, const NodeId& id, const Address& bound, const std::string& text) {
   if (bound.port == 0) {
     return absl::InvalidArgumentError(absl::StrCat("node \"", id.value, "\" cannot publish port 0: bind first"));
   }
@@ -184,7 +210,7 @@ absl::Status Publish(const std::string& path, const NodeId& id, const Address& b
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
   if (failed) return WriteFailed(path, failed.message());
   std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);
-  file << bound.ToString() << "\n";
+  file << text << "\n";
   file.close();
   if (!file) return WriteFailed(unfinished, std::strerror(errno));
   std::filesystem::rename(unfinished, path, failed);
@@ -209,9 +235,41 @@ absl::StatusOr<View> ParseClusterFile(absl::string_view json) {
 absl::StatusOr<View> ReadClusterFile(const std::string& path) {
   const std::optional<std::string> text = ReadFile(path);
   if (!text) return absl::NotFoundError(absl::StrCat("cannot read cluster file ", path, ": ", std::strerror(errno)));
-  absl::StatusOr<View> view = ParseClusterFile(*text);
-  if (view.ok()) return view;
-  return absl::InvalidArgumentError(absl::StrCat("cluster file ", path, ": ", view.status().message()));
+  return ParseNamed(path, *text);
+}
+
+absl::StatusOr<ClusterFiles> ReadClusterFiles(const std::string& path) {
+  // Two readings that agree are one moment: else one file could be of before a change and another of after it, and the
+  // sum of their counts the number of a third state.
+  absl::StatusOr<Texts> texts = ReadTexts(path);
+  for (int tries = 0; texts.ok(); ++tries) {
+    absl::StatusOr<Texts> again = ReadTexts(path);
+    if (again.ok() && *again == *texts) break;
+    if (tries == kMaxReadings)
+      return absl::UnavailableError(absl::StrCat(path, " and its addresses change all the time"));
+    texts = std::move(again);
+  }
+  if (!texts.ok()) return texts.status();
+  absl::StatusOr<View> file = ParseNamed(path, texts->file);
+  if (!file.ok()) return file.status();
+  ClusterFiles files{*file, *std::move(file), {}};
+  std::map<std::string, Address> addresses;
+  for (const auto& [name, text] : texts->published) {
+    const std::optional<Published> published = ParsePublished(text);
+    if (!published) continue;
+    files.view.number.value += published->count;
+    addresses[name] = published->address;
+  }
+  for (Node& node : files.view.nodes) {
+    if (node.address.port != 0) continue;
+    const auto found = addresses.find(AddressFile(path, node.id));
+    if (found == addresses.end()) {
+      files.missing.push_back(AddressFile(path, node.id));
+    } else {
+      node.address = found->second;
+    }
+  }
+  return files;
 }
 
 std::string AddressFile(const std::string& cluster_file, const NodeId& id) {
@@ -223,32 +281,30 @@ std::string HttpAddressFile(const std::string& cluster_file, const NodeId& id) {
 }
 
 absl::Status PublishAddress(const std::string& cluster_file, const NodeId& id, const Address& bound) {
-  return Publish(AddressFile(cluster_file, id), id, bound);
+  const std::string path = AddressFile(cluster_file, id);
+  const std::optional<std::string> text = ReadFile(path);
+  const std::optional<Published> last = text ? ParsePublished(*text) : std::nullopt;
+  const uint64_t count = !last ? 1 : last->count + (last->address == bound ? 0 : 1);
+  return Publish(path, id, bound, absl::StrCat(bound.ToString(), " ", count));
 }
 
 absl::Status PublishHttpAddress(const std::string& cluster_file, const NodeId& id, const Address& bound) {
-  return Publish(HttpAddressFile(cluster_file, id), id, bound);
-}
-
-absl::Status ResolveAddresses(const std::string& cluster_file, absl::Time deadline, const Clock& clock, View* view) {
-  std::vector<std::string> missing = FillPublished(cluster_file, view);
-  while (!missing.empty() && clock() < deadline) {
-    absl::SleepFor(kPollInterval);
-    missing = FillPublished(cluster_file, view);
-  }
-  if (missing.empty()) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("no address published in ", absl::StrJoin(missing, ", "), ": is kvistd running for this node?"));
+  return Publish(HttpAddressFile(cluster_file, id), id, bound, bound.ToString());
 }
 
 absl::StatusOr<View> LoadView(const std::string& cluster_file, absl::Time deadline, const Clock& clock) {
-  absl::StatusOr<View> view = ReadClusterFile(cluster_file);
-  if (!view.ok()) return view;
-  const absl::Status resolved = ResolveAddresses(cluster_file, deadline, clock, &*view);
-  const bool any =
-      std::any_of(view->nodes.begin(), view->nodes.end(), [](const Node& node) { return node.address.port != 0; });
-  if (!any) return resolved;
-  return view;
+  while (true) {
+    absl::StatusOr<ClusterFiles> files = ReadClusterFiles(cluster_file);
+    if (!files.ok()) return files.status();
+    const auto& nodes = files->view.nodes;
+    if (files->missing.empty()) return std::move(files->view);
+    if (clock() >= deadline) {
+      if (files->missing.size() < nodes.size()) return std::move(files->view);
+      return absl::UnavailableError(absl::StrCat("no address published in ", absl::StrJoin(files->missing, ", "),
+                                                 ": is kvistd running for this node?"));
+    }
+    absl::SleepFor(kPollInterval);
+  }
 }
 
 }  // namespace kvist

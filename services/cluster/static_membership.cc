@@ -15,9 +15,9 @@ constexpr absl::Duration kPoll = absl::Milliseconds(200);  // a file's worth of 
 
 class StaticMembership final : public Membership {
  public:
-  StaticMembership(std::string cluster_file, View file_view, Runtime* runtime)
+  StaticMembership(std::string cluster_file, ClusterFiles files, Runtime* runtime)
       : cluster_file_(std::move(cluster_file)), runtime_(runtime), changed_(runtime->NewCondition()) {
-    Take(std::move(file_view));
+    Take(std::move(files));
     polling_ = runtime_->Start([this] { Poll(); });
   }
   ~StaticMembership() override {
@@ -78,13 +78,13 @@ class StaticMembership final : public Membership {
       }
       if (stopping_) return;
       lock.unlock();
-      absl::StatusOr<View> read = ReadClusterFile(cluster_file_);
+      absl::StatusOr<ClusterFiles> read = ReadClusterFiles(cluster_file_);
       lock.lock();
       if (!read.ok()) {
         problem_ = absl::StrCat(std::string(read.status().message()), "; the last good view stays");
         continue;
       }
-      problem_ = CheckSuccessor(*read);
+      problem_ = CheckSuccessor(read->file);
       if (!problem_.empty()) continue;
       lock.unlock();
       Take(*std::move(read));
@@ -99,20 +99,19 @@ class StaticMembership final : public Membership {
                         ", not above ", file_view_.number.value, ": raise it");
   }
 
-  // Fills in published addresses and hands the view out if it is another than the last. A node whose address is not
-  // published (any more) keeps the one that was known.
-  void Take(View read) {
-    View view = read;
-    (void)ResolveAddresses(cluster_file_, absl::InfinitePast(), runtime_->clock(), &view);  // what is missing stays 0
+  // Hands the view out if it is another than the last. A node whose address is not published (any more) keeps the one
+  // that was known, and the number does not go down with such a file.
+  void Take(ClusterFiles read) {
+    View& view = read.view;
     std::vector<std::function<void(std::shared_ptr<const View>)>> watchers;
     std::shared_ptr<const View> current;
     {
       std::lock_guard lock(mutex_);
-      file_view_ = std::move(read);
+      file_view_ = std::move(read.file);
       last_read_ = runtime_->Now();
       if (view_ != nullptr) {
         KeepKnownAddresses(*view_, &view);
-        view.number.value = std::max(view.number.value, view_->number.value + (Differs(*view_, view) ? 1 : 0));
+        view.number.value = std::max(view.number.value, view_->number.value + (view.nodes == view_->nodes ? 0 : 1));
         if (view == *view_) return;
       }
       view_ = current = std::make_shared<const View>(std::move(view));
@@ -126,18 +125,6 @@ class StaticMembership final : public Membership {
       const Node* was = node.address.port == 0 ? before.Find(node.id) : nullptr;
       if (was != nullptr && was->address.host == node.address.host) node.address = was->address;
     }
-  }
-
-  // Whether workers that hold the one must learn of the other. That a node has published its address for the first time
-  // is no such change: they start from the same file and look for themselves.
-  static bool Differs(const View& before, const View& now) {
-    if (before.nodes.size() != now.nodes.size()) return true;
-    for (size_t i = 0; i < now.nodes.size(); ++i) {
-      Node was = before.nodes[i];
-      if (was.address.port == 0) was.address = now.nodes[i].address;
-      if (was != now.nodes[i]) return true;
-    }
-    return false;
   }
 
   const std::string cluster_file_;
@@ -157,10 +144,10 @@ class StaticMembership final : public Membership {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Membership>> NewStaticMembership(std::string cluster_file, Runtime* runtime) {
-  absl::StatusOr<View> view = ReadClusterFile(cluster_file);
-  if (!view.ok()) return view.status();
+  absl::StatusOr<ClusterFiles> files = ReadClusterFiles(cluster_file);
+  if (!files.ok()) return files.status();
   return std::unique_ptr<Membership>(
-      std::make_unique<StaticMembership>(std::move(cluster_file), *std::move(view), runtime));
+      std::make_unique<StaticMembership>(std::move(cluster_file), *std::move(files), runtime));
 }
 
 }  // namespace kvist

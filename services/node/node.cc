@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/cluster/membership.h"
+#include "services/cluster/node_claim.h"
 #include "services/cluster/static_file.h"
 #include "services/node/cache_service.h"
 #include "services/node/http_server.h"
@@ -82,6 +83,11 @@ class RunningNode : public NodeServer {
   }
 
   absl::Status Start() {
+    if (!config_.cluster_file.empty()) {
+      absl::StatusOr<std::unique_ptr<NodeClaim>> claim = NodeClaim::Take(config_.cluster_file, config_.id);
+      if (!claim.ok()) return claim.status();
+      claim_ = *std::move(claim);
+    }
     absl::StatusOr<std::unique_ptr<Membership>> membership = OpenMembership(config_);
     if (!membership.ok()) return membership.status();
     membership_ = *std::move(membership);
@@ -172,6 +178,7 @@ class RunningNode : public NodeServer {
   const NodeConfig config_;
   Address data_address_, http_address_;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
+  std::unique_ptr<NodeClaim> claim_;
   std::unique_ptr<Transport> transport_ = NewGrpcTransport();
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<NodeCore> core_;

@@ -17,7 +17,8 @@ class NodeServer {
  public:
   // Takes the memory, binds both ports and serves. With a cluster file, publishes the bound addresses beside it.
   // Registers in the background: until it is a member, /readyz says what it waits for.
-  // Errors: Unavailable        a port is taken (named); ResourceExhausted  the memory cannot be had;
+  // Errors: AlreadyExists      another process is this node of the cluster file (node_claim.h);
+  //         Unavailable        a port is taken (named); ResourceExhausted  the memory cannot be had;
   //         InvalidArgument    the advertised address resolves to nothing, or an option of etcd.
   static absl::StatusOr<std::unique_ptr<NodeServer>> Start(const NodeConfig& config);
   virtual ~NodeServer() = default;  // stops at once if Stop was not called

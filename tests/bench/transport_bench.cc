@@ -56,10 +56,7 @@ class Cluster {
     for (int i = 0; i < count; ++i) {
       children_.push_back(Child::Spawn({kvistd, "--cluster", file, "--node", absl::StrCat("n", i)}));
     }
-    view_ = Must(ReadClusterFile(file));
-    const absl::Status resolved =
-        ResolveAddresses(file, absl::Now() + absl::Seconds(20), RealRuntime()->clock(), &view_);
-    Require(resolved.ok(), resolved.ToString());
+    view_ = Must(LoadView(file, absl::Now() + absl::Seconds(20), RealRuntime()->clock()));
   }
   ~Cluster() {
     children_.clear();

@@ -37,8 +37,7 @@ class KvistdTest : public ::testing::Test {
     return std::make_unique<Process>(std::vector<std::string>{kKvistd, "--cluster", file_, "--node", "a"});
   }
   std::unique_ptr<Channel> Connect() {
-    View view = *ReadClusterFile(file_);
-    EXPECT_TRUE(ResolveAddresses(file_, In(20), RealRuntime()->clock(), &view).ok());
+    const View view = *LoadView(file_, In(20), RealRuntime()->clock());
     address_ = view.nodes[0].address;
     return transport_->Connect(address_.ToString());
   }

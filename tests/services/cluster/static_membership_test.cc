@@ -1,9 +1,16 @@
 // Goal: a cluster file that changes under a running node makes newer views, or a sentence; never a wrong one.
 // Method: files in the test's own folder, rewritten while a member reads them on the real clock. Waits are for
 // conditions.
+#include <unistd.h>
+
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
+#include <thread>
 
+#include "services/cluster/node_claim.h"
 #include "services/cluster/static_file.h"
 #include "tests/services/cluster/membership_fixture.h"
 
@@ -107,10 +114,44 @@ TEST_F(StaticMembershipTest, ANodeThatComesBackOnAnotherPortIsFoundUnderAGreater
   EXPECT_EQ(Port(*member, "b"), 0);
   ASSERT_TRUE(PublishAddress(file_, NodeId{"b"}, {"127.0.0.1", 12}).ok());
   EXPECT_TRUE(WaitFor([&] { return Port(*member, "b") == 12; }));
-  EXPECT_EQ(Number(*member), 5u);
+  EXPECT_EQ(Number(*member), 7u) << "whoever has 6 does not know b";
   ASSERT_TRUE(PublishAddress(file_, NodeId{"b"}, {"127.0.0.1", 13}).ok());
   EXPECT_TRUE(WaitFor([&] { return Port(*member, "b") == 13; }));
-  EXPECT_EQ(Number(*member), 6u);
+  EXPECT_EQ(Number(*member), 8u);
+  ASSERT_TRUE(PublishAddress(file_, NodeId{"b"}, {"127.0.0.1", 13}).ok());  // back on the same port: nothing changes
+  const auto newcomer = NewMember();
+  EXPECT_EQ(*newcomer->view(), *member->view());
+}
+
+TEST_F(StaticMembershipTest, MembersThatSawOtherRestartsCountAlikeAndANumberIsOneList) {
+  WriteView(5, {{"a", "127.0.0.1:0"}, {"b", "127.0.0.1:0"}});
+  const auto early = NewMember();  // reads all the time
+  std::mutex mutex;
+  std::map<ViewNumber, View> lists;
+  const auto note = [&](const View& view) {
+    std::lock_guard lock(mutex);
+    const auto [known, added] = lists.emplace(view.number, view);
+    EXPECT_EQ(known->second, view) << view.number.value;
+  };
+  early->Watch([&](std::shared_ptr<const View> view) { note(*view); });
+  std::atomic<bool> done = false;
+  std::thread reader([&] {
+    while (!done) {
+      if (const auto files = ReadClusterFiles(file_); files.ok()) note(files->view);
+    }
+  });
+  for (uint16_t port = 1; port <= 300; ++port) {  // two nodes that restart in turn
+    EXPECT_TRUE(PublishAddress(file_, NodeId{"a"}, {"127.0.0.1", port}).ok());
+    EXPECT_TRUE(PublishAddress(file_, NodeId{"b"}, {"127.0.0.1", port}).ok());
+  }
+  done = true;
+  reader.join();
+  EXPECT_TRUE(WaitFor([&] { return Number(*early) == 605u; })) << Number(*early);
+  const auto late = NewMember();  // saw none of it
+  EXPECT_EQ(*late->view(), *early->view());
+  const auto worker = LoadView(file_, absl::InfinitePast(), RealRuntime()->clock());
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  EXPECT_EQ(*worker, *late->view());
 }
 
 TEST_F(StaticMembershipTest, AnEditAfterAMoveStillMakesAGreaterNumber) {
@@ -119,10 +160,10 @@ TEST_F(StaticMembershipTest, AnEditAfterAMoveStillMakesAGreaterNumber) {
   const auto member = NewMember();
   const Follower follower(member.get());
   ASSERT_TRUE(PublishAddress(file_, NodeId{"a"}, {"127.0.0.1", 12}).ok());
-  ASSERT_TRUE(WaitFor([&] { return Number(*member) == 6; }));
-  WriteView(6, {{"a", "127.0.0.1:0"}});
-  EXPECT_TRUE(WaitFor([&] { return Ids(*member) == "a"; }));
-  EXPECT_EQ(Number(*member), 7u) << "6 is the view with b";
+  ASSERT_TRUE(WaitFor([&] { return Number(*member) == 7; }));
+  WriteView(6, {{"b", "h:2"}});
+  EXPECT_TRUE(WaitFor([&] { return Ids(*member) == "b"; }));
+  EXPECT_EQ(Number(*member), 8u) << "7 is the view with a";
 }
 
 TEST_F(StaticMembershipTest, AnAddressThatIsNotPublishedAnyMoreStays) {
@@ -133,6 +174,24 @@ TEST_F(StaticMembershipTest, AnAddressThatIsNotPublishedAnyMoreStays) {
   WriteView(6, {{"a", "127.0.0.1:0"}, {"b", "h:2"}});
   EXPECT_TRUE(WaitFor([&] { return Ids(*member) == "a b"; }));
   EXPECT_EQ(Port(*member, "a"), 11);
+  EXPECT_GT(Number(*member), 6u) << "6 was the view without b";
+}
+
+TEST_F(StaticMembershipTest, TwoProcessesAreNotOneNode) {
+  ASSERT_TRUE(PublishAddress(file_, NodeId{"a"}, {"127.0.0.1", 4711}).ok());
+  {
+    const auto first = NodeClaim::Take(file_, NodeId{"a"});
+    ASSERT_TRUE(first.ok()) << first.status();
+    const absl::Status second = NodeClaim::Take(file_, NodeId{"a"}).status();
+    EXPECT_TRUE(absl::IsAlreadyExists(second)) << second;
+    EXPECT_THAT(std::string(second.message()),
+                HasSubstr(absl::StrCat("node \"a\" of ", file_, " runs already: process ", getpid(), " on ")));
+    EXPECT_THAT(std::string(second.message()), HasSubstr("serves at 127.0.0.1:4711; stop it"));
+    EXPECT_TRUE(NodeClaim::Take(file_, NodeId{"b"}).ok());
+  }
+  EXPECT_TRUE(NodeClaim::Take(file_, NodeId{"a"}).ok()) << "the first has gone";
+  std::ofstream(file_ + ".plain") << "x";
+  EXPECT_THAT(std::string(NodeClaim::Take(file_ + ".plain/c", NodeId{"a"}).status().message()), HasSubstr("cannot "));
 }
 
 }  // namespace

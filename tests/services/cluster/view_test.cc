@@ -85,27 +85,30 @@ TEST(ClusterFile, ComplaintsNameTheFile) {
 
 TEST(Publishing, AReaderWaitsForTheAddressThatANodeBinds) {
   const std::string path = NewFolder() + "/cluster.json";
-  View view{ViewNumber{1},
-            {Node{NodeId{"n0"}, Address{"127.0.0.1", 0}, 1, 1}, Node{NodeId{"n1"}, Address{"h", 5}, 1, 1}}};
+  std::ofstream(path) << R"({"view": 3, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": 1},
+                                                   {"id": "n1", "address": "h:5", "capacity": 1}]})";
   std::thread node([&] { EXPECT_TRUE(PublishAddress(path, NodeId{"n0"}, Address{"127.0.0.1", 4711}).ok()); });
-  const absl::Status resolved = ResolveAddresses(path, absl::Now() + absl::Seconds(30), RealRuntime()->clock(), &view);
+  const auto view = LoadView(path, absl::Now() + absl::Seconds(30), RealRuntime()->clock());
   node.join();
-  ASSERT_TRUE(resolved.ok()) << resolved;
-  EXPECT_EQ(view.nodes[0].address, (Address{"127.0.0.1", 4711}));
-  EXPECT_EQ(view.nodes[1].address, (Address{"h", 5}));
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->nodes[0].address, (Address{"127.0.0.1", 4711}));
+  EXPECT_EQ(view->nodes[1].address, (Address{"h", 5}));
+  EXPECT_EQ(view->number.value, 4u);
 }
 
 TEST(Publishing, ANodeThatDoesNotPublishIsNamedAndTheOthersAreResolved) {
   const std::string path = NewFolder() + "/cluster.json";
-  View view{ViewNumber{1},
-            {Node{NodeId{"n0"}, Address{"127.0.0.1", 0}, 1, 1}, Node{NodeId{"n1"}, Address{"127.0.0.1", 0}, 1, 1}}};
+  std::ofstream(path) << R"({"view": 3, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": 1},
+                                                   {"id": "n1", "address": "127.0.0.1:0", "capacity": 1}]})";
   ASSERT_TRUE(PublishAddress(path, NodeId{"n1"}, Address{"127.0.0.1", 9}).ok());
   ASSERT_TRUE(PublishAddress(path, NodeId{"n1"}, Address{"127.0.0.1", 10}).ok());
-  const absl::Status resolved = ResolveAddresses(path, absl::InfinitePast(), RealRuntime()->clock(), &view);
-  EXPECT_EQ(resolved.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(Message(resolved), "no address published in " + path + ".d/n0.address: is kvistd running for this node?");
-  EXPECT_EQ(view.nodes[0].address.port, 0);
-  EXPECT_EQ(view.nodes[1].address.port, 10);
+  const auto files = ReadClusterFiles(path);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(files->missing, std::vector<std::string>{path + ".d/n0.address"});
+  EXPECT_EQ(files->file.number.value, 3u);
+  EXPECT_EQ(files->view.number.value, 5u);
+  EXPECT_EQ(files->view.nodes[0].address.port, 0);
+  EXPECT_EQ(files->view.nodes[1].address.port, 10);
 }
 
 TEST(Publishing, AWorkerStartsWithTheNodesThatItCanFindButNotWithNone) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <httplib.h>
 
+#include <fstream>
 #include <string>
 
 #include "services/node/node.h"
@@ -40,6 +41,55 @@ TEST(NodeTest, AnAddressThatResolvesToNothingIsNamed) {
   ASSERT_FALSE(node.ok());
   EXPECT_THAT(std::string(node.status().message()), HasSubstr("no-such-host.invalid:"));
   EXPECT_THAT(std::string(node.status().message()), HasSubstr("resolves to nothing"));
+}
+
+TEST(NodeTest, ASecondNodeOfOneIdIsRefusedAndToldWhoHasIt) {
+  NodeConfig config = testing::TestConfig(1 << 20);
+  config.id.value = "n0";
+  config.cluster_file = ::testing::TempDir() + "/two_of_one_id.json";
+  std::ofstream(config.cluster_file)
+      << R"({"view": 1, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": "1MiB"}]})";
+  auto first = testing::StartNode(config);
+  const auto second = NodeServer::Start(config);
+  EXPECT_TRUE(absl::IsAlreadyExists(second.status())) << second.status();
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("node \"n0\" of " + config.cluster_file + " runs already"));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("serves at " + first->data_address().ToString()));
+  EXPECT_TRUE(testing::WaitFor([&] { return testing::HttpGet(first->http_address(), "/readyz") == "ready\n"; }));
+  first = nullptr;
+  EXPECT_TRUE(NodeServer::Start(config).ok());
+}
+
+TEST(NodeTest, APeerWhoseAddressResolvesToNothingCostsItsCopiesAndNothingElse) {
+  NodeConfig config = testing::TestConfig(8 << 20);
+  config.id.value = "n0";
+  config.cluster_file = ::testing::TempDir() + "/unresolvable.json";
+  std::ofstream(config.cluster_file) << R"({"view": 1, "nodes": [
+      {"id": "n0", "address": "127.0.0.1:0", "capacity": "8MiB"},
+      {"id": "n1", "address": "no-such-host.invalid:7070", "capacity": "8MiB"}]})";
+  const auto node = testing::StartNode(config);
+  const auto transport = NewGrpcTransport();
+  const auto channel = transport->Connect(node->data_address().ToString());
+  for (uint8_t i = 1; i <= 4; ++i) {
+    const std::string block = testing::TestBlock(TestKey(i), 10, i);
+    v1::PutReserve reserve = testing::ReserveFor(TestKey(i), block.size());
+    reserve.set_replicas(2);
+    auto put = channel->Put(reserve, testing::In(10));
+    ASSERT_TRUE(put.ok()) << put.status();
+    const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(block.data()), block.size());
+    ASSERT_TRUE((*put)->Write(0, bytes).ok());
+    ASSERT_TRUE((*put)->Commit(block.size()).ok());
+  }
+  const auto failed = [&] {
+    const std::string metrics = testing::HttpGet(node->http_address(), "/metrics");
+    const size_t at = metrics.find("\nkvist_copies_failed_total ");
+    return at == std::string::npos ? 0 : std::stoi(metrics.substr(at + 27));
+  };
+  EXPECT_TRUE(testing::WaitFor([&] { return failed() > 0; }, 60)) << "given up after a while";
+  EXPECT_EQ(testing::HttpGet(node->http_address(), "/readyz"), "ready\n");
+  const auto got = testing::GetBlocks(channel.get(), testing::GetRequestFor({TestKey(1), TestKey(4)}));
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->bytes[1], testing::TestBlock(TestKey(4), 10, 4));
 }
 
 TEST(NodeTest, BitsAreFlippedOnlyWithTestFaultsAndTheScrubFindsThem) {
