@@ -190,6 +190,30 @@ TEST_F(LoopbackTest, ANodeThatNeverAnswersCostsTheDeadline) {
   close(listener);
 }
 
+TEST_F(LoopbackTest, ANodeWhoseAddressResolvesToNothingCostsItsBlocksAndIsNamed) {
+  Put(*NewClient());
+  const size_t lost = LostBlock();
+  options_.view.nodes[owners_[lost]].address = Address{"no-such-host.invalid", 7070};
+  options_.deadline = absl::Seconds(5);
+  const std::unique_ptr<Client> client = NewClient();
+  const absl::Time start = absl::Now();
+  const GetResult got = Get(*client);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  EXPECT_EQ(got.blocks, lost);
+  EXPECT_EQ(MissReasonName(got.miss), "owner_down") << got.why;
+  EXPECT_THAT(got.why, HasSubstr("no-such-host.invalid:7070"));
+  const auto explained = client->Explain(chain_);
+  ASSERT_TRUE(explained.ok()) << explained.status();
+  for (size_t block = 0; block < kBlocks; ++block) {
+    const BlockExplanation& fate = explained->blocks[block];
+    const bool down = owners_[block] == owners_[lost];
+    EXPECT_EQ(fate.miss, down ? v1::MISS_REASON_OWNER_DOWN : v1::MISS_REASON_UNSPECIFIED) << block << fate.detail;
+    if (down) {
+      EXPECT_THAT(fate.detail, HasSubstr("no-such-host.invalid:7070"));
+    }
+  }
+}
+
 TEST_F(LoopbackTest, ABlockLargerThanANodeIsAFaultThatSaysSo) {
   nodes_.clear();
   options_.view.nodes.clear();
