@@ -198,6 +198,7 @@ absl::StatusOr<v1::EraseResponse> CacheHandlers::Erase(const v1::EraseRequest& r
       if (!erased.ok()) return erased.status();
       response.add_erased(*erased);
     }
+    response.set_view(impl_->view_number());
     return response;
   });
 }

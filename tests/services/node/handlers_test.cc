@@ -181,6 +181,7 @@ TEST(HandlersTest, AnOlderViewBringsTheNewerOneAndNoViewBringsNone) {
   EXPECT_EQ(stale->newer_view().nodes(1).address(), "127.0.0.1:7001");
   EXPECT_EQ(node.channel->GetView(node.In(1))->view().nodes_size(), 2);
   EXPECT_EQ(Explain(node, {TestKey(1)}).view(), 7);
+  EXPECT_EQ(node.channel->Erase(v1::EraseRequest(), node.In(1))->view(), 7);
   node.view = nullptr;
   EXPECT_FALSE(node.channel->GetView(node.In(1))->has_view());
   EXPECT_EQ(node.channel->Match(request, node.In(1))->view(), 0);
