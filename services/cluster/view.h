@@ -62,7 +62,7 @@ struct Node {
   double ramp = 1;           // of a joining node: the part of its weight that counts, in [0, 1]
   uint64_t incarnation = 0;  // of this life of the node; a record of a greater one replaces a lesser. 0 in a file
   uint32_t protocol = kProtocolVersion;
-  Address http;  // of its metrics and health; port 0 = not known
+  Address http{};  // of its metrics and health; port 0 = not known
   friend bool operator==(const Node&, const Node&) = default;
 };
 
