@@ -5,8 +5,7 @@
 // Units   counts. Scales are bytes of FORMAT.md, "Log scales".
 // Threads pure functions; scratch memory is passed in.
 // Accuracy sums have a fixed order (16 partial sums), so that every target of a build writes the same block. FORMAT.md
-// does
-//          not promise that: only decoding is part of the format.
+//          does not promise that: only decoding is part of the format.
 #ifndef KVIST_KERNELS_SIMD_ENCODE_TILE_H_
 #define KVIST_KERNELS_SIMD_ENCODE_TILE_H_
 

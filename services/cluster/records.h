@@ -1,5 +1,4 @@
-// Records and views as they go over the wire and as they stand in etcd. What others say is checked before it is
-// believed.
+// Records and views as they go over the wire and as they stand in etcd. What others say is checked before it is believed.
 //
 // Threads pure.
 #ifndef KVIST_SERVICES_CLUSTER_RECORDS_H_

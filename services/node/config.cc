@@ -121,7 +121,7 @@ void FillFromClusterFile(const RawFlags& raw, NodeConfig* config, Problems* prob
 }
 
 void FillEtcd(const RawFlags& raw, NodeConfig* config, Problems* problems) {
-  if (raw.node.empty()) problems->Add("--id", "needed with --etcd: the name of this node, its own among all nodes");
+  if (raw.node.empty()) problems->Add("--node", "needed with --etcd: the name of this node, its own among all nodes");
   if (!raw.cluster.empty()) problems->Add("--etcd", "the members stand in --cluster or in --etcd, not in both");
   problems->Take("--etcd", ParseEndpoints(raw.etcd), &config->etcd.endpoints);
   config->etcd.cluster = raw.cluster_name;
@@ -207,7 +207,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
 
 void AddMemberFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--cluster", raw->cluster, "Static cluster file (JSON) that names the members");
-  app->add_option("--node,--id", raw->node, "Which node of the cluster file this is; with --etcd its name");
+  app->add_option("--node", raw->node, "Which node of the cluster file this is; with --etcd its name");
   app->add_option("--etcd", raw->etcd, "Endpoints of etcd that holds the members, host:port[,host:port...]");
   app->add_option("--etcd-user", raw->etcd_user, "User of etcd");
   app->add_option("--etcd-password-file", raw->etcd_password_file, "File that holds that user's password");

@@ -28,7 +28,7 @@ struct AdmissionLimits {
   uint32_t puts = 128;                             // Put streams under way
   double reserved_fraction = 0.5;                  // by those
   uint32_t matches = 64;                           // Match at one moment
-  uint32_t explains = 4;                           // Explain and Describe, which nobody's answer waits for
+  uint32_t explains = 4;                           // Explain and Describe together: people ask, not readers
   absl::Duration read_stall = absl::Seconds(10);   // a Get whose reader takes nothing for so long is ended
   absl::Duration write_stall = absl::Seconds(10);  // a Put whose writer sends nothing for so long is ended
   // A Get that is older than `read_stall` and whose reader took less than this a second over its life is ended.

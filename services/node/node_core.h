@@ -3,8 +3,7 @@
 //
 // States  of the node in its cluster, as its record says:
 //           joining   its share grows from a tenth to the whole within `join_ramp`; for `join_window` more, readers
-//           still
-//                     ask the previous owner second. The first node of an empty cluster skips this
+//                     still ask the previous owner second. The first node of an empty cluster skips this
 //           serving   until it is drained
 //           draining  takes no new blocks, hands its hottest over, leaves
 // Threads every method from any thread; Start once. All threads come from the Runtime.

@@ -169,7 +169,7 @@ class Cluster:
     def start_node(self, name: str, ramp: str = "0s", window: str = "0s") -> None:
         host = self.hosts[name]
         advertise = f"{host.address}:{PROXY_PORT if name in self._proxies else DATA_PORT}"
-        command = [self.programs.kvistd, "--etcd", f"{self.hosts['etcd'].address}:{ETCD_PORT}", "--id", name, "--listen",
+        command = [self.programs.kvistd, "--etcd", f"{self.hosts['etcd'].address}:{ETCD_PORT}", "--node", name, "--listen",
                    f"{host.address}:{DATA_PORT}", "--advertise", advertise, "--http", f"{host.address}:{HTTP_PORT}", "--capacity",
                    self.capacity, "--weight", 1, "--no-prefault", "--enable-test-faults", "--join-ramp", ramp,
                    "--join-window", window, *self.flags]

@@ -84,7 +84,7 @@ TEST(ConfigTest, AMemberInEtcdIsDescribedWhole) {
   const std::string password = ClusterFile("password", "secret\n");
   const auto flags = Parse({"--etcd",
                             "10.0.0.1:2379,10.0.0.2:2379",
-                            "--id",
+                            "--node",
                             "a",
                             "--listen",
                             "0.0.0.0:7070",
@@ -132,7 +132,7 @@ TEST(ConfigTest, WrongMembersAreNamed) {
                             "kvist", "--etcd-cert", "c.pem", "--weight", "-1", "--cluster", "c.json"});
   ASSERT_FALSE(flags.ok());
   for (const char* wrong :
-       {"--id: needed with --etcd", "--etcd: the members stand in --cluster or in --etcd", "\"10.0.0.1\"",
+       {"--node: needed with --etcd", "--etcd: the members stand in --cluster or in --etcd", "\"10.0.0.1\"",
         "--etcd-user: goes with --etcd-password-file", "--etcd-cert: goes with --etcd-key", "needs --etcd-ca",
         "--advertise: needed with --listen 0.0.0.0:7070", "--weight: '-1'", "--node: needed with --cluster"}) {
     EXPECT_THAT(std::string(flags.status().message()), HasSubstr(wrong));
