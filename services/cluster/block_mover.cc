@@ -69,6 +69,8 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   }
   absl::StatusOr<std::unique_ptr<PutStream>> stream = to->Put(reserve, deadline);
   if (absl::IsAlreadyExists(stream.status())) return 0;
+  // It leaves, and takes nothing new: no fault of the block's, and a later view names another.
+  if (absl::IsFailedPrecondition(stream.status())) return absl::AbortedError(stream.status().message());
   if (!stream.ok()) return stream.status();
   uint64_t offset = 0;
   for (const absl::Span<const uint8_t> piece : found->block->pieces()) {

@@ -22,19 +22,30 @@ using Json = nlohmann::ordered_json;
 // What a command about a prompt works on.
 struct Prompt {
   std::unique_ptr<Client> client;
-  std::vector<uint32_t> tokens;
+  size_t tokens = 0;  // that the blocks hold, and those behind the last full one if they were given
   std::vector<Key> chain;
 };
 
 absl::StatusOr<Prompt> OpenPrompt(const Command& command, Transport* transport) {
   absl::StatusOr<Namespace> ns = ReadNamespaceFile(command.namespace_file);
   if (!ns.ok()) return ns.status();
-  absl::StatusOr<std::vector<uint32_t>> tokens = ReadTokensFile(command.tokens_file);
+  absl::StatusOr<std::vector<Key>> chain = std::vector<Key>();
+  absl::StatusOr<std::vector<uint32_t>> tokens = std::vector<uint32_t>();
+  if (command.chain_file.empty()) {
+    tokens = ReadTokensFile(command.tokens_file);
+  } else {
+    chain = ReadChainFile(command.chain_file);
+  }
   if (!tokens.ok()) return tokens.status();
+  if (!chain.ok()) return chain.status();
   absl::StatusOr<std::unique_ptr<Client>> client = OpenClient(command, *std::move(ns), transport);
   if (!client.ok()) return client.status();
-  Prompt prompt{*std::move(client), *std::move(tokens), {}};
-  prompt.chain = prompt.client->Keys(prompt.tokens);
+  Prompt prompt{*std::move(client), tokens->size(), *std::move(chain)};
+  if (command.chain_file.empty()) {
+    prompt.chain = prompt.client->Keys(*tokens);
+  } else {
+    prompt.tokens = prompt.chain.size() * prompt.client->ns().tokens_per_block;
+  }
   return prompt;
 }
 
@@ -100,7 +111,7 @@ absl::Status Match(const Command& command, Prompt& prompt, std::ostream& out) {
   Print(Json{{"blocks", match->blocks()},
              {"of_blocks", prompt.chain.size()},
              {"tokens", match->tokens()},
-             {"of_tokens", prompt.tokens.size()},
+             {"of_tokens", prompt.tokens},
              {"miss_reason", MissReasonName(match->miss())},
              {"miss_node", match->miss_node()},
              {"why", match->why()}},

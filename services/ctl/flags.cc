@@ -20,8 +20,8 @@ constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
 
 // Flags as they were written: CLI11 would stop at the first value that it cannot convert; all of them are to be named.
 struct RawFlags {
-  std::string cluster, nodes, ns, tokens, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
-                                              replicas = "1", keys = "100000", seed = "1";
+  std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
+                                                     replicas = "1", keys = "100000", seed = "1";
   std::string node_id, drain_deadline, drain_budget;
   bool json = false, version = false;
 };
@@ -62,6 +62,9 @@ constexpr std::array<ActFlags, 8> kActs = {{
      .drains = true},
 }};
 
+// Keys are enough for what needs no positions in a KV file.
+bool TakesChain(const ActFlags& act) { return act.prompt && !act.kv && !act.random; }
+
 void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   app->allow_extras();
   app->add_option("--cluster", raw->cluster, "Static cluster file (JSON)");
@@ -70,6 +73,9 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   if (act.prompt) {
     app->add_option("--namespace", raw->ns, "JSON file: model, dtype, layers, heads, head_dim, tokens_per_block, ...");
     app->add_option("--tokens", raw->tokens, "JSON file: the prompt's token ids, [1, 2, ...]");
+  }
+  if (TakesChain(act)) {
+    app->add_option("--chain", raw->chain, "Instead of tokens: JSON file with the keys of the prompt's blocks, in hex");
   }
   if (act.prompt && !act.random) {
     app->add_option("--replicas", raw->replicas, "Nodes that keep each block, as the workers of the namespace say")
@@ -117,7 +123,10 @@ void RequireFiles(const ActFlags& act, const RawFlags& raw, Problems* problems) 
   const bool no_prompt = raw.ns.empty() && raw.tokens.empty();
   if (act.random && no_prompt) return;
   problems->Require(!raw.ns.empty(), "--namespace", "needed: a JSON file that says whose KV this is");
-  problems->Require(!raw.tokens.empty(), "--tokens", "needed: a JSON file with the prompt's token ids");
+  problems->Require(!raw.tokens.empty() || !raw.chain.empty(), TakesChain(act) ? "--tokens or --chain" : "--tokens",
+                    TakesChain(act) ? "needed: a JSON file with the prompt's token ids, or with its blocks' keys"
+                                    : "needed: a JSON file with the prompt's token ids");
+  problems->Require(raw.tokens.empty() || raw.chain.empty(), "--chain", "give either --tokens or --chain");
   if (act.kv) problems->Require(!raw.kv.empty(), "--kv", "needed: the file of 16-bit KV");
 }
 
@@ -129,6 +138,7 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   command.node_id = raw.node_id;
   command.namespace_file = raw.ns;
   command.tokens_file = raw.tokens;
+  command.chain_file = raw.chain;
   command.kv_file = raw.kv;
   command.json = raw.json;
   const auto quoted = [](const std::string& text, const char* otherwise) {

@@ -18,7 +18,8 @@ struct Command {
   Act act = Act::kStats;
   std::string cluster_file;        // or
   std::vector<std::string> seeds;  // "host:port" of nodes that are asked for the view
-  std::string namespace_file, tokens_file, kv_file;
+  std::string namespace_file, kv_file;
+  std::string tokens_file, chain_file;  // one of the two
   bool json = false;
   absl::Duration deadline = absl::Seconds(10);
   Codec codec = Codec::kLadder;

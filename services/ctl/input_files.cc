@@ -1,6 +1,7 @@
 #include "services/ctl/input_files.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -77,16 +78,19 @@ class Fields {
   Json object_;
 };
 
+// False if it is not exactly as many bytes, two digits each.
+template <size_t kBytes>
+bool ReadHex(const std::string& hex, std::array<uint8_t, kBytes>* out) {
+  if (hex.size() != 2 * kBytes || hex.find_first_not_of("0123456789abcdefABCDEF") != hex.npos) return false;
+  const std::string bytes = absl::HexStringToBytes(hex);
+  std::copy(bytes.begin(), bytes.end(), out->begin());
+  return true;
+}
+
 void ReadProfileDigest(Fields* fields, Namespace* ns) {
   const std::string hex = fields->Text("profile_digest", false);
   if (hex.empty()) return;
-  const bool is_hex = hex.find_first_not_of("0123456789abcdefABCDEF") == hex.npos;
-  if (hex.size() != 2 * ns->profile_digest.size() || !is_hex) {
-    fields->problems.push_back("\"profile_digest\" is not 32 hex digits");
-    return;
-  }
-  const std::string bytes = absl::HexStringToBytes(hex);
-  std::copy(bytes.begin(), bytes.end(), ns->profile_digest.begin());
+  if (!ReadHex(hex, &ns->profile_digest)) fields->problems.push_back("\"profile_digest\" is not 32 hex digits");
 }
 
 size_t BytesPerToken(const BlockShape& shape) {
@@ -143,6 +147,20 @@ absl::StatusOr<std::vector<uint32_t>> ParseTokens(const std::string& path, absl:
   return tokens;
 }
 
+absl::StatusOr<std::vector<Key>> ParseChain(const std::string& path, absl::string_view text) {
+  const absl::StatusOr<Json> json = ParseJson(path, text);
+  if (!json.ok()) return json.status();
+  if (!json->is_array()) return Wrong(path, "not a JSON list of keys in hex");
+  std::vector<Key> chain(json->size());
+  for (size_t i = 0; i < chain.size(); ++i) {
+    const Json& key = (*json)[i];
+    if (!key.is_string() || !ReadHex(key.get_ref<const std::string&>(), &chain[i].bytes)) {
+      return Wrong(path, absl::StrCat("key ", i, " is not 64 hex digits"));
+    }
+  }
+  return chain;
+}
+
 absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path) {
   const absl::StatusOr<std::string> text = ReadText(path);
   return text.ok() ? ParseNamespace(path, *text) : text.status();
@@ -151,6 +169,11 @@ absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path) {
 absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path) {
   const absl::StatusOr<std::string> text = ReadText(path);
   return text.ok() ? ParseTokens(path, *text) : text.status();
+}
+
+absl::StatusOr<std::vector<Key>> ReadChainFile(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadText(path);
+  return text.ok() ? ParseChain(path, *text) : text.status();
 }
 
 absl::StatusOr<Kv> ReadKvFile(const std::string& path, const BlockShape& shape, size_t least_tokens) {

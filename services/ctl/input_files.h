@@ -1,10 +1,11 @@
-// The plain files that `kvist` reads and writes: a namespace, a prompt's tokens, a prompt's KV.
+// The plain files that `kvist` reads and writes: a namespace, a prompt's tokens or keys, a prompt's KV.
 //
 //   namespace  {"model": "m", "weights_digest": "", "dtype": "bf16", "layers": 30, "heads": 3, "head_dim": 64,
 //               "rope": "", "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "tokens_per_block": 128,
 //               "profile_digest": "", "tenant_salt": ""}
 //              model, dtype, layers, heads and head_dim are needed; profile_digest is 32 hex digits
 //   tokens     [1, 2, 3]
+//   chain      ["64 hex digits", ...], the keys of a prompt's blocks, from the first block on
 //   KV         uint16[2][layers][heads][tokens][head_dim], little-endian, nothing else: the layout of the C ABI
 //
 // Errors: InvalidArgument and NotFound name the file, and everything that is wrong in it at once.
@@ -18,16 +19,19 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "cachestore/key.h"
 #include "services/worker/keys.h"
 
 namespace kvist {
 
 absl::StatusOr<Namespace> ReadNamespaceFile(const std::string& path);
 absl::StatusOr<std::vector<uint32_t>> ReadTokensFile(const std::string& path);
+absl::StatusOr<std::vector<Key>> ReadChainFile(const std::string& path);
 
 // The same of a file's text; `path` is what errors name.
 absl::StatusOr<Namespace> ParseNamespace(const std::string& path, absl::string_view text);
 absl::StatusOr<std::vector<uint32_t>> ParseTokens(const std::string& path, absl::string_view text);
+absl::StatusOr<std::vector<Key>> ParseChain(const std::string& path, absl::string_view text);
 
 struct Kv {
   std::vector<uint16_t> values;

@@ -50,7 +50,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
     size_t encoded_bytes = 0;  // 0 = not encoded yet
     bool reserved_before = false;
     bool own_attempt_open = false;  // says the last attempt: an earlier one still holds the block's reservation
-    bool moved = false;  // to an owner by a newer view, once
+    bool moved = false;             // to an owner by a newer view, once
     int attempt = 0;
     absl::Status said;  // by the node, to the attempt before
   };

@@ -82,10 +82,26 @@ void CheckTokens(const std::string& text) {
   tokens_gate.Pass();
 }
 
+// A file of keys is wrong, or says just these keys.
+void CheckChain(const std::string& text) {
+  const absl::StatusOr<std::vector<Key>> chain = ParseChain("file", text);
+  if (!chain.ok()) {
+    KVIST_HOLDS(absl::StartsWith(chain.status().message(), "file: "), chain.status().message());
+    return;
+  }
+  const Json written = Json::parse(text);
+  KVIST_HOLDS(written.size() == chain->size(), "another number of keys");
+  for (size_t i = 0; i < chain->size(); ++i) {
+    KVIST_HOLDS(absl::AsciiStrToLower(written[i].get<std::string>()) == (*chain)[i].Hex(), "another key");
+  }
+}
+
 void Run(fuzz::Input input) {
-  const bool tokens = input.Flag();
+  const bool list = input.Flag();
   const std::string text = input.RestText();
-  tokens ? CheckTokens(text) : CheckNamespace(text);
+  if (!list) return CheckNamespace(text);
+  CheckTokens(text);
+  CheckChain(text);
 }
 
 }  // namespace

@@ -120,7 +120,7 @@ class Script {
     const absl::StatusOr<bool> reserved = put->session->Reserve(reserve);
     KVIST_HOLDS(!put->reserved || !reserved.ok(), "one session reserves twice");
     if (!reserved.ok()) {
-      if (absl::IsUnavailable(reserved.status())) drains.Pass();
+      if (absl::IsFailedPrecondition(reserved.status()) && !put->reserved && !put->over) drains.Pass();
       put->over = true;
       return CheckRefusal(reserved.status());
     }

@@ -114,7 +114,7 @@ class World {
       scheduler_.Sleep(absl::Milliseconds(200 + scheduler_.Below(3000)));
       nemesis_->Harm();
       for (const auto& node : nodes_) auditor_.Look(*node);
-      if (options_.sabotage == Sabotage::kLostPin) LoseAPin();
+      if (options_.sabotage == Sabotage::kLostBlocks) LoseBlocks();
     }
     nemesis_->ThawWorkers();
     workers.clear();
@@ -131,9 +131,12 @@ class World {
     absl::StatusOr<Lookup> found = nodes_[0]->store()->Get(Stored(*nodes_[0]));
     if (found.ok()) leaked_ = std::move(found->block);
   }
-  void LoseAPin() {
+  void LoseBlocks() {
     for (const auto& node : nodes_) {
-      if (node->up()) node->store()->Erase(Stored(*node)).IgnoreError();
+      if (!node->up()) continue;
+      const absl::StatusOr<BlockStore::ScanResult> scan = node->store()->Scan(0, 1024);
+      if (!scan.ok()) continue;
+      for (const ScannedBlock& block : scan->blocks) node->store()->Erase(block.key).IgnoreError();
     }
   }
 

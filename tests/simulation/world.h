@@ -16,7 +16,7 @@
 namespace kvist::simulation {
 
 // What goes wrong on purpose: shows that the judges see it. Nothing is hurt in a run for figures.
-enum class Sabotage : uint8_t { kNone, kWrongValue, kLostPin, kLeakedPin };
+enum class Sabotage : uint8_t { kNone, kWrongValue, kLostBlocks, kLeakedPin };
 
 struct WorldOptions {
   uint64_t seed = 1;

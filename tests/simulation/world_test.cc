@@ -49,7 +49,7 @@ TEST_F(WorldTest, AWrongValueIsSeen) {
 }
 
 TEST_F(WorldTest, ABlockThatGoesUnderAPinOrALeaseIsSeen) {
-  EXPECT_EXIT(RunWorld(Sabotaged(Sabotage::kLostPin)), ::testing::ExitedWithCode(1),
+  EXPECT_EXIT(RunWorld(Sabotaged(Sabotage::kLostBlocks)), ::testing::ExitedWithCode(1),
               "is gone \\(3\\) while it is (pinned|leased)");
 }
 

@@ -151,6 +151,23 @@ TEST_F(HandoverTest, WhatIsLeftGoesToTheNextHeirWhenTheFirstHasGone) {
   EXPECT_GE(CountAt(2, keys), 18u);
 }
 
+TEST_F(HandoverTest, WhatAnHeirRefusesBecauseItDrainsTooGoesToTheNextOne) {
+  const std::vector<Key> keys = Own(30);
+  Faults faults;
+  faults.draining = true;
+  cluster_.Set(1, faults);
+  Plan();
+  std::thread leave([&] {
+    EXPECT_TRUE(Holds([&] { return cluster_.puts(1) > 0; }));
+    cluster_.Leave(1);
+  });
+  cluster_.replicator(0).HandOver();
+  leave.join();
+  EXPECT_EQ(progress().sent_blocks(), 30u);
+  EXPECT_EQ(progress().failed_blocks(), 0u);
+  EXPECT_EQ(CountAt(2, keys), 30u);
+}
+
 TEST_F(HandoverTest, ABlockThatAnotherWritesAtItsHeirIsSentOnceThatWriterHasFailedAndHoldsUpNoOther) {
   const std::vector<Key> keys = Own(20);
   auto writer = cluster_.store(1).Reserve(keys[7], kBlock, {});

@@ -180,6 +180,7 @@ absl::StatusOr<std::unique_ptr<PutStream>> StoreChannel::Put(const v1::PutReserv
     if (const auto hint = cluster_->nodes_[node_]->faults.full) {
       return WithRetryHint(absl::ResourceExhaustedError("full"), *hint);
     }
+    if (cluster_->nodes_[node_]->faults.draining) return absl::FailedPreconditionError("draining");
   }
   BlockTraits traits;
   traits.group = KeyFrom(reserve.segment_head());

@@ -32,6 +32,7 @@ struct Faults {
   bool down = false;                   // Unavailable at once
   bool stuck = false;                  // no answer until the deadline, or until it is not stuck any more
   std::optional<absl::Duration> full;  // Puts are ResourceExhausted with this hint
+  bool draining = false;               // takes no new blocks
   std::function<void()> on_put;        // called at each Put, before anything else
 };
 

@@ -91,6 +91,21 @@ TEST(Flags, ADrainNamesItsNodeAndItsBounds) {
   }
 }
 
+TEST(Flags, APromptIsNamedByItsTokensOrByItsKeys) {
+  const std::vector<std::string> ns = {"--cluster", "c", "--namespace", "n"};
+  const auto with = [&](std::vector<std::string> words) {
+    words.insert(words.end(), ns.begin(), ns.end());
+    return Parse(words);
+  };
+  EXPECT_EQ(with({"explain", "--chain", "k"})->command.chain_file, "k");
+  EXPECT_EQ(Message(with({"explain", "--chain", "k", "--tokens", "t"}).status()),
+            "--chain: give either --tokens or --chain");
+  EXPECT_EQ(Message(with({"match"}).status()),
+            "--tokens or --chain: needed: a JSON file with the prompt's token ids, or with its blocks' keys");
+  EXPECT_THAT(Message(with({"get", "--kv", "f", "--tokens", "t", "--chain", "k"}).status()),
+              HasSubstr("--chain: unknown"));
+}
+
 TEST(Flags, CommandsOnAPromptSayHowManyNodesKeepIt) {
   for (const char* act : {"put", "get", "match", "explain", "erase"}) {
     std::vector<std::string> words = {act, "--cluster", "c", "--namespace", "n", "--tokens", "t"};
@@ -197,6 +212,27 @@ TEST_F(CtlTest, WhatOnlyAReplicaHoldsIsFoundWithReplicas) {
   ASSERT_TRUE(RunOnPrompt({"explain", "--json", "--replicas", "2"}).ok());
   EXPECT_EQ(Json()["leading_blocks"], 3);
   ASSERT_TRUE(RunOnPrompt({"erase", "--json", "--replicas", "2"}).ok());
+  EXPECT_EQ(Json()["erased"], 3);
+}
+
+TEST_F(CtlTest, KeysStandForTheTokensThatTheyFollowFrom) {
+  ASSERT_TRUE(RunOnPrompt({"put", "--json", "--codec", "raw16", "--kv", Path("kv.bin")}).ok());
+  json keys = json::array();
+  const auto tokens = ReadTokensFile(Path("tokens.json"));
+  for (const Key& key : ChainKeys(NamespaceDigest(*ReadNamespaceFile(Path("ns.json"))), 16, *tokens))
+    keys.push_back(key.Hex());
+  const auto run = [&](const char* act, const std::string& text) {
+    Write("keys.json", text);
+    return Run({act, "--json", "--namespace", Path("ns.json"), "--chain", Path("keys.json")});
+  };
+  ASSERT_TRUE(run("match", keys.dump()).ok()) << out_.str();
+  EXPECT_EQ(Json()["blocks"], 3);
+  EXPECT_EQ(Json()["of_tokens"], 48);
+  ASSERT_TRUE(run("explain", keys.dump()).ok());
+  EXPECT_EQ(Json()["leading_blocks"], 3);
+  EXPECT_EQ(Message(run("match", R"(["ab"])")), Path("keys.json") + ": key 0 is not 64 hex digits");
+  EXPECT_EQ(Message(run("match", R"({"key": 1})")), Path("keys.json") + ": not a JSON list of keys in hex");
+  ASSERT_TRUE(run("erase", keys.dump()).ok());
   EXPECT_EQ(Json()["erased"], 3);
 }
 

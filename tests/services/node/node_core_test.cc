@@ -358,8 +358,9 @@ TEST_F(DrainTest, AStopInTheMiddleOfADrainDoesNotWaitForIt) {
   core_->Stop();
   EXPECT_EQ(core_->status().why_not, "the node is stopping");
   core_ = nullptr;  // joins its threads while the clock stands still
-  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
-              HasSubstr(R"("event":"the hand-over was interrupted","blocks":"3","sent":"2","failed":"0")"));
+  EXPECT_THAT(
+      ::testing::internal::GetCapturedStderr(),
+      HasSubstr(R"("event":"the hand-over was interrupted","blocks":"3","sent_blocks":"2","failed_blocks":"0")"));
   EXPECT_EQ(membership_.records().back(), "draining 1");  // its record ends with its lease
 }
 
