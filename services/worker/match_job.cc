@@ -1,6 +1,7 @@
 #include "services/worker/match_job.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -221,8 +222,11 @@ absl::Status MatchJob::Merge(const Question& question, Answer& answer) {
     }
   }
   for (const v1::HotSegment& hot : answer.hot) {
-    const int nodes = std::min(hot.nodes_size(), kMaxHotNodes);
-    hot_[hot.head()].assign(hot.nodes().begin(), hot.nodes().begin() + nodes);
+    std::vector<std::string>& nodes = hot_[hot.head()];
+    nodes.clear();
+    // Names that our view does not have lead nowhere, and may be as long as a message.
+    std::copy_if(hot.nodes().begin(), hot.nodes().begin() + std::min(hot.nodes_size(), kMaxHotNodes),
+                 std::back_inserter(nodes), [&](const std::string& name) { return view_->Position(name).has_value(); });
   }
   if (!question.as_owner || !IsFault(answer.status)) return absl::OkStatus();
   return AtNode(question.node->id(), answer.status);

@@ -7,6 +7,7 @@
 namespace kvist {
 
 constexpr absl::Duration kLoadKept = absl::Seconds(1);
+constexpr uint64_t kMostLoad = uint64_t{1} << 50;
 
 NodeLink::NodeLink(Node node, std::unique_ptr<Channel> channel, Uses uses)
     : node_(std::move(node)),
@@ -99,7 +100,7 @@ uint64_t NodeLink::Busy() {
 void NodeLink::HeardLoad(const v1::Load& load) {
   const absl::Time now = uses_.runtime->Now();
   std::lock_guard lock(mutex_);
-  queued_bytes_ = load.queued_bytes();
+  queued_bytes_ = std::min(load.queued_bytes(), kMostLoad);  // sums of loads stay sums
   heard_ = now;
 }
 
