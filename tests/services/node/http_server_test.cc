@@ -87,7 +87,9 @@ TEST(HttpServerTest, ClientsThatSayNothingAndOnesThatStayHoldNobodyUp) {
   }
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 3; ++i) EXPECT_EQ(httplib::Client("http://" + address).Get("/readyz")->status, 200);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(900));  // before any of them is closed
+  // A client that held its thread would show as five seconds. A connection that comes while the accepting thread has no
+  // turn is tried again by the kernel after one.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(4));
   char byte;
   for (const int connection : silent) {
     EXPECT_EQ(read(connection, &byte, 1), 0) << "closed in the end";
