@@ -11,8 +11,9 @@
 namespace kvist {
 namespace {
 
-constexpr int kPeerWidth = 2;                                 // calls to one peer
-constexpr uint64_t kUnknownBytes = 32 << 20;                  // taken as a block's size for the deadline of a fetch
+constexpr int kPeerWidth = 2;                 // calls to one peer
+constexpr int kMostDamaged = 4;               // tries of a fetch whose bytes came damaged, beside the first
+constexpr uint64_t kUnknownBytes = 32 << 20;  // taken as a block's size for the deadline of a fetch
 constexpr absl::Duration kWritten = absl::Milliseconds(100);  // until a block that another writes is tried again
 
 Key KeyAt(const std::string& keys, size_t i) {
@@ -301,7 +302,7 @@ bool Replicator::TryAgain(Lanes::Taken* taken, const absl::Status& status) {
 }
 
 void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const absl::StatusOr<uint64_t>& done) {
-  if (lane.kind == kFetch) return ConcludeFetch(std::move(task), done);
+  if (lane.kind == kFetch) return ConcludeFetch(lane.peer, std::move(task), done);
   if (task.order) {
     if (done.ok()) {
       hot_.Sent(*task.order, began);
@@ -311,16 +312,19 @@ void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const
       hot_.Failed(*task.order);
     }
   }
-  // The peer says that the bytes are wrong: they may be wrong here.
+  // The peer says that the bytes are wrong: they may be wrong here, or have been damaged on their way.
+  bool lost = WorthAnotherTry(done.status());
   if (absl::IsDataLoss(done.status()) && task.check.empty()) {
     const absl::StatusOr<Lookup> found = options_.store->Get(task.key, /*touch=*/false);
     if (found.ok() && found->block != nullptr && mover_.DropIfDamaged(task.key)) {
       Damaged(task.key, found->traits);
       std::lock_guard lock(mutex_);
       ++counters_.damaged_blocks;
+    } else {
+      lost = true;
     }
   }
-  if (WorthAnotherTry(done.status()) && !task.order) repair_.CopyLost(options_.runtime->Now());
+  if (lost && !task.order) repair_.CopyLost(options_.runtime->Now());
   std::lock_guard lock(mutex_);
   counters_.failed += !done.ok();
   if (done.ok() && *done > 0) {
@@ -329,7 +333,7 @@ void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const
   }
 }
 
-void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) {
+void Replicator::ConcludeFetch(const NodeId& peer, Task task, const absl::StatusOr<uint64_t>& done) {
   if (done.ok() && *done > 0) {
     const absl::StatusOr<std::string> digest = mover_.NamespaceOf(task.key);
     const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(*digest) : 1;
@@ -343,6 +347,9 @@ void Replicator::ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done) 
       counters_.adopted_bytes += *done;
     }
   }
+  // Damaged on its way, or at the peer: that was told, and by now has no copy that is damaged. After the others it is
+  // asked again.
+  if (absl::IsDataLoss(done.status()) && task.came_damaged++ < kMostDamaged) task.others.push_back(peer);
   if (done.ok() || task.others.empty()) return;
   const NodeId next = task.others.front();
   task.others.erase(task.others.begin());

@@ -118,6 +118,7 @@ class Replicator {
     std::string namespace_digest;  // of what is fetched; "" = not known
     bool refetch = false;
     std::vector<NodeId> others;  // who may be asked next
+    int came_damaged = 0;        // how often
     absl::Time give_up;
   };
   using Lanes = PeerLanes<Task>;
@@ -133,7 +134,7 @@ class Replicator {
   void Settle(Lanes::Taken taken, absl::Time began, const absl::StatusOr<uint64_t>& done);
   bool TryAgain(Lanes::Taken* taken, const absl::Status& status);
   void Conclude(const LaneId& lane, Task task, absl::Time began, const absl::StatusOr<uint64_t>& done);
-  void ConcludeFetch(Task task, const absl::StatusOr<uint64_t>& done);
+  void ConcludeFetch(const NodeId& peer, Task task, const absl::StatusOr<uint64_t>& done);
 
   void KeepHouse();
   void RefreshHot(const View& view);
