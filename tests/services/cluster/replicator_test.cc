@@ -235,6 +235,7 @@ TEST(Replicator, AdoptsOnceWhatItLacksFromANodeThatTheViewKnows) {
     EXPECT_TRUE(Holds([&] { return cluster.Bytes(0, key) == NumberedBlock(key, kBlock); }));
     EXPECT_EQ(cluster.store(0).Get(key)->traits.group, keys[0]);
   }
+  EXPECT_TRUE(Holds([&] { return cluster.AllIdle(); }));  // a block is counted a moment after it stands
   EXPECT_EQ(cluster.replicator(0).counters().adopted_blocks, 2u);
 }
 
