@@ -20,8 +20,8 @@ class OneBlock final : public GetSink {
     missing = header.miss() != v1::MISS_REASON_UNSPECIFIED;
     if (missing) return absl::OkStatus();
     if (header.sent_bytes() == 0 || header.sent_bytes() > max_bytes_) {
-      return absl::DataLossError(absl::StrCat("the peer sends a block of ", header.sent_bytes(),
-                                              " bytes; one has 1 to ", max_bytes_, " bytes here"));
+      return absl::OutOfRangeError(absl::StrCat("the peer sends a block of ", header.sent_bytes(),
+                                                " bytes; one has 1 to ", max_bytes_, " bytes here"));
     }
     announced_ = header.sent_bytes();
     return absl::OkStatus();

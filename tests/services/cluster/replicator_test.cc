@@ -174,7 +174,9 @@ TEST(Replicator, ABlockLargerThanThisNodeIsNotFetched) {
   const Key key = NumberedKey(1);
   ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
   ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
-  EXPECT_TRUE(Holds([&] { return cluster.replicator(0).counters().failed >= 1 && cluster.replicator(0).Idle(); }));
+  EXPECT_TRUE(Holds([&] { return cluster.replicator(0).counters().failed > 0 && cluster.AllIdle(); }));
+  EXPECT_EQ(cluster.replicator(0).counters().failed, 1u) << "nothing would make it fit";
+  EXPECT_TRUE(cluster.Has(1, key));
   EXPECT_FALSE(cluster.Has(0, key));
 }
 
@@ -248,6 +250,31 @@ TEST(Replicator, DamagedBytesOfAPeerAreNotAdoptedAndThePeerIsTold) {
   EXPECT_TRUE(Holds([&] { return !cluster.Has(1, key); }));
   EXPECT_TRUE(Holds([&] { return cluster.AllIdle(); }));
   EXPECT_FALSE(cluster.Has(0, key));
+}
+
+TEST(Replicator, ABlockThatIsDamagedOnItsWayIsAskedForAgain) {
+  StoreCluster cluster(2, kCapacity);
+  Faults faults;
+  faults.damaged_gets = 2;
+  cluster.Set(1, faults);
+  const Key key = NumberedKey(1);
+  ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
+  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  EXPECT_TRUE(Holds([&] { return cluster.Bytes(0, key) == NumberedBlock(key, kBlock); }));
+  EXPECT_TRUE(cluster.Has(1, key)) << "its copy is whole";
+}
+
+TEST(Replicator, ABlockThatAlwaysComesDamagedIsGivenUp) {
+  StoreCluster cluster(2, kCapacity);
+  Faults faults;
+  faults.damaged_gets = 1000;
+  cluster.Set(1, faults);
+  const Key key = NumberedKey(1);
+  ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
+  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  EXPECT_TRUE(Holds([&] { return cluster.replicator(0).counters().failed > 0 && cluster.AllIdle(); }));
+  EXPECT_FALSE(cluster.Has(0, key));
+  EXPECT_EQ(cluster.replicator(0).counters().failed, 5u) << "tries";
 }
 
 TEST(Replicator, ANodeThatComesBackEmptyGetsItsBlocksAgain) {

@@ -142,6 +142,10 @@ class StoreChannel final : public Channel {
       const absl::StatusOr<absl::Span<uint8_t>> place = sink->OnPart(0, 0, bytes.size());
       if (!place.ok()) return place.status();
       std::memcpy(place->data(), bytes.data(), bytes.size());
+      std::lock_guard lock(cluster_->mutex_);
+      int& damaged = cluster_->nodes_[node_]->faults.damaged_gets;
+      if (damaged > 0) place->back() ^= 1;
+      damaged -= damaged > 0;
     }
     return v1::GetTrailer();
   }

@@ -33,6 +33,7 @@ struct Faults {
   bool stuck = false;                  // no answer until the deadline, or until it is not stuck any more
   std::optional<absl::Duration> full;  // Puts are ResourceExhausted with this hint
   bool draining = false;               // takes no new blocks
+  int damaged_gets = 0;                // so many Gets bring a bit that is flipped
   std::function<void()> on_put;        // called at each Put, before anything else
 };
 
