@@ -7,11 +7,12 @@
 #include <httplib.h>
 
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,35 +67,49 @@ TEST(HttpServerTest, FlipsExistOnlyWithTestFaults) {
   EXPECT_EQ(client.Get("/test/flip?blocks=3")->status, 404);
 }
 
-TEST(HttpServerTest, ClientsThatSayNothingAndOnesThatStayHoldNobodyUp) {
-  auto server = HttpServer::Start(Options("127.0.0.1:0"));
-  ASSERT_TRUE(server.ok()) << server.status();
-  const std::string address = (*server)->address();
+std::vector<int> ConnectSilently(const std::string& address, int count) {
   sockaddr_in to{};
   to.sin_family = AF_INET;
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.find(':') + 1))));
+  std::vector<int> silent;
+  for (int i = 0; i < count; ++i) {
+    silent.push_back(socket(AF_INET, SOCK_STREAM, 0));
+    EXPECT_EQ(connect(silent.back(), reinterpret_cast<const sockaddr*>(&to), sizeof(to)), 0);
+  }
+  return silent;
+}
+
+// False: the server has closed it.
+bool IsOpen(int connection) {
+  pollfd wait{connection, POLLIN, 0};
+  return poll(&wait, 1, 0) == 0;
+}
+
+// That the answers come before any silent client is closed is what shows that they hold nobody up. A slow machine may
+// close them first all the same, so there are several rounds; if silent clients held the threads, none would succeed.
+TEST(HttpServerTest, ClientsThatSayNothingAndOnesThatStayHoldNobodyUp) {
+  auto server = HttpServer::Start(Options("127.0.0.1:0"));
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string address = (*server)->address();
   std::vector<std::unique_ptr<httplib::Client>> staying;
   for (int i = 0; i < 10; ++i) {
     staying.push_back(std::make_unique<httplib::Client>("http://" + address));
     staying.back()->set_keep_alive(true);
     ASSERT_TRUE(staying.back()->Get("/healthz"));
   }
-  std::vector<int> silent;
-  for (int i = 0; i < 6; ++i) {
-    silent.push_back(socket(AF_INET, SOCK_STREAM, 0));
-    ASSERT_EQ(connect(silent.back(), reinterpret_cast<const sockaddr*>(&to), sizeof(to)), 0);
+  bool answered_first = false;
+  for (int round = 0; round < 10 && !answered_first; ++round) {
+    const std::vector<int> silent = ConnectSilently(address, 6);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(httplib::Client("http://" + address).Get("/readyz")->status, 200);
+    answered_first = std::all_of(silent.begin(), silent.end(), IsOpen);
+    char byte;
+    for (const int connection : silent) {
+      EXPECT_EQ(read(connection, &byte, 1), 0) << "closed in the end";
+      close(connection);
+    }
   }
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(httplib::Client("http://" + address).Get("/readyz")->status, 200);
-  // A client that held its thread would show as five seconds. A connection that comes while the accepting thread has no
-  // turn is tried again by the kernel after one.
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(4));
-  char byte;
-  for (const int connection : silent) {
-    EXPECT_EQ(read(connection, &byte, 1), 0) << "closed in the end";
-    close(connection);
-  }
+  EXPECT_TRUE(answered_first);
 }
 
 TEST(HttpServerTest, ATakenPortIsNamed) {
