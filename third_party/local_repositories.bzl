@@ -13,3 +13,10 @@ def kvist_local_repositories():
         path = "/usr",
         build_file = "//third_party/system:system.BUILD",
     )
+
+    # Looked for only by what needs it: nothing with --config=cpu.
+    native.new_local_repository(
+        name = "cuda",
+        path = "build/cuda",
+        build_file = "//third_party/cuda:cuda.BUILD",
+    )
