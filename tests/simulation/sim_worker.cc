@@ -11,6 +11,7 @@ namespace kvist::simulation {
 namespace {
 
 constexpr size_t kTokens = 16, kMostBlocks = 6;
+constexpr absl::Duration kBusyAfterCalm = absl::Seconds(30);
 constexpr uint64_t kPrompts = 60, kErasedFrom = 50, kCalmPrompts = 1000;
 constexpr absl::Duration kDeadline = absl::Seconds(3), kSlack = absl::Milliseconds(500);
 constexpr absl::Duration kMostLease = absl::Seconds(5), kMostSkew = absl::Seconds(3);
@@ -103,7 +104,12 @@ std::vector<Key> SimWorker::PutAndRead() {
 }
 
 std::string SimWorker::PutAndReadOne(Client* client, const std::vector<Key>& chain) {
-  const PutResult put = Put(client, chain);
+  PutResult put = Put(client, chain);
+  // A node that is still busy (with a Put of a worker whose machine stopped) says so, and is asked again.
+  for (const absl::Time until = scheduler_->now() + kBusyAfterCalm; put.failed > 0 && scheduler_->now() < until;) {
+    scheduler_->Sleep(absl::Milliseconds(500));
+    put = Put(client, chain);
+  }
   const size_t found = Look(client, chain);
   const ExplainResult explained = Explain(client, chain);
   if (found == chain.size() && explained.leading == chain.size()) return "";
