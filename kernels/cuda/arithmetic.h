@@ -50,6 +50,12 @@ KVIST_HD float HighOfBiased(uint32_t pair) {
   return std::bit_cast<float>(BytePermute(pair, 0x4b000000u, 0x7632)) - 8421376.0f;
 }
 
+// Byte `index` of a word of int8 codes, as float: exact in the same way.
+KVIST_HD float FloatOfByte(uint32_t codes, uint32_t index) {
+  const uint32_t biased = BytePermute(codes ^ 0x80808080u, 0x4b000000u, 0x7540 + index);
+  return std::bit_cast<float>(biased) - 8388736.0f;  // 2^23 + 2^7
+}
+
 // The levels of a precision as four words of four int8, by code.
 struct LevelWords {
   uint32_t word[4];
@@ -102,22 +108,28 @@ KVIST_HD uint32_t EightCodes(const StripCodes<kLength>& strip, uint32_t j, uint3
   return (two & 0xcccccccc) | (p1 << 1 & 0x22222222) | (p2 & 0x11111111);
 }
 
-// Calls visit(i, level of channel i, level of channel i + kLength / 2) for all i < kLength / 2 of a strip. Positions 2i
-// and 2i + 1 are those two channels, and they stand in neighbouring bytes.
+// Calls visit(i, level of channel i, level of channel i + kLength / 2) for i = 0 .. kLength / 2 - 1 of a strip. Positions
+// 2i and 2i + 1 are those two channels, and they stand in neighbouring bytes.
 template <uint32_t kLength, typename Visit>
 KVIST_HD void ForEachLevelPair(const StripCodes<kLength>& strip, const LevelWords& levels, const Visit& visit) {
+  constexpr uint32_t kWords = kLength / 16;
+  uint32_t low[kWords][2], high[kWords][2];  // levels of bytes 0, 1 and 2, 3 of word j, for positions `odd` and odd + 2
   KVIST_UNROLL
-  for (uint32_t j = 0; j < kLength / 16; ++j) {
+  for (uint32_t j = 0; j < kWords; ++j) {
     KVIST_UNROLL
     for (uint32_t odd = 0; odd < 2; ++odd) {
       const uint32_t codes = EightCodes<kLength>(strip, j, odd);
-      const uint32_t low = FourLevels(levels, codes), high = FourLevels(levels, codes >> 16);  // bytes b = 0, 1; 2, 3
-      KVIST_UNROLL
-      for (uint32_t h = 0; h < 2; ++h) {
-        const uint32_t position = kLength / 4 * (odd + 2 * h) + 4 * j;
-        visit(position / 2, SignedByte(low, h), SignedByte(low, 2 + h));
-        visit(position / 2 + 1, SignedByte(high, h), SignedByte(high, 2 + h));
-      }
+      low[j][odd] = FourLevels(levels, codes);
+      high[j][odd] = FourLevels(levels, codes >> 16);
+    }
+  }
+  KVIST_UNROLL
+  for (uint32_t q = 0; q < 4; ++q) {
+    KVIST_UNROLL
+    for (uint32_t j = 0; j < kWords; ++j) {
+      const uint32_t i = kLength / 8 * q + 2 * j, first = low[j][q & 1], second = high[j][q & 1];
+      visit(i, SignedByte(first, q / 2), SignedByte(first, 2 + q / 2));
+      visit(i + 1, SignedByte(second, q / 2), SignedByte(second, 2 + q / 2));
     }
   }
 }

@@ -21,8 +21,10 @@
 
 #if defined(__CUDA_ARCH__)
 #define KVIST_UNROLL _Pragma("unroll")
+#define KVIST_UNROLL_4 _Pragma("unroll 4")
 #else
 #define KVIST_UNROLL
+#define KVIST_UNROLL_4
 #endif
 
 namespace kvist::cuda {

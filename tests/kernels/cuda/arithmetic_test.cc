@@ -52,6 +52,15 @@ TEST(CudaArithmetic, BiasedHalvesAreExactFloats) {
   }
 }
 
+TEST(CudaArithmetic, CodeBytesAreExactFloats) {
+  for (int code = -128; code < 128; ++code) {
+    for (uint32_t index = 0; index < 4; ++index) {
+      ASSERT_EQ(FloatOfByte(uint32_t(uint8_t(code)) << (8 * index) | (0x5aa5c33cu & ~(0xffu << (8 * index))), index),
+                float(code));
+    }
+  }
+}
+
 TEST(CudaArithmetic, PackedPairsTransformLikeSingleValues) {
   std::mt19937_64 random(11);
   for (int round = 0; round < 200; ++round) {
