@@ -11,7 +11,8 @@
 
 namespace kvist {
 
-// A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range). raw16 has no modes.
+// A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range).
+// raw16 has no modes.
 inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, uint32_t first_position,
                                         const std::vector<uint8_t>& modes, std::mt19937_64& random) {
   const TileSizes sizes(codec, shape, first_position);
