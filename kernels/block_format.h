@@ -16,11 +16,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/kinds.h"
 
 namespace kvist {
-
-enum class Dtype : uint8_t { kBf16 = 1, kF16 = 2 };
-enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3 };
 
 std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder"
 absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones

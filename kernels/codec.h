@@ -50,12 +50,6 @@ struct EncodeOptions {
 inline constexpr float kDefaultFloorDbI8 = 30.0f;
 inline constexpr float kDefaultFloorDbLadder = 15.0f;
 
-// What Decode writes for a codec that rotates: the original values, or each head's vector as the codec keeps it,
-// multiplied by FORMAT.md's orthonormal matrix R (q.k is unchanged when q is rotated as well). A codec that does not
-// rotate, and a ladder block with a tile that had to be kept raw16, refuse kKeptRotated with FailedPrecondition: one
-// page must not mix two bases.
-enum class Basis : uint8_t { kOriginal = 0, kKeptRotated = 1 };
-
 // Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision.
 size_t MaxBlockBytes(const BlockShape& shape, Codec codec);
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec);

@@ -5,17 +5,17 @@
 #include <bit>
 #include <cstdint>
 
-#include "kernels/block_format.h"
+#include "kernels/kinds.h"
 
 namespace kvist {
 
 // REQUIRES: `value` is not NaN (no codec's arithmetic makes one).
-inline uint16_t Bf16FromFloat(float value) {
+constexpr uint16_t Bf16FromFloat(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-inline uint16_t F16FromFloat(float value) {
+constexpr uint16_t F16FromFloat(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
   if (magnitude >= 0x47800000) return uint16_t(sign | 0x7c00);  // 65536 and more
   if (magnitude < 0x38800000) {                                 // below 2^-14: a multiple of 2^-24
@@ -27,11 +27,11 @@ inline uint16_t F16FromFloat(float value) {
   return uint16_t(sign | ((rounded - (112u << 23)) >> 13));
 }
 
-inline uint16_t Narrow(float value, Dtype dtype) {
+constexpr uint16_t Narrow(float value, Dtype dtype) {
   return dtype == Dtype::kBf16 ? Bf16FromFloat(value) : F16FromFloat(value);
 }
 
-inline float Widen(uint16_t bits, Dtype dtype) {
+constexpr float Widen(uint16_t bits, Dtype dtype) {
   if (dtype == Dtype::kBf16) return std::bit_cast<float>(uint32_t{bits} << 16);
   const uint32_t sign = uint32_t(bits & 0x8000) << 16, magnitude = bits & 0x7fff;
   if (magnitude >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
@@ -40,7 +40,7 @@ inline float Widen(uint16_t bits, Dtype dtype) {
   return sign != 0 ? -value : value;
 }
 
-inline bool IsFinite(uint16_t bits, Dtype dtype) {
+constexpr bool IsFinite(uint16_t bits, Dtype dtype) {
   const uint16_t exponent = dtype == Dtype::kBf16 ? 0x7f80 : 0x7c00;
   return (bits & exponent) != exponent;
 }

@@ -12,14 +12,13 @@
 
 namespace kvist {
 
-// 2^(i/8), i = 0..7, nearest f32.
-inline constexpr uint32_t kLogScaleMantissas[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
-                                                   0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
-
-// s(u) = 2^((u - 128) / 8), 2^-16 to 2^15.875: a mantissa and an exponent, no arithmetic.
+// s(u) = 2^((u - 128) / 8), 2^-16 to 2^15.875: a mantissa (2^(i/8), nearest f32) and an exponent, no arithmetic.
+// Tables that functions look into are inside them: device code sees no constant array of the host.
 constexpr float LogScale(uint8_t u) {
+  constexpr uint32_t kMantissas[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
+                                      0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
   const int exponent = u / 8 - 16;
-  return std::bit_cast<float>(kLogScaleMantissas[u % 8] + (uint32_t(exponent) << 23));
+  return std::bit_cast<float>(kMantissas[u % 8] + (uint32_t(exponent) << 23));
 }
 
 // The same as a table.
@@ -54,10 +53,12 @@ constexpr RotationBlocks BlocksOf(uint32_t head_dim) {
 inline constexpr uint32_t kStrip = 64;
 
 // SHA-256("kvist.rotation.v1"): channel d is negated if bit d (byte d / 8, bit d % 8) is set.
-inline constexpr uint8_t kSignBits[32] = {0x22, 0x78, 0xa0, 0x22, 0x8a, 0x26, 0x39, 0xaa, 0x38, 0x2b, 0x8c,
-                                          0x51, 0xef, 0x7d, 0x35, 0x8b, 0xdc, 0xa4, 0xae, 0x27, 0xce, 0xc7,
-                                          0xc9, 0x8b, 0x37, 0x20, 0xd0, 0x98, 0x1b, 0x1e, 0xa7, 0x43};
-constexpr float SignOf(size_t channel) { return (kSignBits[channel / 8] >> (channel % 8)) & 1 ? -1.0f : 1.0f; }
+constexpr float SignOf(size_t channel) {
+  constexpr uint8_t kSignBits[32] = {0x22, 0x78, 0xa0, 0x22, 0x8a, 0x26, 0x39, 0xaa, 0x38, 0x2b, 0x8c,
+                                     0x51, 0xef, 0x7d, 0x35, 0x8b, 0xdc, 0xa4, 0xae, 0x27, 0xce, 0xc7,
+                                     0xc9, 0x8b, 0x37, 0x20, 0xd0, 0x98, 0x1b, 0x1e, 0xa7, 0x43};
+  return (kSignBits[channel / 8] >> (channel % 8)) & 1 ? -1.0f : 1.0f;
+}
 
 // Levels by the index of the 4-bit code; at 3 and 2 bits the codes that share their leading bits share a level.
 inline constexpr int8_t kLevels4[16] = {-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127};

@@ -15,8 +15,6 @@
 
 namespace kvist {
 
-enum class TileMode : uint8_t { kOwn = 0, kRotatedI8 = 1, kRaw16 = 2 };
-
 // Where the parts of a tile are. Null where a codec, mode or precision has none.
 struct TileBytes {
   TileMode mode = TileMode::kOwn;

@@ -7,57 +7,14 @@
 
 #include "gtest/gtest.h"
 #include "kernels/reference/decode.h"
-#include "kernels/tile.h"
 #include "tests/kernels/block_builder.h"
+#include "tests/kernels/random_block.h"
 #include "tests/kernels/targets.h"
 
 namespace kvist {
 namespace {
 
 constexpr uint64_t kSeed = 42;
-
-// A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range).
-std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, uint32_t first_position,
-                                 const std::vector<uint8_t>& modes, std::mt19937_64& random) {
-  const TileSizes sizes(codec, shape, first_position);
-  BlockHeader header;
-  header.codec = codec;
-  header.shape = shape;
-  header.identity = IdentityAt(first_position);
-  header.min_sqnr_db256 = 65535;
-  std::vector<std::vector<uint8_t>> pieces(header.Pieces());
-  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-    const size_t tiles = 2 * shape.heads;
-    std::vector<uint8_t>& side = pieces[layer];
-    side.resize(2 * tiles);
-    for (size_t i = 0; i < tiles; ++i) {
-      const TileMode mode = TileMode(modes[(i + layer) % modes.size()]);
-      side[i] = uint8_t(mode);
-      header.raised_tiles += mode != TileMode::kOwn;
-      const size_t at = side.size();
-      side.resize(at + sizes.Record(mode, i < shape.heads));
-      for (size_t j = at; j < side.size(); ++j) side[j] = uint8_t(random());
-      if (mode != TileMode::kOwn) continue;
-      for (size_t d = 0; codec == Codec::kLadder && d < shape.head_dim; ++d)
-        side[at + sizes.rows + d] = uint8_t(random() % 129);
-      for (int plane = 1; plane < header.Planes(); ++plane) {
-        for (size_t j = 0; j < sizes.CodePlane(plane); ++j)
-          pieces[plane * shape.layers + layer].push_back(uint8_t(random()));
-      }
-    }
-  }
-  std::vector<uint8_t> bytes(header.PrefixBytes());
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    bytes.resize(AlignPlane(bytes.size()));
-    StoreLe(bytes.size(), 4, &bytes[kHeaderBytes + 16 * i]);
-    StoreLe(pieces[i].size(), 4, &bytes[kHeaderBytes + 16 * i + 4]);
-    bytes.insert(bytes.end(), pieces[i].begin(), pieces[i].end());
-  }
-  header.block_bytes = bytes.size();
-  WriteHeader(header, bytes.data());
-  for (size_t i = 0; i < pieces.size(); ++i) ResealPiece(bytes, i);
-  return bytes;
-}
 
 // Where a test decodes to: odd strides, and a base `offset` elements after a multiple of 64 bytes.
 struct Destination {

@@ -22,6 +22,7 @@ def cuda_library(name, srcs, hdrs = [], headers = [], deps = [], **kwargs):
 
     hdrs     what users of the library include.
     headers  what the .cu files include beside that, from this package or others; nvcc sees nothing else of ours.
+    Tagged "manual": what builds it is whoever depends on it through a select on //third_party/cuda:off.
     """
     objects = []
     for src in srcs:
@@ -29,6 +30,7 @@ def cuda_library(name, srcs, hdrs = [], headers = [], deps = [], **kwargs):
         native.genrule(
             name = name + "_" + src.replace("/", "_").replace(".", "_"),
             srcs = [src] + hdrs + headers,
+            tags = ["manual"],
             outs = [out],
             # nvcc finds its own parts beside its real path; the compiler inside must be on the PATH for the wheels.
             cmd = " ".join([
@@ -43,6 +45,7 @@ def cuda_library(name, srcs, hdrs = [], headers = [], deps = [], **kwargs):
         name = name,
         srcs = objects,
         hdrs = hdrs,
+        tags = ["manual"],
         deps = deps + ["@cuda//:cudart"],
         **kwargs
     )

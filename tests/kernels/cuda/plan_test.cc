@@ -1,0 +1,147 @@
+// Goal    Everything wrong with a request that a host can see is refused before a launch, and the message says what.
+// Method  A request that is right, with one thing changed at a time.
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/kernels/cuda/plan_fixture.h"
+
+namespace kvist::cuda {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr BlockShape kShape = {2, 2, 32, 64, Dtype::kBf16};
+
+class Plan : public testing::Test {
+ protected:
+  void ExpectRefused(absl::StatusCode code, const std::string& text) {
+    const absl::Status status = one_.MakeStatus();
+    EXPECT_EQ(status.code(), code) << status.ToString();
+    EXPECT_THAT(MessageOf(status), HasSubstr(text));
+    EXPECT_THAT(MessageOf(status), HasSubstr("request 0: "));
+  }
+  OneBlock one_{kShape, Codec::kLadder, {0, 1}};
+};
+
+TEST_F(Plan, IsMadeOfARequestThatIsRight) {
+  const auto plan = DecodePlan::Make(one_.layout, {one_.request});
+  ASSERT_TRUE(plan.ok()) << MessageOf(plan.status());
+  EXPECT_EQ(plan->requests(), 1u);
+  EXPECT_EQ(plan->layer_tasks(), 2u);
+  EXPECT_EQ(plan->pieces(), 8u);
+  EXPECT_EQ(plan->written_bytes(), kShape.PlainBytes());
+}
+
+TEST_F(Plan, OfNothingIsRefused) {
+  EXPECT_EQ(DecodePlan::Make(one_.layout, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(Plan, NamesTheRequestThatIsWrong) {
+  DecodeRequest wrong = one_.request;
+  wrong.layers = {2, 2};
+  EXPECT_THAT(MessageOf(DecodePlan::Make(one_.layout, {one_.request, wrong}).status()), HasSubstr("request 1: layers"));
+}
+
+TEST_F(Plan, RefusesAPageThatDoesNotExist) {
+  one_.table[1] = one_.layout.pages;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "block table entry 1 is page 3; there are 3");
+}
+
+TEST_F(Plan, RefusesABlockTableOfTheWrongLength) {
+  one_.request.block_table = absl::MakeConstSpan(one_.table).subspan(0, 1);
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "block table of 1 pages; 32 tokens from token 0 on need 2");
+}
+
+TEST_F(Plan, RefusesAFirstTokenOutsideItsPage) {
+  one_.request.first_page_token = 16;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "first_page_token 16 of a page of 16");
+}
+
+TEST_F(Plan, RefusesMisalignedPages) {
+  const std::vector<uint16_t*> addresses = {one_.request.layer_pages[0], one_.request.layer_pages[1] + 4};
+  one_.request.layer_pages = addresses;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "pages of layer 1 at");
+}
+
+TEST_F(Plan, RefusesPagesThatAreNull) {
+  const std::vector<uint16_t*> addresses = {nullptr, one_.request.layer_pages[1]};
+  one_.request.layer_pages = addresses;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "pages of layer 0 at 0");
+}
+
+TEST_F(Plan, RefusesTensorsThatDoNotMatchTheLayers) {
+  one_.request.layers = {0, 1};
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "2 page tensors for layers [0, 1)");
+}
+
+TEST_F(Plan, RefusesAMisalignedBlock) {
+  one_.request.device_bytes += 16;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "not an address aligned to 64 bytes");
+}
+
+TEST_F(Plan, RefusesLayersThatTheBlockDoesNotHave) {
+  one_.request.layers = {1, 3};
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "layers [1, 3) of a block of 2");
+}
+
+TEST_F(Plan, RefusesHeadsThatTheBlockDoesNotHave) {
+  one_.request.first_head = 1;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "heads [1, 3) of a block of 2");
+}
+
+TEST_F(Plan, RefusesAnotherDtype) {
+  one_.layout.dtype = Dtype::kF16;
+  ExpectRefused(absl::StatusCode::kUnimplemented, "pages hold f16, the block bf16");
+}
+
+TEST_F(Plan, RefusesAnotherHeadDim) {
+  one_.layout.head_dim = 128;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "pages have head_dim 128, the block 64");
+}
+
+TEST_F(Plan, RefusesAnUnknownPageOrder) {
+  one_.layout.order = PageOrder(4);
+  ExpectRefused(absl::StatusCode::kUnimplemented, "page order 4");
+}
+
+TEST_F(Plan, RefusesALayoutOfNothing) {
+  one_.layout.page_tokens = 0;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "0 tokens a page");
+}
+
+TEST_F(Plan, RefusesLatentPagesForBlocksThatAreNoLatent) {
+  one_.layout.order = PageOrder::kMlaLatent;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "latent pages with 2 heads");
+  one_.layout.heads = 1;
+  ExpectRefused(absl::StatusCode::kUnimplemented, "the block has 2 heads with head_dim 64 as ladder");
+}
+
+TEST_F(Plan, RefusesAPrecisionThatTheCodecDoesNotHave) {
+  one_.request.precision = 5;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "precision 5; ladder has 2, 3 and 4");
+}
+
+TEST_F(Plan, RefusesAPrecisionThatTheDevicesBytesDoNotHold) {
+  one_.request.device_size_bytes = ParseOrDie(one_.block).Plane(3, 1).offset;
+  one_.request.precision = 4;
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "precision 4 needs 4 planes");
+  one_.request.precision = 0;
+  EXPECT_TRUE(one_.MakeStatus().ok());
+  one_.request.device_size_bytes = ParseOrDie(one_.block).Plane(1, 1).offset;
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, "precision 2 needs 2 planes");
+}
+
+TEST_F(Plan, RefusesTheKeptBasisOfACodecThatDoesNotRotate) {
+  OneBlock plain(kShape, Codec::kI8, {0});
+  plain.request.basis = Basis::kKeptRotated;
+  EXPECT_EQ(plain.MakeStatus().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(Plan, RefusesABrokenHeaderAsTheParserDoes) {
+  std::vector<uint8_t> prefix(one_.request.prefix.begin(), one_.request.prefix.end());
+  prefix[40] ^= 1;
+  one_.request.prefix = prefix;
+  ExpectRefused(absl::StatusCode::kDataLoss, "header checksum does not match");
+}
+
+}  // namespace
+}  // namespace kvist::cuda
