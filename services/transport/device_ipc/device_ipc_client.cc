@@ -215,8 +215,8 @@ class Client final : public DeviceIpcClient {
         connection_->Unpin(got->request(), static_cast<uint32_t>(i));
         continue;
       }
-      lookups[i].block = std::make_unique<IpcBlock>(connection_, got->request(), static_cast<uint32_t>(i), until,
-                                                    std::move(extents));
+      lookups[i].block =
+          std::make_unique<IpcBlock>(connection_, got->request(), static_cast<uint32_t>(i), until, std::move(extents));
     }
     return lookups;
   }

@@ -39,7 +39,7 @@ class DeviceIpcBlock {
 
 struct DeviceIpcLookup {
   std::unique_ptr<DeviceIpcBlock> block;
-  bool in_host_memory = false;           // the node has it, not on the device: read it over gRPC
+  bool in_host_memory = false;          // the node has it, not on the device: read it over gRPC
   MissReason miss = MissReason::kNone;  // where it is neither
 };
 

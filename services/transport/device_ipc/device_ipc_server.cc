@@ -148,7 +148,8 @@ class Server final : public DeviceIpcServer {
     if (fd < 0) return;
     workers_.emplace_back(fd);
     if (workers_.size() <= options_.max_workers) return;
-    Refuse(workers_.back(), absl::StrCat("the node serves ", options_.max_workers, " workers in device memory already"));
+    Refuse(workers_.back(),
+           absl::StrCat("the node serves ", options_.max_workers, " workers in device memory already"));
     workers_.pop_back();
   }
 
@@ -277,7 +278,8 @@ absl::StatusOr<std::unique_ptr<DeviceIpcServer>> DeviceIpcServer::Start(const De
                                                                         const DeviceMemory* memory,
                                                                         DeviceBlocks* blocks) {
   if (options.pinned_for < absl::Milliseconds(1) || options.max_workers == 0 || options.max_pins == 0) {
-    return absl::InvalidArgumentError("device socket: pinned_for is at least 1 ms, max_workers and max_pins at least 1");
+    return absl::InvalidArgumentError(
+        "device socket: pinned_for is at least 1 ms, max_workers and max_pins at least 1");
   }
   const absl::StatusOr<IpcHandle> handle = device->Export(*memory);
   if (!handle.ok()) return handle.status();

@@ -32,7 +32,7 @@ struct DeviceIpcOptions {
 };
 
 struct DeviceIpcCounters {
-  uint64_t workers = 0, pins = 0;                     // now
+  uint64_t workers = 0, pins = 0;                      // now
   uint64_t blocks = 0, expired_pins = 0, refused = 0;  // since the start: given out, taken back, workers turned away
 };
 

@@ -110,7 +110,8 @@ absl::StatusOr<std::string> MessageSocket::Await(absl::Duration deadline) {
     if (!flushed.ok()) return flushed;
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - SteadyClock::now()).count();
     if (left <= 0) {
-      return absl::DeadlineExceededError(absl::StrCat("no answer on the device socket in ", absl::FormatDuration(deadline)));
+      return absl::DeadlineExceededError(
+          absl::StrCat("no answer on the device socket in ", absl::FormatDuration(deadline)));
     }
     pollfd wait = {fd_, static_cast<short>(POLLIN | (unsent() ? POLLOUT : 0)), 0};
     poll(&wait, 1, static_cast<int>(std::min<int64_t>(left, std::numeric_limits<int>::max())));

@@ -24,8 +24,8 @@
 namespace kvist {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::EmulatedDevice;
+using ::testing::HasSubstr;
 
 constexpr absl::Duration kLong = absl::Seconds(20);
 constexpr uint64_t kMemory = uint64_t{1} << 20;
@@ -110,7 +110,8 @@ class DeviceIpcTest : public ::testing::Test {
  protected:
   DeviceIpcTest() {
     static int number = 0;
-    options_.path = (std::filesystem::temp_directory_path() / absl::StrCat("kvist-ipc-", getpid(), "-", number++)).string();
+    options_.path =
+        (std::filesystem::temp_directory_path() / absl::StrCat("kvist-ipc-", getpid(), "-", number++)).string();
     memory_ = device_->Allocate(kMemory).value();
     // Block 1 in one piece, block 2 in two, block 3 in host memory only.
     Place(1, {{64, 1000}});
@@ -148,7 +149,8 @@ class DeviceIpcTest : public ::testing::Test {
 
   DeviceIpcOptions options_;
   const std::unique_ptr<EmulatedDevice> device_ = EmulatedDevice::Create({});
-  const std::unique_ptr<EmulatedDevice> worker_device_ = EmulatedDevice::Create({});  // the same GPU, as the worker has it
+  const std::unique_ptr<EmulatedDevice> worker_device_ =
+      EmulatedDevice::Create({});  // the same GPU, as the worker has it
   std::unique_ptr<DeviceMemory> memory_;
   FixedBlocks blocks_;
   std::unique_ptr<DeviceIpcServer> server_;
@@ -257,8 +259,8 @@ TEST_F(DeviceIpcTest, AnotherGpuIsRefusedWithASentence) {
 TEST_F(DeviceIpcTest, AMigSliceSharesNothing) {
   const auto slice = EmulatedDevice::Create({.mig = true});
   const auto memory = slice->Allocate(kMemory).value();
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      DeviceIpcServer::Start(options_, slice.get(), memory.get(), &blocks_).status()));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(DeviceIpcServer::Start(options_, slice.get(), memory.get(), &blocks_).status()));
   EXPECT_FALSE(std::filesystem::exists(options_.path));
 }
 
@@ -294,8 +296,7 @@ TEST_F(DeviceIpcTest, TheSocketOfADeadNodeIsReplacedAndThatOfALivingOneIsNot) {
   close(ListenUnix(options_.path).value());  // the file stays
   Start();
   EXPECT_NE(Connect(), nullptr);
-  EXPECT_TRUE(absl::IsAlreadyExists(
-      DeviceIpcServer::Start(options_, device_.get(), memory_.get(), &blocks_).status()));
+  EXPECT_TRUE(absl::IsAlreadyExists(DeviceIpcServer::Start(options_, device_.get(), memory_.get(), &blocks_).status()));
   EXPECT_NE(Connect(), nullptr) << "the refused one took nothing with it";
 }
 
@@ -419,12 +420,12 @@ TEST_F(DeviceIpcTest, ExtentsOutsideTheMemoryAreNoBlock) {
     block.add_offsets(offset);
     if (size != 0) block.add_sizes(size);
   };
-  add(kMemory, 64);              // behind the end
-  add(kMemory - 64, 65);         // across it
-  add(64, ~uint64_t{0} - 63);    // around the world
-  add(1, 64);                    // not aligned
-  add(64, 0);                    // without a size
-  add(64, 64);                   // and one as it should be
+  add(kMemory, 64);            // behind the end
+  add(kMemory - 64, 65);       // across it
+  add(64, ~uint64_t{0} - 63);  // around the world
+  add(1, 64);                  // not aligned
+  add(64, 0);                  // without a size
+  add(64, 64);                 // and one as it should be
   const LyingNode node(options_.path, {welcome, got});
   const auto client = Connect();
   const auto lookups = client->Get(std::vector<Key>(6), kLong).value();
