@@ -81,8 +81,8 @@ KVIST_HD int32_t SignedByte(uint32_t word, int index) { return int8_t(word >> (8
 // A code's integer value (FORMAT.md, "Ladder"): v[d].
 KVIST_HD int32_t OwnValue(int32_t level, int32_t multiplier) { return (level * multiplier + 64) >> 7; }
 
-// The planes of one row's strip of kLength channels. Absent planes are zero. A strip of 16 keeps its two bytes of P1 and
-// of P2 in the low half of their word.
+// The planes of one row's strip of kLength channels. Absent planes are zero. A strip of 16 keeps its two bytes of P1
+// and of P2 in the low half of their word.
 template <uint32_t kLength>
 struct StripCodes {
   static constexpr uint32_t kWords = kLength / 16;                          // of P0
@@ -108,8 +108,8 @@ KVIST_HD uint32_t EightCodes(const StripCodes<kLength>& strip, uint32_t j, uint3
   return (two & 0xcccccccc) | (p1 << 1 & 0x22222222) | (p2 & 0x11111111);
 }
 
-// Calls visit(i, level of channel i, level of channel i + kLength / 2) for i = 0 .. kLength / 2 - 1 of a strip. Positions
-// 2i and 2i + 1 are those two channels, and they stand in neighbouring bytes.
+// Calls visit(i, level of channel i, level of channel i + kLength / 2) for i = 0 .. kLength / 2 - 1 of a strip.
+// Positions 2i and 2i + 1 are those two channels, and they stand in neighbouring bytes.
 template <uint32_t kLength, typename Visit>
 KVIST_HD void ForEachLevelPair(const StripCodes<kLength>& strip, const LevelWords& levels, const Visit& visit) {
   constexpr uint32_t kWords = kLength / 16;

@@ -2,8 +2,8 @@
 //
 // Threads a piece that differs raises its block's status word; order does not matter.
 // Why     Two launches: the sums of all kibibytes of all pieces in parallel, then one chain a piece on eight lanes. The
-//         chain is three multiplications long for each kibibyte, about 40 clocks: a piece of 256 KiB takes 6 us, and all
-//         pieces go at once.
+//         chain is a 64-bit addition, two exclusive-ors and a multiplication a kibibyte, some tens of clocks by count:
+//         256 steps for a piece of 256 KiB, and all pieces go at once.
 #ifndef KVIST_KERNELS_CUDA_CHECKSUM_H_
 #define KVIST_KERNELS_CUDA_CHECKSUM_H_
 
@@ -13,8 +13,8 @@
 namespace kvist::cuda {
 
 // One thread: one lane of one kibibyte. Eight neighbours read 64 bytes at a time.
-// Roofline: 1 byte in and 1/16 out a byte = bound by memory; reads what the decode kernel reads again, from the L2 cache
-// (50 MB) if the launch's blocks fit there.
+// Roofline: 1 byte in and 1/16 out a byte = bound by memory; reads what the decode kernel reads again, from the L2
+// cache (50 MB) if the launch's blocks fit there.
 struct SumKibsBody {
   using Arguments = DecodeTables;
   static constexpr uint32_t kThreads = 8 * kSumsOfBlock;

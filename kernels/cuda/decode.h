@@ -15,10 +15,11 @@
 //           Unimplemented       a layout, dtype or shape that no kernel serves
 //           FailedPrecondition  the device holds fewer bytes than the precision needs; a codec that does not rotate
 //           and those of BlockView::Parse for the host's copy of header and table.
-//         Of a block's bytes, known only on the device: its status word, read by StatusOfWord. A block whose word is not
-//         0 was not decoded: its pages hold what they held before.
-// Why     A layer of one block is decoded in less time than a launch takes. What the host knows (header, table, pages) is
-//         checked here once; what only the device has (tile modes, checksums) is checked there, without waiting for it.
+//         Of a block's bytes, known only on the device: its status word, read by StatusOfWord. A block whose word is
+//         not 0 was not decoded: its pages hold what they held before.
+// Why     A layer of one block is decoded in less time than a launch takes. What the host knows (header, table, pages)
+//         is checked here once; what only the device has (tile modes, checksums) is checked there, without waiting for
+//         it.
 #ifndef KVIST_KERNELS_CUDA_DECODE_H_
 #define KVIST_KERNELS_CUDA_DECODE_H_
 

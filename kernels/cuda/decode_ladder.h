@@ -1,8 +1,8 @@
 // Kernel body of the ladder, inverse rotation fused. Phases with a barrier between two of them, see decode_plain.h.
 //
 // How it goes  A thread first takes one strip of one row: 64 channels are 16 bytes of P0 and 8 of P1 and P2, and their
-//              transform is 32 packed registers, so the butterflies need no exchange between threads. The integers go to
-//              shared memory, because stores that fill lines need another order of threads anyway; on the way out, a
+//              transform is 32 packed registers, so the butterflies need no exchange between threads. The integers go
+//              to shared memory, because stores that fill lines need another order of threads anyway; on the way out, a
 //              thread takes 8 channels of every strip of a row's WHT block and does the butterflies between strips.
 //              So the transposition is the only exchange; there is no shuffle.
 #ifndef KVIST_KERNELS_CUDA_DECODE_LADDER_H_
@@ -40,10 +40,10 @@ constexpr uint32_t AlignmentOf(uint32_t bytes) {
   return alignment;
 }
 
-// Roofline at precision 4: 0.53 bytes in and 2 out an element = bound by memory (H200 4.8 TB/s: 1.90e12 elements/s, H100
-// 3.35 TB/s: 1.32e12), if an element takes at most 7.8 integer operations (64 a clock and SM; at 85 % of the bandwidth
-// 9.2, at 70 % 11.1). By count: unpacking 0.8, levels 1.4, sign extension 1, shift 1, packing 0.5, float 1, narrowing
-// 0.5, addresses 0.5: 7 kept rotated; the transform adds 2.5 to 3.5. Multiplications run beside them.
+// Roofline at precision 4: 0.53 bytes in and 2 out an element = bound by memory (H200 4.8 TB/s: 1.90e12 elements/s,
+// H100 3.35 TB/s: 1.32e12), if an element takes at most 7.8 integer operations (64 a clock and SM; at 85 % of the
+// bandwidth 9.2, at 70 % 11.1). By count: unpacking 0.8, levels 1.4, sign extension 1, shift 1, packing 0.5, float 1,
+// narrowing 0.5, addresses 0.5: 7 kept rotated; the transform adds 2.5 to 3.5. Multiplications run beside them.
 template <uint32_t kHeadDim, Basis kBasis>
 struct DecodeLadderBody {
   using Arguments = DecodeArguments;

@@ -1,5 +1,6 @@
 // Kernel bodies without rotation: i8 and raw16. A body is a sequence of phases with a barrier between two of them; a
-// phase is a function of the thread and of shared memory (run.cuh runs them on the device, the grid emulator on the CPU).
+// phase is a function of the thread and of shared memory (run.cuh runs them on the device, the grid emulator on the
+// CPU).
 #ifndef KVIST_KERNELS_CUDA_DECODE_PLAIN_H_
 #define KVIST_KERNELS_CUDA_DECODE_PLAIN_H_
 

@@ -204,7 +204,6 @@ class PlanBuilder {
     task.tokens = shape.tokens;
     task.head_dim = shape.head_dim;
     task.first_head = request.first_head;
-    task.page_heads = layout_.heads;
     task.sinks = HasSinks(view.codec(), view.identity().first_position) ? kSinkTokens : 0;
     task.codec = view.codec();
     task.dtype = shape.dtype;

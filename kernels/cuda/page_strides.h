@@ -23,8 +23,8 @@ inline constexpr uint32_t kLatentRow = 576, kLatentChannels = 512;
 //         Unimplemented    an unknown order; another dtype than the block's; a shape that kMlaLatent does not take
 absl::StatusOr<PageStrides> StridesFor(const PageLayout& layout, const BlockShape& shape, Codec codec);
 
-// Tokens of engine positions that the block covers, and where V's first one is: the block's own, except for the position
-// channels of a latent.
+// Tokens of engine positions that the block covers, and where V's first one is: the block's own, except for the
+// position channels of a latent.
 struct TokenSpan {
   uint32_t covered, value_first;
 };

@@ -1,12 +1,12 @@
 // Kernel body that finds the tiles of a layer from its modes, which only the device has. One grid block: one layer.
 //
 // Threads one status word a block; every layer's grid block may raise it.
-// Errors  in the status word: a mode that does not exist, a side piece or a plane whose size is not what the modes imply,
-//         a channel scale above 128, a raw16 tile where the block is to be kept rotated. Bytes are read only inside
-//         pieces, and pieces lie inside the block (the planner checked that): whatever the bytes are.
-// Roofline: a few kilobytes of modes and scales a layer; latency, about 3 us, is what it costs, for all layers at once.
-// Why     One thread walks the modes: records have lengths that follow from all modes before them, and 512 steps of a few
-//         clocks are less than the launch.
+// Errors  in the status word: a mode that does not exist, a side piece or a plane whose size is not what the modes
+//         imply, a channel scale above 128, a raw16 tile where the block is to be kept rotated. Bytes are read only
+//         inside pieces, and pieces lie inside the block (the planner checked that): whatever the bytes are.
+// Roofline: a few kilobytes of modes and scales a layer; latency is what it costs, for all layers at once.
+// Why     One thread walks the modes: records have lengths that follow from all modes before them, and 512 steps of a
+//         few clocks are less than the launch.
 #ifndef KVIST_KERNELS_CUDA_RESOLVE_H_
 #define KVIST_KERNELS_CUDA_RESOLVE_H_
 
@@ -67,8 +67,8 @@ struct ResolveBody {
     return mode == uint8_t(TileMode::kOwn) || mode == uint8_t(TileMode::kRaw16);
   }
 
-  // Fills records and own indices; the code of the first check that fails, or 0. Sums stay below 2^32: at most 512 tiles
-  // of 2^17 bytes.
+  // Fills records and own indices; the code of the first check that fails, or 0. Sums stay below 2^32: at most 512
+  // tiles of 2^17 bytes.
   KVIST_HD static uint32_t Walk(const BlockTask& block, const LayerTask& layer, Shared& shared) {
     const bool raw = block.codec == Codec::kRaw16;
     const uint32_t tiles = 2 * block.heads, start = layer.pieces[0].offset;

@@ -1,5 +1,5 @@
-// A kernel body on a device: its phases with a barrier between two of them. The grid emulator of tests/kernels/cuda is the
-// same for a CPU.
+// A kernel body on a device: its phases with a barrier between two of them. The grid emulator of tests/kernels/cuda is
+// the same for a CPU.
 #ifndef KVIST_KERNELS_CUDA_RUN_CUH_
 #define KVIST_KERNELS_CUDA_RUN_CUH_
 

@@ -1,4 +1,5 @@
-// What a launch reads: plain structs in device memory, written by the planner (decode_plan.cc) and by the resolve kernel.
+// What a launch reads: plain structs in device memory, written by the planner (decode_plan.cc) and by the resolve
+// kernel.
 //
 // Units   offsets and sizes of pieces in bytes from the block's first byte; strides in elements of 16 bits.
 // Threads plain values. The plan's tables are constant while a launch runs; a status word is raised by any thread.
@@ -24,7 +25,7 @@ struct BlockTask {
   uint32_t page_tokens;     // of an engine's page
   uint32_t first_token[2];  // of K and of V, counted from the start of the run's first page
   uint32_t heads, tokens, head_dim;
-  uint32_t first_head, page_heads;  // head first_head + h goes to the page's head h
+  uint32_t first_head;  // head first_head + h goes to the page's head h
   uint32_t sinks;
   Codec codec;
   Dtype dtype;

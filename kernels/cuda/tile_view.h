@@ -2,8 +2,8 @@
 //
 // Shapes  rows [first, first + count) of the tile's tokens, all head_dim channels.
 // Threads every thread of a grid block sees the same view.
-// Why     Nothing here is checked again: the planner checked what the host knows, the resolve kernel what only the bytes
-//         say, and a block with a status word other than 0 is not opened.
+// Why     Nothing here is checked again: the planner checked what the host knows, the resolve kernel what only the
+//         bytes say, and a block with a status word other than 0 is not opened.
 #ifndef KVIST_KERNELS_CUDA_TILE_VIEW_H_
 #define KVIST_KERNELS_CUDA_TILE_VIEW_H_
 
@@ -83,8 +83,8 @@ KVIST_HD TileView OpenTile(const DecodeArguments& arguments, uint32_t grid_block
   return view;
 }
 
-// Copies rows of 16-bit values as they are. Bytes of a raised tile may start anywhere; those are read one by one (raised
-// tiles are rare). Loads run kLoadsAhead before their stores.
+// Copies rows of 16-bit values as they are. Bytes of a raised tile may start anywhere; those are read one by one
+// (raised tiles are rare). Loads run kLoadsAhead before their stores.
 template <uint32_t kHeadDim>
 KVIST_HD void CopyRawRows(const TileView& view, uint32_t thread, const uint64_t* row_offsets) {
   constexpr uint32_t kUnits = kHeadDim / 8;  // of 16 bytes

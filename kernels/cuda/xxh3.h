@@ -1,5 +1,5 @@
-// XXH3-64 (xxHash 0.8, seed 0, default secret) cut for a device: the additions of every kibibyte are independent of each
-// other and are summed in parallel (KibSums); what chains is one scramble a kibibyte on eight lanes.
+// XXH3-64 (xxHash 0.8, seed 0, default secret) cut for a device: the additions of every kibibyte are independent of
+// each other and are summed in parallel (KibSums); what chains is one scramble a kibibyte on eight lanes.
 //
 // Units   bytes.
 // Threads pure functions.

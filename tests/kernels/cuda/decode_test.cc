@@ -1,7 +1,7 @@
 // Goal    The device's kernels write the reference's bits into an engine's pages, and nothing else anywhere.
-// Method  Blocks of random bytes (every value that a hostile block could hold) through plan and emulated grid into pages
-//         of every layout; all elements of all tensors are compared with what reference::Decode gives at the places that
-//         the layouts' shapes say.
+// Method  Blocks of random bytes (every value that a hostile block could hold) through plan and emulated grid into
+//         pages of every layout; all elements of all tensors are compared with what reference::Decode gives at the
+//         places that the layouts' shapes say.
 #include <tuple>
 
 #include "gtest/gtest.h"

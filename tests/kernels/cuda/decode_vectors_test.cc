@@ -1,6 +1,6 @@
 // Goal    The device's kernels agree with FORMAT.md's test vectors, as all other readers do.
-// Method  Each block of format_vectors.json through plan and emulated grid, at each precision and basis; the values, read
-//         back from pages in the order of FORMAT.md, must have the vector's SHA-256.
+// Method  Each block of format_vectors.json through plan and emulated grid, at each precision and basis; the values,
+//         read back from pages in the order of FORMAT.md, must have the vector's SHA-256.
 #include <openssl/sha.h>
 
 #include <fstream>

@@ -1,7 +1,7 @@
 // A grid on the CPU: every thread of every block of a kernel body, phase by phase.
 //
-// Threads one at a time. The order of threads differs from phase to phase and block to block, and shared memory starts as
-//         garbage: a body that needs a barrier which it does not have gives other results here.
+// Threads one at a time. The order of threads differs from phase to phase and block to block, and shared memory starts
+//         as garbage: a body that needs a barrier which it does not have gives other results here.
 // Why     A phase ends at a barrier, so running it for one thread after the other is one of the orders that a device
 //         may choose; no fibers are needed.
 #ifndef KVIST_TESTS_KERNELS_CUDA_GRID_H_

@@ -1,4 +1,4 @@
-// Goal    Whatever a block's bytes are, the kernels read inside its pieces, and a block that fails a check writes nothing.
+// Goal    Whatever a block's bytes are, the kernels read inside its pieces; a block that fails a check writes nothing.
 // Method  Broken blocks through the emulated grid; device memory is allocated to the byte, so that the sanitizers see a
 //         read past it. The word must name the check, and every page must hold what it held. Checksums are made right
 //         again where a later check is meant.

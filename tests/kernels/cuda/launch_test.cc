@@ -1,4 +1,5 @@
-// Goal    LaunchDecode on a real device gives the reference's bits; without a driver, or built without CUDA, it says so.
+// Goal    LaunchDecode on a real device gives the reference's bits; without a driver, or built without CUDA, it
+//         says so.
 // Method  With a device: blocks of random bytes into pages in its memory, and all of them back. Without one: the error.
 //         The build decides by KVIST_CUDA which of the two can be (kernels/cuda: decode).
 #include "gmock/gmock.h"
