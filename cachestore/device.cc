@@ -18,7 +18,8 @@ absl::Status Await(DeviceEvent& event, absl::Duration deadline) {
     if (!done.ok()) return done.status();
     if (*done) return absl::OkStatus();
     if (SteadyClock::now() >= end) {
-      return absl::DeadlineExceededError(absl::StrCat("the device was not done after ", absl::FormatDuration(deadline)));
+      return absl::DeadlineExceededError(
+          absl::StrCat("the device was not done after ", absl::FormatDuration(deadline)));
     }
     std::this_thread::sleep_for(pause);
     pause = std::min(2 * pause, kLongest);
