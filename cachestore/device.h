@@ -3,7 +3,7 @@
 //
 // Units   bytes. Device addresses are numbers: the host never reads or writes through one.
 // Threads every method of Device from any thread; a Stream from one thread at a time; a DeviceEvent from any thread.
-// Waiting nothing here waits for the device but `Await`, which has a deadline, and the destructor of a Stream.
+// Waiting nothing here waits for the device but `Await`, which has a deadline.
 // Errors  ResourceExhausted  the memory is not there; the message says how much was asked and how much is free.
 //         Unavailable        the device has failed (a lost driver, a poisoned context). From then on every call answers so,
 //                            and Health says why: whoever holds the device drops it.
@@ -41,7 +41,7 @@ class DeviceEvent {
 // Work in order. Copies return at once; host memory that they name must be pinned and stay until they are done.
 class Stream {
  public:
-  virtual ~Stream() = default;  // waits for what is on it
+  virtual ~Stream() = default;  // waits for nothing: what is on it and not done may still run
   virtual absl::Status CopyToDevice(DeviceAddress to, absl::Span<const uint8_t> from) = 0;
   virtual absl::Status CopyToHost(absl::Span<uint8_t> to, DeviceAddress from) = 0;
   virtual absl::Status CopyOnDevice(DeviceAddress to, DeviceAddress from, uint64_t size_bytes) = 0;

@@ -113,7 +113,11 @@ void EtcdMembers::Apply(const EtcdListing& listing, absl::Time now) {
   base_ = 0;
   base_mod_revision_ = 0;
   base_problem_.clear();
-  for (const EtcdKeyValue& entry : listing.entries) Put(entry);
+  written_revision_ = 0;
+  for (const EtcdKeyValue& entry : listing.entries) {
+    Put(entry);
+    written_revision_ = std::max(written_revision_, entry.mod_revision);
+  }
   HoldMissing(listing, wiped, now);
 }
 
@@ -150,6 +154,7 @@ void EtcdMembers::Apply(const std::vector<EtcdEvent>& events, absl::Time now) {
       Put(event.entry);
     }
     revision_ = std::max(revision_, event.entry.mod_revision);
+    written_revision_ = revision_;
   }
   HoldIfMostVanished(now);
 }
@@ -226,7 +231,11 @@ std::optional<View> EtcdMembers::TakeView() {
   if (revision_ == 0 || number() <= last_.number.value) return std::nullopt;
   View view{ViewNumber{number()}, Nodes()};
   if (view.nodes.empty()) return std::nullopt;
-  if (view.nodes == last_.nodes && base_ == last_base_) return std::nullopt;
+  if (view.nodes == last_.nodes && base_ == last_base_) {
+    // The same again, written since (a writer that missed its answer): whoever listed meanwhile has a number as late.
+    view.number.value = base_ + static_cast<uint64_t>(written_revision_);
+    if (view.number.value <= last_.number.value) return std::nullopt;
+  }
   last_ = view;
   last_base_ = base_;
   return view;

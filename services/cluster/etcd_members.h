@@ -6,7 +6,8 @@
 // Numbers  a view's number is base + revision, both as etcd has them, so whoever holds number N holds what etcd held
 //          then. Two things make a view that needs a greater number than that: a wiped etcd, which counts revisions
 //          from 1 again, and a hold that ends without a word from etcd. Such a view waits, and WantedBase says what to
-//          write to `base` first; writing it gives everybody a greater revision.
+//          write to `base` first; writing it gives everybody a greater revision. What is written again as it was makes
+//          a number too: those who list get it from the listing, so those who watch must take it.
 // Holding  a member that is missing from a listing (after a gap or a wipe), or whose record went together with those of
 //          more than half of the members, stays in the view for `hold`, so that it can register again. One that is
 //          deleted alone (its lease ended, it left), or that was draining, goes at once.
@@ -92,6 +93,7 @@ class EtcdMembers {
   std::map<std::string, std::string> problems_;  // by id
   std::string base_problem_;
   int64_t revision_ = 0;
+  int64_t written_revision_ = 0;  // the last known in which something was written under our prefix
   uint64_t cluster_id_ = 0, base_ = 0;
   int64_t base_mod_revision_ = 0;
   View last_;               // given last; number 0 = none
