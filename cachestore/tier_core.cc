@@ -19,8 +19,8 @@ void ListWrongRules(const TierRules& rules, std::vector<std::string>& wrong) {
     wrong.push_back(absl::StrCat("max_pinned_fraction is ", rules.max_pinned_fraction, ", not in [0, 1]"));
   }
   if (!std::has_single_bit(rules.index_shards) || rules.index_shards > TierRules::kMaxShards) {
-    wrong.push_back(absl::StrCat("index_shards is ", rules.index_shards, ", not a power of two up to ",
-                                 TierRules::kMaxShards));
+    wrong.push_back(
+        absl::StrCat("index_shards is ", rules.index_shards, ", not a power of two up to ", TierRules::kMaxShards));
   }
   if (rules.remembered_removals > TierRules::kMaxRememberedRemovals) {
     wrong.push_back(absl::StrCat("remembered_removals is ", rules.remembered_removals, ", more than ",
@@ -76,8 +76,7 @@ MatchResult TierCore::CountHits(absl::Span<const Key> chain, CallTime& time) {
 }
 
 // Pins the hits, deepest first. A block may have gone since it was counted: then the chain ends there.
-void TierCore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time,
-                                MatchResult& result) {
+void TierCore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time, MatchResult& result) {
   MatchResult granted = result;
   granted.hit_bytes = 0;
   LeasedBlocks blocks;
@@ -106,8 +105,8 @@ void TierCore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl,
 
 absl::StatusOr<Block*> TierCore::BeginBlock(const Key& key, size_t size_bytes, const BlockTraits& traits) {
   if (size_bytes == 0 || size_bytes > capacity_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("reserve of ", size_bytes, " bytes: a block has 1 to ",
-                                                   capacity_bytes, " bytes, the capacity"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("reserve of ", size_bytes, " bytes: a block has 1 to ", capacity_bytes, " bytes, the capacity"));
   }
   CallTime time(&clock);
   if (absl::ToUnixNanos(traits.expires) <= time.Exact()) {
