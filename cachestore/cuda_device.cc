@@ -223,9 +223,9 @@ class CudaDevice final : public Device {
     if (absl::Status status = fate_->Judge(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"); !status.ok()) {
       return status;
     }
-    return absl::ResourceExhaustedError(absl::StrCat("GPU ", description_.ordinal, " (", description_.name, "): ",
-                                                     size_bytes, " bytes were asked, ", free_bytes, " of ", total_bytes,
-                                                     " are free"));
+    return absl::ResourceExhaustedError(absl::StrCat("GPU ", description_.ordinal, " (", description_.name,
+                                                     "): ", size_bytes, " bytes were asked, ", free_bytes, " of ",
+                                                     total_bytes, " are free"));
   }
 
   const FateRef fate_;

@@ -223,7 +223,7 @@ WrittenBlock::~WrittenBlock() {
 }
 
 void WrittenBlock::AbandonName() {
-  if (named_) core_->index.AbandonWrite(block_);
+  if (named_ && block_ != nullptr) core_->index.AbandonWrite(block_);
   named_ = false;
 }
 

@@ -82,8 +82,8 @@ class WrittenBlock {
   WrittenBlock(const WrittenBlock&) = delete;
   WrittenBlock& operator=(const WrittenBlock&) = delete;
 
-  bool spent() const { return block_ == nullptr; }
-  Block* block() const { return block_; }  // null once spent
+  bool spent() const { return block_ == nullptr || !named_; }
+  Block* block() const { return block_; }  // null once published
   static absl::Status Spent() { return absl::FailedPreconditionError("the reservation is spent"); }
   // OutOfRange, or FailedPrecondition once spent.
   absl::Status CheckWrite(size_t offset, size_t size_bytes) const;
@@ -91,7 +91,7 @@ class WrittenBlock {
   absl::Status CheckCommit(size_t size_bytes) const;
   // The block is there, of this size, and the reservation is spent. FailedPrecondition: the tier was closed.
   absl::Status Publish(size_t size_bytes);
-  // The key is free again, while the space is held until destruction: something may still write into it.
+  // Spent, and the key is free again, while the space is held until destruction: something may still write into it.
   void AbandonName();
 
  private:

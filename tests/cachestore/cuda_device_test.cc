@@ -18,9 +18,8 @@ TEST(CudaDeviceTest, WithoutADeviceSaysWhatIsMissing) {
   const auto device = OpenCudaDevice(0);
   if (device.ok()) GTEST_SKIP() << "there is a GPU: " << (*device)->description().name;
   EXPECT_EQ(device.status().code(), absl::StatusCode::kFailedPrecondition) << device.status();
-  EXPECT_THAT(device.status().message(),
-              AnyOf(HasSubstr("no CUDA driver"), HasSubstr("driver is too old"), HasSubstr("shows no GPU"),
-                    HasSubstr("built without CUDA")));
+  EXPECT_THAT(device.status().message(), AnyOf(HasSubstr("no CUDA driver"), HasSubstr("driver is too old"),
+                                               HasSubstr("shows no GPU"), HasSubstr("built without CUDA")));
 }
 
 TEST(CudaDeviceTest, AnOrdinalThatIsNoneSaysHowManyThereAre) {
