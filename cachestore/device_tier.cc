@@ -34,9 +34,7 @@ absl::Status Validate(const DeviceTierOptions& options) {
   return absl::InvalidArgumentError(absl::StrCat("device tier: ", absl::StrJoin(wrong, "; ")));
 }
 
-constexpr uint64_t WholeGranules(uint64_t bytes) {
-  return bytes / Allocator::kGranularity * Allocator::kGranularity;
-}
+constexpr uint64_t WholeGranules(uint64_t bytes) { return bytes / Allocator::kGranularity * Allocator::kGranularity; }
 
 DeviceExtents Place(DeviceAddress base, const Block& block) {
   DeviceExtents extents;
@@ -142,13 +140,14 @@ absl::StatusOr<std::unique_ptr<DeviceTier>> DeviceTier::Create(const DeviceTierO
   const auto parts = std::make_shared<Parts>();
   parts->device = options.device;
   // The last block may outlive the tier: it keeps the memory, and that its device.
-  parts->memory = std::shared_ptr<DeviceMemory>(memory->release(), [device = options.device](DeviceMemory* last) mutable {
-    delete last;
-    device.reset();
-  });
+  parts->memory =
+      std::shared_ptr<DeviceMemory>(memory->release(), [device = options.device](DeviceMemory* last) mutable {
+        delete last;
+        device.reset();
+      });
   const uint64_t first_lease = kFirstLeaseBit + std::max<int64_t>(1, absl::ToUnixNanos(options.clock()));
-  parts->core = std::make_shared<TierCore>(
-      options, std::make_shared<Space>(parts->memory, parts->memory->size_bytes()), first_lease);
+  parts->core = std::make_shared<TierCore>(options, std::make_shared<Space>(parts->memory, parts->memory->size_bytes()),
+                                           first_lease);
   parts->staging = *std::move(staging);
   return std::unique_ptr<DeviceTier>(new DeviceTier(parts));
 }

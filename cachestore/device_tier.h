@@ -44,8 +44,8 @@ using DeviceExtents = absl::InlinedVector<DeviceExtent, 2>;
 
 struct DeviceTierOptions : TierRules {
   std::shared_ptr<Device> device;
-  uint64_t capacity_bytes = 0;                    // rounded down to 64; at least kMinCapacityBytes
-  uint64_t staging_bytes = uint64_t{64} << 20;    // rounded down to 64; at least kMinStagingBytes
+  uint64_t capacity_bytes = 0;                  // rounded down to 64; at least kMinCapacityBytes
+  uint64_t staging_bytes = uint64_t{64} << 20;  // rounded down to 64; at least kMinStagingBytes
   absl::Duration copy_deadline = absl::Seconds(2);
 
   static constexpr uint64_t kMinStagingBytes = uint64_t{64} << 10;

@@ -99,19 +99,18 @@ absl::Status Staging::CopyToHost(const BufferRef& to, const Target& from, const 
 }
 
 template <typename CopyPart>
-absl::Status Staging::Copy(Lane& lane, const Target& target, const BufferRef& buffer,
-                           const std::shared_ptr<void>& held, const CopyPart& copy_part) {
+absl::Status Staging::Copy(Lane& lane, const Target& target, const BufferRef& buffer, const std::shared_ptr<void>& held,
+                           const CopyPart& copy_part) {
   std::shared_ptr<DeviceEvent> event;
   {
     std::lock_guard<std::mutex> lock(lane.mutex);
     absl::Status enqueued =
         ForEachRun(*target.extents, target.offset, target.size_bytes, [&](uint64_t at, uint64_t size, uint64_t place) {
           const DeviceAddress device = target.base + place;
-          return ForEachRun(buffer->extents_, at - target.offset, size,
-                            [&](uint64_t host_at, uint64_t part, uint64_t host_place) {
-                              return copy_part(*lane.stream, device + (host_at - (at - target.offset)), host_place,
-                                               part);
-                            });
+          return ForEachRun(
+              buffer->extents_, at - target.offset, size, [&](uint64_t host_at, uint64_t part, uint64_t host_place) {
+                return copy_part(*lane.stream, device + (host_at - (at - target.offset)), host_place, part);
+              });
         });
     absl::StatusOr<std::unique_ptr<DeviceEvent>> recorded = lane.stream->Record();
     if (recorded.ok()) event = *std::move(recorded);
