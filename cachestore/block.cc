@@ -20,25 +20,38 @@ uint64_t StripedGauge::Sum() const {
   return sum;
 }
 
-Space::Space(std::unique_ptr<Arena> arena) : arena_(std::move(arena)), allocator_(arena_->size_bytes()) {
-  ASAN_POISON_MEMORY_REGION(arena_->base(), arena_->size_bytes());
+Space::Space(std::unique_ptr<Arena> arena)
+    : arena_(std::move(arena)),
+      host_base_(arena_->base()),
+      capacity_bytes_(arena_->size_bytes()),
+      allocator_(capacity_bytes_) {
+  Poison({0, capacity_bytes_});
 }
 
-Space::~Space() { ASAN_UNPOISON_MEMORY_REGION(arena_->base(), arena_->size_bytes()); }
+Space::Space(std::shared_ptr<const void> memory, uint64_t capacity_bytes)
+    : memory_(std::move(memory)), host_base_(nullptr), capacity_bytes_(capacity_bytes), allocator_(capacity_bytes) {}
+
+Space::~Space() { Unpoison({0, capacity_bytes_}); }
+
+void Space::Poison(const Extent& extent) const {
+  if (host_base_ != nullptr) ASAN_POISON_MEMORY_REGION(host_base_ + extent.offset, extent.size_bytes);
+}
+
+void Space::Unpoison(const Extent& extent) const {
+  if (host_base_ != nullptr) ASAN_UNPOISON_MEMORY_REGION(host_base_ + extent.offset, extent.size_bytes);
+}
 
 // Under AddressSanitizer free space is poisoned: a reader that kept a pointer past its pin is caught in the act.
 std::optional<Extents> Space::Take(uint64_t size_bytes) {
   std::optional<Extents> extents = allocator_.Take(size_bytes);
   if (extents) {
-    for (const Extent& extent : *extents) {
-      ASAN_UNPOISON_MEMORY_REGION(arena_->base() + extent.offset, extent.size_bytes);
-    }
+    for (const Extent& extent : *extents) Unpoison(extent);
   }
   return extents;
 }
 
 void Space::Return(const Extents& extents) {
-  for (const Extent& extent : extents) ASAN_POISON_MEMORY_REGION(arena_->base() + extent.offset, extent.size_bytes);
+  for (const Extent& extent : extents) Poison(extent);
   allocator_.Return(extents);
 }
 
@@ -47,7 +60,7 @@ void Space::Shrink(Extents& extents, uint64_t size_bytes) {
   const uint64_t kept = Allocator::RoundUp(size_bytes);
   for (const Extent& extent : extents) {
     const uint64_t kept_here = std::min(extent.size_bytes, kept - std::min(kept, offset));
-    ASAN_POISON_MEMORY_REGION(arena_->base() + extent.offset + kept_here, extent.size_bytes - kept_here);
+    Poison({extent.offset + kept_here, extent.size_bytes - kept_here});
     offset += extent.size_bytes;
   }
   allocator_.Shrink(extents, size_bytes);
@@ -75,10 +88,11 @@ bool Block::TakeSpace(uint64_t size_bytes) {
 
 void Block::MakePieces() {
   pieces_.clear();
+  if (space_->host_base() == nullptr) return;
   uint64_t left = size_bytes_;
   for (const Extent& extent : extents_) {
     const uint64_t here = std::min(left, extent.size_bytes);
-    pieces_.emplace_back(space_->arena().base() + extent.offset, here);
+    pieces_.emplace_back(space_->host_base() + extent.offset, here);
     left -= here;
   }
   Check(left == 0, "the extents of a block hold the block");
@@ -92,7 +106,7 @@ void Block::CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes) {
       continue;
     }
     const uint64_t here = std::min<uint64_t>(bytes.size(), extent.size_bytes - offset);
-    std::memcpy(space_->arena().base() + extent.offset + offset, bytes.data(), here);
+    std::memcpy(space_->host_base() + extent.offset + offset, bytes.data(), here);
     bytes.remove_prefix(here);
     offset = 0;
   }
@@ -103,7 +117,7 @@ bool Block::FlipForTest(uint64_t offset, uint8_t mask) {
   if (offset >= size_bytes_) return false;
   for (const Extent& extent : extents_) {
     if (offset < extent.size_bytes) {
-      space_->arena().base()[extent.offset + offset] ^= mask;
+      space_->host_base()[extent.offset + offset] ^= mask;
       return true;
     }
     offset -= extent.size_bytes;

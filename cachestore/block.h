@@ -1,4 +1,4 @@
-// A block in memory: its bytes, its pins, and who may let it go. Internal to the host tier.
+// A block in memory: its bytes, its pins, and who may let it go. Internal to the tiers in memory.
 //
 // States, in one atomic word: bit 0 = in the index, the rest = number of pins.
 //   written    0       owned by its Reservation; in the index only as a name that is being written
@@ -51,6 +51,9 @@ class StripedGauge {
 class Space {
  public:
   explicit Space(std::unique_ptr<Arena> arena);
+  // Memory that the host does not read: blocks have extents in it and no pieces. `memory` lives as long as the Space.
+  // REQUIRES: `capacity_bytes` is a positive multiple of Allocator::kGranularity.
+  Space(std::shared_ptr<const void> memory, uint64_t capacity_bytes);
   ~Space();
   Space(const Space&) = delete;
   Space& operator=(const Space&) = delete;
@@ -59,7 +62,9 @@ class Space {
   void Return(const Extents& extents);
   void Shrink(Extents& extents, uint64_t size_bytes);
 
-  const Arena& arena() const { return *arena_; }
+  const Arena& arena() const { return *arena_; }     // REQUIRES: made from one
+  uint8_t* host_base() const { return host_base_; }  // null: the host does not read this memory
+  uint64_t capacity_bytes() const { return capacity_bytes_; }
   const Allocator& allocator() const { return allocator_; }
 
   // Charges: what the allocator took for the blocks, so used + reserved + free = capacity when nothing is in motion.
@@ -69,7 +74,13 @@ class Space {
   StripedGauge pinned_bytes;
 
  private:
+  void Poison(const Extent& extent) const;
+  void Unpoison(const Extent& extent) const;
+
   const std::unique_ptr<Arena> arena_;
+  const std::shared_ptr<const void> memory_;
+  uint8_t* const host_base_;
+  const uint64_t capacity_bytes_;
   Allocator allocator_;
 };
 
@@ -83,6 +94,7 @@ class Block final : public PinnedBlock {
   ~Block() override = default;
 
   size_t size_bytes() const override { return size_bytes_; }
+  // None where the host does not read the memory.
   absl::Span<const absl::Span<const uint8_t>> pieces() const override { return pieces_; }
   void Unpin() override;
 
@@ -98,7 +110,7 @@ class Block final : public PinnedBlock {
 
   // While written, by the owner of the Reservation:
   bool TakeSpace(uint64_t size_bytes);
-  void CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes);
+  void CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes);  // REQUIRES: host memory, like FlipForTest
   // For fault tests: flips the bits of `mask` in one byte, also of a committed block. False beyond its end.
   bool FlipForTest(uint64_t offset, uint8_t mask);
   void Finish(uint64_t size_bytes);  // keeps the first `size_bytes`; from here on the block counts as used
@@ -124,6 +136,7 @@ class Block final : public PinnedBlock {
     uint32_t leases = 0;  // leases that hold it; while there are any it is in no eviction list
     uint32_t number = 0;  // in its shard's Roster, while published
     bool listed = false;
+    uint32_t moved = 0;  // from another tier, as the so-manieth such move; 0: a writer brought it
   };
   Place place;
 

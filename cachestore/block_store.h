@@ -20,7 +20,16 @@
 
 namespace kvist {
 
-enum class MissReason : uint8_t { kNone = 0, kNeverStored, kEvicted, kErased, kExpired, kBeingWritten, kDamaged };
+enum class MissReason : uint8_t {
+  kNone = 0,
+  kNeverStored,
+  kEvicted,
+  kErased,
+  kExpired,
+  kBeingWritten,
+  kDamaged,
+  kTierLost  // the memory that held it has failed
+};
 enum class Tier : uint8_t { kNone = 0, kDevice, kHost, kDisk };
 
 // A committed block under a pin: its bytes stay where they are, unchanged, until `Unpin`.

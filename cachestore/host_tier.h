@@ -31,33 +31,23 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cachestore/block_store.h"
+#include "cachestore/tier_rules.h"
 
 namespace kvist {
 
-using Clock = std::function<absl::Time()>;  // any thread; the same alias as in services/runtime/runtime.h
-
-struct HostTierOptions {
-  uint64_t capacity_bytes = 0;                   // rounded down to 64; at least kMinCapacityBytes
-  Clock clock;                                   // for leases and expiry
-  absl::Duration max_lease = absl::Seconds(60);  // longest that is granted
-  double max_pinned_fraction = 0.5;              // of the capacity, by leases, in [0, 1]
-  size_t index_shards = 64;                      // a power of two, at most kMaxShards
-  uint64_t max_blocks = 0;                       // 0: one per 4 KiB of capacity, and 1,024
-  size_t remembered_removals = 65536;            // keys whose end is known; at most kMaxRememberedRemovals
+struct HostTierOptions : TierRules {
+  uint64_t capacity_bytes = 0;  // rounded down to 64; at least kMinCapacityBytes
   bool huge_pages = true;
   bool prefault = false;
-
-  static constexpr uint64_t kMinCapacityBytes = uint64_t{64} << 10;
-  static constexpr size_t kMaxShards = 4096;
-  static constexpr size_t kMaxRememberedRemovals = size_t{16} << 20;
 };
+
+class TierCore;
 
 class HostTier final : public BlockStore {
  public:
@@ -78,7 +68,7 @@ class HostTier final : public BlockStore {
   // Drops leases and blocks whose time is over, about kMostDropped blocks a call; true if it stopped there and more may
   // be due. Call it on a timer: an idle store gets no other call that would. Costs a few loads when nothing is due.
   [[nodiscard]] bool DropExpired();
-  static constexpr size_t kMostDropped = 4096;
+  static constexpr size_t kMostDropped = TierRules::kMostDropped;
 
   // For fault tests: flips the bits of `mask` in one byte of a resting block. False if there is no such block or byte.
   // Nothing on the wire leads here.
@@ -87,12 +77,12 @@ class HostTier final : public BlockStore {
   bool huge_pages_advised() const;
   uint64_t HugePageBytes() const;  // backed by huge pages now; reads /proc, not for the data path
 
- private:
-  struct Core;
-  class HostReservation;
-  explicit HostTier(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+  const std::shared_ptr<TierCore>& core() const { return core_; }  // for TieredStore, which moves blocks between tiers
 
-  const std::shared_ptr<Core> core_;
+ private:
+  explicit HostTier(std::shared_ptr<TierCore> core) : core_(std::move(core)) {}
+
+  const std::shared_ptr<TierCore> core_;
 };
 
 }  // namespace kvist

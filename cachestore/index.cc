@@ -115,12 +115,20 @@ void Index::TouchLocked(Shard& shard, Block* block, CallTime& time) {
   if (block->place.listed) shard.list.MoveToBack(block);
 }
 
-Index::Found Index::Probe(const Key& key, CallTime& time) {
+Index::Found Index::Probe(const Key& key, CallTime& time, std::optional<Removal>* gone) {
   Shard& shard = ShardOf(key);
   std::lock_guard<std::mutex> lock(shard.mutex);
-  Found found = Find(shard, key, time);
+  Found found = Find(shard, key, time, gone);
   found.block = nullptr;
   return found;
+}
+
+std::optional<Block::Place> Index::PlaceOf(const Key& key, CallTime& time) {
+  Shard& shard = ShardOf(key);
+  std::lock_guard<std::mutex> lock(shard.mutex);
+  const Found found = Find(shard, key, time);
+  if (found.block == nullptr) return std::nullopt;
+  return found.block->place;
 }
 
 void Index::Touch(const Key& key, CallTime& time) {
@@ -137,6 +145,7 @@ Index::Found Index::Pin(const Key& key, CallTime& time, bool touch, std::optiona
   found.block->Pin();
   if (touch) {
     ++found.block->place.gets;
+    shard.gets.store(shard.gets.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     TouchLocked(shard, found.block, time);
   }
   return found;
@@ -184,7 +193,17 @@ bool Index::Erase(const Key& key, MissReason why, CallTime& time) {
   return true;
 }
 
-std::optional<uint64_t> Index::EvictOne(const Key& made_room_for, CallTime& time) {
+bool Index::ProlongPresent(const Key& key, const BlockTraits& traits, CallTime& time) {
+  Shard& shard = ShardOf(key);
+  std::lock_guard<std::mutex> lock(shard.mutex);
+  const Found found = Find(shard, key, time);
+  if (found.block == nullptr && found.miss != MissReason::kBeingWritten) return false;
+  Block* present = shard.blocks.find(key)->second;
+  if (absl::ToUnixNanos(traits.expires) > present->expires_ns()) Prolong(shard, present, traits);
+  return true;
+}
+
+std::optional<Index::Evicted> Index::EvictOne(const Key& made_room_for, CallTime& time) {
   const int64_t now_ns = time.Exact();
   // A block that a reader holds is in use at this moment: it goes to the back. When every listed block has been seen
   // that way, there is nothing to evict.
@@ -197,21 +216,43 @@ std::optional<uint64_t> Index::EvictOne(const Key& made_room_for, CallTime& time
     Block* block = shard.list.oldest();
     if (block == nullptr) continue;  // another thread was faster; it has published so
     if (block->expires_ns() <= now_ns) {
+      const Key key = block->key();
       Expire(shard, block);
-      return 0;
+      return Evicted{key, 0};
     }
     if (!block->TryRemoveUnpinned()) {
       if (in_use_left-- == 0) return std::nullopt;
       shard.list.MoveToBack(block);
       continue;
     }
-    const uint64_t charge_bytes = block->charge_bytes();
+    const Evicted evicted{block->key(), block->charge_bytes()};
     Forget(shard, block, {.cause = MissReason::kEvicted, .when_ns = now_ns, .made_room_for = made_room_for});
     Unlist(shard, block);
     Block::Dispose(block);
     shard.list.Publish();
-    return charge_bytes;
+    return evicted;
   }
+}
+
+std::vector<Index::Evicted> Index::NextToEvict(size_t limit) const {
+  std::vector<std::pair<uint64_t, Evicted>> by_tick;
+  for (const std::unique_ptr<Shard>& shard : shards_) {
+    std::lock_guard<std::mutex> lock(shard->mutex);
+    const Block* block = shard->list.oldest();
+    for (size_t i = 0; i < limit && block != nullptr; ++i, block = block->place.newer) {
+      by_tick.push_back({block->place.tick, {block->key(), block->charge_bytes()}});
+    }
+  }
+  std::sort(by_tick.begin(), by_tick.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Evicted> next;
+  for (size_t i = 0; i < std::min(limit, by_tick.size()); ++i) next.push_back(by_tick[i].second);
+  return next;
+}
+
+uint64_t Index::gets() const {
+  uint64_t sum = 0;
+  for (const std::unique_ptr<Shard>& shard : shards_) sum += shard->gets.load(std::memory_order_relaxed);
+  return sum;
 }
 
 // The set orders by time, so the entry moves. `earliest_expiry_ns_` may be too early then, which costs one look.

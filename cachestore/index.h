@@ -66,17 +66,28 @@ class Index {
     MissReason miss = MissReason::kNone;
     bool over_budget = false;  // stored, but leases hold all that they may
   };
-  Found Probe(const Key& key, CallTime& time);  // looks, nothing else
-  void Touch(const Key& key, CallTime& time);   // makes it the youngest, if it is there
+  // Looks, nothing else. Of a miss it tells what is remembered, if it is asked.
+  Found Probe(const Key& key, CallTime& time, std::optional<Removal>* gone = nullptr);
+  // What Block::Place says of a stored block; nothing if there is none.
+  std::optional<Block::Place> PlaceOf(const Key& key, CallTime& time);
+  void Touch(const Key& key, CallTime& time);  // makes it the youngest, if it is there
   // Pins; `touch` makes it the youngest and counts a Get. Of a miss, tells what is remembered.
   Found Pin(const Key& key, CallTime& time, bool touch, std::optional<Removal>* gone);
   Found PinForLease(const Key& key, CallTime& time);  // pins, and takes it off the eviction list
   void EndLease(Block* block);                        // one PinForLease back; with the last, the block is the youngest
 
+  // A block that is there or being written takes the time of `traits` if that is later. False if there is none.
+  bool ProlongPresent(const Key& key, const BlockTraits& traits, CallTime& time);
   bool Erase(const Key& key, MissReason why, CallTime& time);
-  // Drops the oldest block that nobody holds. Returns its charge, or 0 if its time was over: then it is counted as
-  // expired. Nothing if there is no such block.
-  std::optional<uint64_t> EvictOne(const Key& made_room_for, CallTime& time);
+  // Drops the oldest block that nobody holds. Its charge is 0 if its time was over: then it is counted as expired.
+  // Nothing if there is no such block.
+  struct Evicted {
+    Key key;
+    uint64_t charge_bytes = 0;
+  };
+  std::optional<Evicted> EvictOne(const Key& made_room_for, CallTime& time);
+  // The keys next in turn for eviction, oldest first, with their charges. Looks at up to `limit` blocks of each shard.
+  std::vector<Evicted> NextToEvict(size_t limit) const;
   // Drops at most `limit` blocks whose time is over; returns how many. Costs one atomic load when none is due.
   size_t DropExpired(size_t limit, CallTime& time);
   // See BlockStore::Scan: a cursor is a shard and a number in its Roster. Holds a shard for kScanStep numbers at most.
@@ -87,6 +98,7 @@ class Index {
 
   uint64_t blocks() const { return blocks_.load(std::memory_order_relaxed); }
   uint64_t expired_blocks() const { return expired_blocks_.load(std::memory_order_relaxed); }
+  uint64_t gets() const;  // Pins that touched, since the start
 
  private:
   static constexpr uint32_t kScanStep = 256;       // numbers looked at under one hold of a shard's mutex
@@ -102,6 +114,8 @@ class Index {
     EvictionList list ABSL_GUARDED_BY(mutex);                                       // published blocks without a lease
     RecentRemovals removals ABSL_GUARDED_BY(mutex);
     bool closed ABSL_GUARDED_BY(mutex) = false;
+    // Changed under the mutex only, so without a locked instruction: a Get is some 60 ns.
+    std::atomic<uint64_t> gets{0};
   };
 
   Shard& ShardOf(const Key& key) const { return *shards_[key.Prefix64() & (shards_.size() - 1)]; }

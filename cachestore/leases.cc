@@ -6,16 +6,26 @@ namespace kvist {
 
 LeaseId Leases::Grant(LeasedBlocks& blocks, int64_t deadline_ns) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (blocks.size() > kMaxPins - pins_) return {};
-  const uint64_t id = next_id_++;
+  if (!Keep(next_id_, blocks, deadline_ns)) return {};
+  return {next_id_++};
+}
+
+bool Leases::GrantAs(LeaseId id, LeasedBlocks& blocks, int64_t deadline_ns) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return Keep(id.value, blocks, deadline_ns);
+}
+
+bool Leases::Keep(uint64_t id, LeasedBlocks& blocks, int64_t deadline_ns) {
+  if (blocks.size() > kMaxPins - pins_) return false;
   Lease& lease = leases_[id];
+  Check(lease.blocks.empty(), "an id is granted once");
   lease.deadline_ns = deadline_ns;
   pins_ += blocks.size();
   lease.blocks = std::move(blocks);
   blocks.clear();
   by_deadline_.emplace(lease.deadline_ns, id);
   PublishEarliest();
-  return {id};
+  return true;
 }
 
 LeasedBlocks Leases::Take(LeaseId id) {

@@ -33,6 +33,8 @@ class Leases {
 
   // Keeps `blocks` until Take or the deadline. An empty id when there are kMaxPins pins: `blocks` is left as it was.
   LeaseId Grant(LeasedBlocks& blocks, int64_t deadline_ns);
+  // The same under an id that another tier's Leases has granted: one lease over two tiers. False when it is refused.
+  bool GrantAs(LeaseId id, LeasedBlocks& blocks, int64_t deadline_ns);
   // Ends a lease and hands its blocks back; empty if unknown or ended.
   LeasedBlocks Take(LeaseId id);
   // The leases whose deadline is not after `now_ns`, first come first, until they hold `pins` or more.
@@ -48,6 +50,7 @@ class Leases {
     int64_t deadline_ns = 0;
     LeasedBlocks blocks;
   };
+  bool Keep(uint64_t id, LeasedBlocks& blocks, int64_t deadline_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   LeasedBlocks Remove(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PublishEarliest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

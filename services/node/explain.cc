@@ -35,6 +35,8 @@ std::string WhyGone(const Lookup& lookup, absl::Time now) {
       return absl::StrCat("expired", ago);
     case MissReason::kDamaged:
       return absl::StrCat("its checksum did not hold; dropped", ago);
+    case MissReason::kTierLost:
+      return absl::StrCat("lost with the device that held it", ago);
     case MissReason::kBeingWritten:
       return "a writer has reserved it and not committed yet";
     case MissReason::kNone:

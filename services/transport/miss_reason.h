@@ -11,12 +11,14 @@
 
 namespace kvist {
 
-// The wire's values repeat the store's in the same order (kDamaged excepted) and add those that only services find.
+// The wire's values repeat the store's in the same order (kDamaged and kTierLost excepted) and add those that only services find.
 inline v1::MissReason ToWire(MissReason reason) {
-  return reason == MissReason::kDamaged ? v1::MISS_REASON_CHECKSUM : static_cast<v1::MissReason>(reason);
+  if (reason == MissReason::kDamaged) return v1::MISS_REASON_CHECKSUM;
+  return reason == MissReason::kTierLost ? v1::MISS_REASON_TIER_LOST : static_cast<v1::MissReason>(reason);
 }
 inline MissReason FromWire(v1::MissReason reason) {
   if (reason == v1::MISS_REASON_CHECKSUM) return MissReason::kDamaged;
+  if (reason == v1::MISS_REASON_TIER_LOST) return MissReason::kTierLost;
   return reason <= v1::MISS_REASON_BEING_WRITTEN ? static_cast<MissReason>(reason) : MissReason::kNeverStored;
 }
 static_assert(static_cast<int>(MissReason::kNeverStored) == v1::MISS_REASON_NEVER_STORED);

@@ -38,6 +38,9 @@ class StoreUnderTest {
   virtual void Advance(absl::Duration by) = 0;
   virtual absl::Time Now() const = 0;
 
+  // The most that can be reserved at once. A store of several tiers has more capacity than this.
+  virtual uint64_t writable_bytes() { return store().Stats()->capacity_bytes; }
+
   // What a store may do otherwise and still be one.
   // False: Get hands out copies, so a reader keeps its bytes but holds no space in the store.
   virtual bool get_holds_space() const { return true; }

@@ -167,7 +167,7 @@ TEST_P(BlockStoreConformance, RefusesACommitOfNothingOfTooMuchAndTwice) {
 TEST_P(BlockStoreConformance, RefusesABlockOfNothingAndOneAboveTheCapacityAndEvictsNothingForIt) {
   PutAll(0, 10);
   EXPECT_EQ(store().Reserve(KeyOf(100), 0).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(store().Reserve(KeyOf(101), Stats().capacity_bytes + 1).status().code(),
+  EXPECT_EQ(store().Reserve(KeyOf(101), under_test().writable_bytes() + 1).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Stats().blocks, 10u);
   EXPECT_EQ(WhyMissing(101), MissReason::kNeverStored);
@@ -193,7 +193,7 @@ TEST_P(BlockStoreConformance, AnEvictedBlockMayBeStoredAgain) {
 }
 
 TEST_P(BlockStoreConformance, RefusesWhenAllThatIsLeftIsReserved) {
-  const uint64_t capacity = Stats().capacity_bytes;
+  const uint64_t capacity = under_test().writable_bytes();
   auto first = store().Reserve(KeyOf(0), capacity / 2);
   ASSERT_TRUE(first.ok()) << first.status();
   auto second = store().Reserve(KeyOf(1), capacity / 2);
@@ -207,7 +207,7 @@ TEST_P(BlockStoreConformance, RefusesWhenAllThatIsLeftIsReserved) {
 }
 
 TEST_P(BlockStoreConformance, HoldsOneBlockOfItsWholeCapacity) {
-  const uint64_t capacity = Stats().capacity_bytes;
+  const uint64_t capacity = under_test().writable_bytes();
   PutAll(0, 10);
   auto reservation = store().Reserve(KeyOf(100), capacity);
   ASSERT_TRUE(reservation.ok()) << reservation.status();
@@ -366,7 +366,7 @@ TEST_P(BlockStoreConformance, ABlockUnderTwoLeasesIsHeldByTheLonger) {
 }
 
 TEST_P(BlockStoreConformance, AboveThePinLimitMatchStillReportsButGrantsNoLease) {
-  const size_t half = StoreUnderTest::kMaxPinnedFraction * Stats().capacity_bytes / kBlock;
+  const size_t half = StoreUnderTest::kMaxPinnedFraction * under_test().writable_bytes() / kBlock;
   PutAll(0, half + half / 2);
   const MatchResult all = Match(Chain(0, half + half / 2), absl::Seconds(5));
   EXPECT_EQ(all.hits, half + half / 2);
@@ -442,7 +442,7 @@ TEST_P(BlockStoreConformance, StatsAddUp) {
   EXPECT_EQ(Stats().evicted_blocks, 5u);
   EXPECT_GE(Stats().evicted_bytes, 5 * (kBlock - kBlock / 4));
   EXPECT_FALSE(store().Reserve(KeyOf(5000), 0).ok());
-  auto all = store().Reserve(KeyOf(5001), Stats().capacity_bytes);
+  auto all = store().Reserve(KeyOf(5001), under_test().writable_bytes());
   ASSERT_TRUE(all.ok()) << all.status();
   EXPECT_FALSE(store().Reserve(KeyOf(5002), kBlock).ok());
   all->reset();

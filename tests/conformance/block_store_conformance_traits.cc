@@ -110,7 +110,7 @@ TEST_P(BlockStoreConformance, AnExpiredBlockIsNoneToErase) {
 }
 
 TEST_P(BlockStoreConformance, ExpiredBlocksMakeRoomBeforeAnyOther) {
-  const size_t fits = Stats().capacity_bytes / (kBlock * 5 / 4);
+  const size_t fits = under_test().writable_bytes() / (kBlock * 5 / 4);
   BlockTraits traits;
   traits.expires = under_test().Now() + absl::Seconds(5);
   PutAll(0, fits / 2);

@@ -1,0 +1,64 @@
+// Goal: the device tier is a BlockStore. Method: the conformance suite over an emulated device, whose memory crashes a
+// host that reads it; with the default index and with a single shard.
+#include "cachestore/device_tier.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "tests/conformance/block_store_conformance.h"
+#include "tests/device/emulated_device.h"
+
+namespace kvist {
+namespace {
+
+class DeviceTierUnderTest final : public StoreUnderTest {
+ public:
+  DeviceTierUnderTest(uint64_t capacity_bytes, size_t shards) {
+    DeviceTierOptions options;
+    options.device = kvist::testing::EmulatedDevice::Create({});
+    options.capacity_bytes = capacity_bytes;
+    options.staging_bytes = 4 * capacity_bytes;  // the suite holds as many copies as blocks, and reserves the capacity
+    options.clock = [this] { return absl::FromUnixMillis(now_ms_.load()); };
+    options.max_lease = kMaxLease;
+    options.max_pinned_fraction = kMaxPinnedFraction;
+    options.index_shards = shards;
+    options.copy_deadline = absl::Seconds(20);
+    auto tier = DeviceTier::Create(options);
+    EXPECT_TRUE(tier.ok()) << tier.status();
+    tier_ = *std::move(tier);
+  }
+
+  BlockStore& store() override { return *tier_; }
+  std::string MakeBlock(const Key& key, size_t approximate_bytes, uint64_t seed) override {
+    std::mt19937_64 random(key.Prefix64() ^ (seed * 0x9E3779B97F4A7C15u));
+    std::string block(approximate_bytes, '\0');
+    for (size_t i = 0; i < block.size(); i += sizeof(uint64_t)) {
+      const uint64_t word = random();
+      std::memcpy(block.data() + i, &word, std::min(sizeof(word), block.size() - i));
+    }
+    return block;
+  }
+  void Advance(absl::Duration by) override { now_ms_ += absl::ToInt64Milliseconds(by); }
+  absl::Time Now() const override { return absl::FromUnixMillis(now_ms_.load()); }
+  bool get_holds_space() const override { return false; }
+
+ private:
+  std::atomic<int64_t> now_ms_{1'700'000'000'000};
+  std::unique_ptr<DeviceTier> tier_;
+};
+
+StoreKind DeviceTierKind(const std::string& name, size_t shards) {
+  return {name,
+          [shards](uint64_t capacity_bytes) { return std::make_unique<DeviceTierUnderTest>(capacity_bytes, shards); }};
+}
+
+INSTANTIATE_TEST_SUITE_P(Device, BlockStoreConformance,
+                         ::testing::Values(DeviceTierKind("ManyShards", 64), DeviceTierKind("OneShard", 1)),
+                         StoreKindName);
+
+}  // namespace
+}  // namespace kvist
