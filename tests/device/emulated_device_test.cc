@@ -132,7 +132,8 @@ TEST_F(EmulatedDeviceTest, ALibraryFindsTheAliasAndTheStreamByName) {
   EXPECT_EQ(alias(memory_->base().pointer()), device_->HostAlias(memory_->base()));
   EXPECT_EQ(alias(this), nullptr);
   bool ran = false;
-  enqueue(stream_->native(), [](void* flag) { *static_cast<bool*>(flag) = true; }, &ran);
+  enqueue(
+      stream_->native(), [](void* flag) { *static_cast<bool*>(flag) = true; }, &ran);
   ASSERT_TRUE(Await(*stream_->Record().value(), absl::Seconds(10)).ok());
   EXPECT_TRUE(ran);
 }
