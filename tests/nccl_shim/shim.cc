@@ -140,7 +140,32 @@ struct OpenGroup {
   int depth = 0;
   std::map<void*, Group> by_stream;
 };
-thread_local OpenGroup open_group;
+// By thread, in a map: sanitizers do not follow thread_local storage of a library that was loaded late.
+class OpenGroups {
+ public:
+  void Begin() {
+    const std::lock_guard lock(mutex_);
+    ++groups_[std::this_thread::get_id()].depth;
+  }
+  // Null if this thread has no group open. Only this thread touches it.
+  OpenGroup* Find() {
+    const std::lock_guard lock(mutex_);
+    const auto found = groups_.find(std::this_thread::get_id());
+    return found == groups_.end() ? nullptr : &found->second;
+  }
+  std::map<void*, Group> Take() {
+    const std::lock_guard lock(mutex_);
+    return std::move(groups_.extract(std::this_thread::get_id()).mapped().by_stream);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::thread::id, OpenGroup> groups_;
+};
+OpenGroups& TheOpenGroups() {
+  static OpenGroups* const groups = new OpenGroups;
+  return *groups;
+}
 
 // The program's own: the emulated device.
 template <typename Function>
@@ -202,9 +227,10 @@ namespace {
 
 int Add(void* pointer, size_t count, int type, bool send, int peer, ncclComm* comm, void* stream) {
   State& state = *comm->state;
-  if (open_group.depth == 0 || type != nccl::kUint8 || peer < 0 || peer >= state.ranks) return nccl::kInvalidArgument;
+  OpenGroup* const open = TheOpenGroups().Find();
+  if (open == nullptr || type != nccl::kUint8 || peer < 0 || peer >= state.ranks) return nccl::kInvalidArgument;
   if (peer == state.rank || (peer != 0 && state.rank != 0)) return nccl::kInvalidUsage;
-  Group& group = open_group.by_stream[stream];
+  Group& group = open->by_stream[stream];
   group.state = comm->state;
   group.acts.push_back({send, peer, pointer, count});
   return nccl::kSuccess;
@@ -275,15 +301,15 @@ SHIM_EXPORT int ncclBroadcast(const void* from, void* to, size_t count, int type
 }
 
 SHIM_EXPORT int ncclGroupStart() {
-  ++open_group.depth;
+  TheOpenGroups().Begin();
   return nccl::kSuccess;
 }
 
 SHIM_EXPORT int ncclGroupEnd() {
-  if (open_group.depth == 0) return nccl::kInvalidUsage;
-  if (--open_group.depth > 0) return nccl::kSuccess;
-  std::map<void*, Group> groups = std::move(open_group.by_stream);
-  open_group.by_stream.clear();
+  OpenGroup* const open = TheOpenGroups().Find();
+  if (open == nullptr) return nccl::kInvalidUsage;
+  if (--open->depth > 0) return nccl::kSuccess;
+  std::map<void*, Group> groups = TheOpenGroups().Take();
   for (auto& [stream, group] : groups) {
     const bool for_good = TheFaults().Get("hang_group_end") == 2;
     TheFaults().HangWhile("hang_group_end", for_good ? kNever : group.state->aborted);

@@ -130,32 +130,34 @@ bool Communicators::WatchOnce(absl::Time now) {
   for (const auto& communicator : watched) soon |= communicator->Tick(now);
   {
     const std::lock_guard lock(mutex_);
+    // Asked once a round: what is gone is counted and taken out in one step.
+    std::erase_if(places_, [this](Place& place) { return CountLocked(&place); });
     for (Place& place : places_) {
-      CountLocked(&place);
       if (place.communicator->stage() == Stage::kReady && !place.communicator->busy() &&
           now - place.communicator->idle_since() >= limits_.idle_limit) {
         place.idle_close = true;
         place.communicator->Close();
       }
     }
-    std::erase_if(places_, [](const Place& place) { return place.communicator->gone(); });
   }
   const std::lock_guard lock(ticks_mutex_);
   for (const Tick& tick : ticks_) tick.run(now);
   return soon;
 }
 
-// Once for readiness, once for the end.
-void Communicators::CountLocked(Place* place) {
+// Once for readiness, once for the end. True at the end.
+bool Communicators::CountLocked(Place* place) {
+  const bool gone = place->communicator->gone();
   const Stage stage = place->communicator->stage();
   if (!place->counted && (stage == Stage::kReady || stage == Stage::kClosing || stage == Stage::kClosed)) {
     place->counted = true;
     ++counts_.opened;
   }
-  if (!place->communicator->gone()) return;
+  if (!gone) return false;
   ++(stage == Stage::kClosed ? counts_.closed : counts_.broken);
   if (place->idle_close) ++counts_.closed_idle;
   if (stage == Stage::kBroken) counts_.last_failure = std::string(place->communicator->error().message());
+  return true;
 }
 
 }  // namespace kvist

@@ -86,7 +86,7 @@ class Communicators {
   int LeftBehindLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Watch();
   bool WatchOnce(absl::Time now);
-  void CountLocked(Place* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CountLocked(Place* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool StoppedAndEmpty(absl::Time now) const;
 
   const std::shared_ptr<const NcclLibrary> library_;

@@ -137,6 +137,8 @@ TEST(CommunicatorTest, AnIdThatNeverComesIsReported) {
   const Pair pair = OpenPair(node.communicators.get(), worker.communicators.get());
   EXPECT_EQ(pair.worker, nullptr);
   EXPECT_EQ(pair.node->stage(), Stage::kBroken);
+  node.shim.Set("hang_id", 0);
+  EXPECT_TRUE(Eventually([&] { return pair.node->gone(); }));
 }
 
 TEST(CommunicatorTest, AHangInsideACallIsEndedByAnAbortFromOutside) {
