@@ -87,7 +87,8 @@ absl::StatusOr<Lookup> TieredStore::GetBelow(const Key& key, bool touch, Lookup 
       // It may have come down since the host was asked.
       if (mover_->demotions() != demotions) above = *host_->Get(key, touch);
       if (above.block != nullptr) return above;
-      const bool more = TellsMore(below->miss, absl::ToUnixNanos(below->gone), above.miss, absl::ToUnixNanos(above.gone));
+      const bool more =
+          TellsMore(below->miss, absl::ToUnixNanos(below->gone), above.miss, absl::ToUnixNanos(above.gone));
       return more ? std::move(below) : absl::StatusOr<Lookup>(std::move(above));
     }
   }
@@ -247,9 +248,8 @@ absl::StatusOr<std::unique_ptr<Reservation>> TieredStore::Reserve(const Key& key
   if (below.size_bytes > 0 || below.miss == MissReason::kBeingWritten) {
     host_core().index.ProlongPresent(key, traits, time);
     if (ProlongOnDevice(key, traits)) {
-      return absl::AlreadyExistsError(absl::StrCat("block ", key.Hex(),
-                                                   below.size_bytes > 0 ? " is stored" : " is being written",
-                                                   " in device memory"));
+      return absl::AlreadyExistsError(absl::StrCat(
+          "block ", key.Hex(), below.size_bytes > 0 ? " is stored" : " is being written", " in device memory"));
     }
   }
   auto reservation = host_->Reserve(key, size_bytes, traits);
@@ -376,7 +376,8 @@ std::string TieredStore::DeviceTrouble() {
   if (device_state() != DeviceState::kLost) return "";
   const int64_t ago_ns = host_core().clock.Read() - lost_ns_.load();
   std::lock_guard<std::mutex> lock(end_mutex_);
-  return absl::StrCat("device tier lost ", absl::FormatDuration(absl::Trunc(absl::Nanoseconds(ago_ns), absl::Seconds(1))),
+  return absl::StrCat("device tier lost ",
+                      absl::FormatDuration(absl::Trunc(absl::Nanoseconds(ago_ns), absl::Seconds(1))),
                       " ago: ", why_lost_);
 }
 

@@ -56,10 +56,10 @@ enum class DeviceState : uint8_t {
 };
 
 struct TierFigures {
-  StoreStats host, device;                 // of a lost device: empty
-  uint64_t host_hits = 0, device_hits = 0; // Gets that touched, by the tier that served them
+  StoreStats host, device;                  // of a lost device: empty
+  uint64_t host_hits = 0, device_hits = 0;  // Gets that touched, by the tier that served them
   TierMover::Figures moves;
-  uint64_t lost_to_eviction = 0;           // blocks that the device evicted and the host did not have
+  uint64_t lost_to_eviction = 0;  // blocks that the device evicted and the host did not have
   uint64_t staging_bytes = 0, staging_free_bytes = 0, late_copies = 0;
   DeviceState state = DeviceState::kNone;
   std::string why_lost;
