@@ -108,7 +108,8 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   bool live() const { return device_state() == DeviceState::kReady; }
   TierCore& host_core() const { return *host_->core(); }
   TierCore& device_core() const { return *device_->core(); }
-  absl::StatusOr<Lookup> GetBelow(const Key& key, bool touch, Lookup above);
+  // What the device says of a block that `lookup` says is not in the host tier.
+  void GetBelow(const Key& key, bool touch, absl::StatusOr<Lookup>& lookup);
   Found Find(const Key& key, CallTime& time);
   std::optional<Removal> LostWith(const Key& key, CallTime& time);
   Block* PinForLease(const Key& key, CallTime& time, Leased& leased, bool& over_budget);
