@@ -162,8 +162,8 @@ void TierMover::Promote(const Key& key) {
     }
     return Fault(copied);
   }
-  const bool published = Publish(registered.move(), source, *device_->core(),
-                                 [&] { return (*place)->Commit(source.size_bytes()); });
+  const bool published =
+      Publish(registered.move(), source, *device_->core(), [&] { return (*place)->Commit(source.size_bytes()); });
   std::lock_guard<std::mutex> lock(mutex_);
   if (!published) {
     ++figures_.dropped_moves;

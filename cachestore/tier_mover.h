@@ -37,14 +37,14 @@
 namespace kvist {
 
 struct MoveRules {
-  absl::Duration hit_window = absl::Minutes(1);                   // for the second hit
-  size_t remembered_hits = 65536;                                 // first hits, 16 bytes each
-  size_t max_queued = 256;                                        // promotions
-  uint64_t promoted_bytes_per_second = uint64_t{4} << 30;         // PCIe 4 x16 has about 25
+  absl::Duration hit_window = absl::Minutes(1);            // for the second hit
+  size_t remembered_hits = 65536;                          // first hits, 16 bytes each
+  size_t max_queued = 256;                                 // promotions
+  uint64_t promoted_bytes_per_second = uint64_t{4} << 30;  // PCIe 4 x16 has about 25
   uint64_t demoted_bytes_per_second = uint64_t{2} << 30;
   uint64_t burst_bytes = uint64_t{64} << 20;
-  double max_block_fraction = 0.125;                              // of the device tier, for one block
-  double kept_free_fraction = 0.0625;                             // of it, room that demotion goes ahead for
+  double max_block_fraction = 0.125;   // of the device tier, for one block
+  double kept_free_fraction = 0.0625;  // of it, room that demotion goes ahead for
 };
 
 class TierMover {

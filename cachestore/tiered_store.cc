@@ -66,39 +66,42 @@ TieredStore::~TieredStore() { mover_.reset(); }
 
 // --- Reads ---
 
+// One variable is returned, on every path: then HostTier builds it in the caller's place, and it is never moved.
 absl::StatusOr<Lookup> TieredStore::Get(const Key& key, bool touch) {
   absl::StatusOr<Lookup> lookup = host_->Get(key, touch);
-  if (device_ == nullptr || !lookup.ok() || lookup->block != nullptr) return lookup;
-  return GetBelow(key, touch, *std::move(lookup));
+  if (lookup.ok() && lookup->block == nullptr && device_ != nullptr) GetBelow(key, touch, lookup);
+  return lookup;
 }
 
-absl::StatusOr<Lookup> TieredStore::GetBelow(const Key& key, bool touch, Lookup above) {
-  CallTime time(&host_core().clock);
+void TieredStore::GetBelow(const Key& key, bool touch, absl::StatusOr<Lookup>& lookup) {
   if (live()) {
     const uint32_t demotions = mover_->demotions();
     absl::StatusOr<Lookup> below = device_->Get(key, touch);
-    if (!below.ok()) {
-      NoteFault(below.status());
-      if (!absl::IsUnavailable(below.status())) return below;
-    } else if (below->block != nullptr) {
-      if (deadlines_in_a_row_.load(std::memory_order_relaxed) != 0) deadlines_in_a_row_ = 0;
-      return below;
-    } else {
-      // It may have come down since the host was asked.
-      if (mover_->demotions() != demotions) above = *host_->Get(key, touch);
-      if (above.block != nullptr) return above;
-      const bool more = TellsMore(below->miss, absl::ToUnixNanos(below->gone), above.miss, absl::ToUnixNanos(above.gone));
-      return more ? std::move(below) : absl::StatusOr<Lookup>(std::move(above));
+    NoteFault(below.status());
+    if (!below.ok() && !absl::IsUnavailable(below.status())) {
+      lookup = std::move(below);
+      return;
+    }
+    if (below.ok() && below->block != nullptr) {
+      deadlines_in_a_row_.store(0, std::memory_order_relaxed);
+      lookup = std::move(below);
+      return;
+    }
+    // It may have come down since the host was asked.
+    if (mover_->demotions() != demotions) lookup = host_->Get(key, touch);
+    if (!lookup.ok() || lookup->block != nullptr) return;
+    if (below.ok() &&
+        TellsMore(below->miss, absl::ToUnixNanos(below->gone), lookup->miss, absl::ToUnixNanos(lookup->gone))) {
+      lookup = std::move(below);
+      return;
     }
   }
-  if (const std::optional<Removal> lost = LostWith(key, time)) {
-    if (TellsMore(lost->cause, lost->when_ns, above.miss, absl::ToUnixNanos(above.gone))) {
-      above.miss = lost->cause;
-      above.gone = FromNanos(lost->when_ns);
-      above.made_room_for = Key();
-    }
-  }
-  return above;
+  CallTime time(&host_core().clock);
+  const std::optional<Removal> lost = LostWith(key, time);
+  if (!lost || !TellsMore(lost->cause, lost->when_ns, lookup->miss, absl::ToUnixNanos(lookup->gone))) return;
+  lookup->miss = lost->cause;
+  lookup->gone = FromNanos(lost->when_ns);
+  lookup->made_room_for = Key();
 }
 
 // A lost device's index is kept: it knows which blocks went with it.
@@ -247,9 +250,8 @@ absl::StatusOr<std::unique_ptr<Reservation>> TieredStore::Reserve(const Key& key
   if (below.size_bytes > 0 || below.miss == MissReason::kBeingWritten) {
     host_core().index.ProlongPresent(key, traits, time);
     if (ProlongOnDevice(key, traits)) {
-      return absl::AlreadyExistsError(absl::StrCat("block ", key.Hex(),
-                                                   below.size_bytes > 0 ? " is stored" : " is being written",
-                                                   " in device memory"));
+      return absl::AlreadyExistsError(absl::StrCat(
+          "block ", key.Hex(), below.size_bytes > 0 ? " is stored" : " is being written", " in device memory"));
     }
   }
   auto reservation = host_->Reserve(key, size_bytes, traits);
@@ -376,7 +378,8 @@ std::string TieredStore::DeviceTrouble() {
   if (device_state() != DeviceState::kLost) return "";
   const int64_t ago_ns = host_core().clock.Read() - lost_ns_.load();
   std::lock_guard<std::mutex> lock(end_mutex_);
-  return absl::StrCat("device tier lost ", absl::FormatDuration(absl::Trunc(absl::Nanoseconds(ago_ns), absl::Seconds(1))),
+  return absl::StrCat("device tier lost ",
+                      absl::FormatDuration(absl::Trunc(absl::Nanoseconds(ago_ns), absl::Seconds(1))),
                       " ago: ", why_lost_);
 }
 

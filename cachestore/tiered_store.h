@@ -56,10 +56,10 @@ enum class DeviceState : uint8_t {
 };
 
 struct TierFigures {
-  StoreStats host, device;                 // of a lost device: empty
-  uint64_t host_hits = 0, device_hits = 0; // Gets that touched, by the tier that served them
+  StoreStats host, device;                  // of a lost device: empty
+  uint64_t host_hits = 0, device_hits = 0;  // Gets that touched, by the tier that served them
   TierMover::Figures moves;
-  uint64_t lost_to_eviction = 0;           // blocks that the device evicted and the host did not have
+  uint64_t lost_to_eviction = 0;  // blocks that the device evicted and the host did not have
   uint64_t staging_bytes = 0, staging_free_bytes = 0, late_copies = 0;
   DeviceState state = DeviceState::kNone;
   std::string why_lost;
@@ -108,7 +108,8 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   bool live() const { return device_state() == DeviceState::kReady; }
   TierCore& host_core() const { return *host_->core(); }
   TierCore& device_core() const { return *device_->core(); }
-  absl::StatusOr<Lookup> GetBelow(const Key& key, bool touch, Lookup above);
+  // What the device says of a block that `lookup` says is not in the host tier.
+  void GetBelow(const Key& key, bool touch, absl::StatusOr<Lookup>& lookup);
   Found Find(const Key& key, CallTime& time);
   std::optional<Removal> LostWith(const Key& key, CallTime& time);
   Block* PinForLease(const Key& key, CallTime& time, Leased& leased, bool& over_budget);
