@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <future>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/transport/nccl/pending.h"
 
 namespace kvist {
 namespace {
 
 using Stage = Communicator::Stage;
 
-// A communicator reports by the deadline and a tick; a machine under load ticks late.
-constexpr absl::Duration kReportGrace = absl::Seconds(1);
 constexpr size_t kUuidBytes = sizeof(DeviceDescription::uuid);
 
 uint64_t Aligned(uint64_t size_bytes) {
@@ -260,8 +258,7 @@ absl::StatusOr<Fetched> DeviceLink::Fetch(absl::Span<const Key> keys, const Take
 
 absl::Status DeviceLink::Receive(const Epoch& epoch, uint64_t operation, const std::vector<Extent>& extents,
                                  const std::shared_ptr<void>& hold, absl::Time deadline) {
-  auto arrived = std::make_shared<std::promise<absl::Status>>();
-  std::future<absl::Status> outcome = arrived->get_future();
+  Pending pending;
   {
     std::unique_lock order(order_, std::defer_lock);
     if (!order.try_lock_until(absl::ToChronoTime(deadline))) {
@@ -278,13 +275,10 @@ absl::Status DeviceLink::Receive(const Epoch& epoch, uint64_t operation, const s
     receive.extents = extents;
     receive.hold = hold;
     receive.deadline = deadline;
-    receive.done = [arrived](absl::Status status) { arrived->set_value(std::move(status)); };
+    receive.done = pending.Done();
     epoch.communicator->Submit(std::move(receive));
   }
-  if (outcome.wait_until(absl::ToChronoTime(deadline + kReportGrace)) != std::future_status::ready) {
-    return absl::DeadlineExceededError("the watchdog did not report in time");
-  }
-  return outcome.get();
+  return pending.Wait(deadline);
 }
 
 // The epoch ends with its first failure: what either end has issued by then is not known to the other.
