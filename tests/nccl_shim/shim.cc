@@ -197,9 +197,35 @@ bool Move(const State& state, const Act& act) {
   return true;
 }
 
+// What is on a stream. A device that has failed runs nothing more: what it dropped stays here.
+class Launched {
+ public:
+  Group* Add(Group group) {
+    const std::lock_guard lock(mutex_);
+    groups_.push_back(std::make_unique<Group>(std::move(group)));
+    return groups_.back().get();
+  }
+  std::unique_ptr<Group> Take(void* which) {
+    const std::lock_guard lock(mutex_);
+    const auto found =
+        std::find_if(groups_.begin(), groups_.end(), [which](const auto& group) { return group.get() == which; });
+    std::unique_ptr<Group> group = std::move(*found);
+    groups_.erase(found);
+    return group;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Group>> groups_;
+};
+Launched& TheLaunched() {
+  static Launched* const launched = new Launched;
+  return *launched;
+}
+
 // A kernel whose peer has gone does not end by itself: it waits to be aborted.
 void RunGroup(void* argument) {
-  const std::unique_ptr<Group> group(static_cast<Group*>(argument));
+  const std::unique_ptr<Group> group = TheLaunched().Take(argument);
   State& state = *group->state;
   const std::lock_guard lock(state.wire);
   for (const Act& act : group->acts) {
@@ -234,6 +260,17 @@ int Add(void* pointer, size_t count, int type, bool send, int peer, ncclComm* co
   group.state = comm->state;
   group.acts.push_back({send, peer, pointer, count});
   return nccl::kSuccess;
+}
+
+}  // namespace
+
+namespace {
+
+void Bury(ncclComm* comm) {
+  static std::mutex* const mutex = new std::mutex;
+  static std::vector<ncclComm*>* const aborted = new std::vector<ncclComm*>;
+  const std::lock_guard lock(*mutex);
+  aborted->push_back(comm);
 }
 
 }  // namespace
@@ -315,7 +352,7 @@ SHIM_EXPORT int ncclGroupEnd() {
     TheFaults().HangWhile("hang_group_end", for_good ? kNever : group.state->aborted);
     if (group.state->aborted) return nccl::kSystemError;
     FromProgram<void(void*, void (*)(void*), void*)>("kvist_emulated_enqueue")(stream, RunGroup,
-                                                                               new Group(std::move(group)));
+                                                                               TheLaunched().Add(std::move(group)));
   }
   return nccl::kSuccess;
 }
@@ -330,8 +367,9 @@ SHIM_EXPORT int ncclCommDestroy(ncclComm* comm) {
   return nccl::kSuccess;
 }
 
-// Another thread may be inside a call on it: the handle itself stays (a few bytes of a test).
+// Another thread may be inside a call on it: the handle itself stays.
 SHIM_EXPORT int ncclCommAbort(ncclComm* comm) {
+  Bury(comm);
   comm->state->aborted = true;
   TheFaults().HangWhile("hang_abort", kNever);
   comm->state.reset();

@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <future>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/transport/nccl/pending.h"
 
 namespace kvist {
 namespace {
 
 using Stage = Communicator::Stage;
 
-// A communicator reports by the deadline and a tick; a machine under load ticks late.
-constexpr absl::Duration kReportGrace = absl::Seconds(1);
 constexpr size_t kUuidBytes = sizeof(DeviceDescription::uuid);
 
 uint64_t Aligned(uint64_t size_bytes) {
@@ -47,6 +45,22 @@ absl::Status CheckOffer(const v1::TransferResponse& response, size_t keys) {
     }
   }
   return absl::OkStatus();
+}
+
+// Each block at its place from `at` on, and the extents that it will come in.
+std::vector<FetchedBlock> Place(const v1::TransferResponse& response, DeviceAddress at, std::vector<Extent>* extents) {
+  std::vector<FetchedBlock> blocks;
+  for (const v1::BlockOffer& offer : response.blocks()) {
+    const uint64_t size = OfferedBytes(offer);
+    blocks.push_back({offer.miss(), offer.elsewhere(), {at, size}});
+    DeviceAddress within = at;
+    for (const uint64_t extent_bytes : offer.extent_bytes()) {
+      extents->push_back({within, extent_bytes});
+      within = within + extent_bytes;
+    }
+    at = at + Aligned(size);
+  }
+  return blocks;
 }
 
 }  // namespace
@@ -210,47 +224,35 @@ absl::StatusOr<DeviceLink::Epoch> DeviceLink::OpenEpoch() {
 absl::StatusOr<Fetched> DeviceLink::Fetch(absl::Span<const Key> keys, const TakeLanding& take, absl::Time deadline) {
   const absl::StatusOr<Epoch> epoch = OpenEpoch();
   if (!epoch.ok()) return epoch.status();
+  const absl::Span<const Key> asked = keys.subspan(0, kMostTransferKeys);
   v1::TransferRequest request;
   request.set_epoch(epoch->number);
   request.set_operation(next_operation_++);
-  request.set_keys(Joined(keys));
+  request.set_keys(Joined(asked));
   request.set_deadline_ms(uint32_t(std::max<int64_t>(1, absl::ToInt64Milliseconds(deadline - absl::Now()))));
   const absl::StatusOr<v1::TransferResponse> offered = core_->control->Transfer(request, deadline);
   if (!offered.ok()) return Failed(*epoch, offered.status());
-  if (absl::Status status = CheckOffer(*offered, keys.size()); !status.ok()) return Failed(*epoch, status);
+  if (absl::Status status = CheckOffer(*offered, asked.size()); !status.ok()) return Failed(*epoch, status);
 
   uint64_t total = 0;
   for (const v1::BlockOffer& offer : offered->blocks()) total += Aligned(OfferedBytes(offer));
-  Fetched fetched;
-  fetched.blocks.resize(keys.size());
-  std::vector<Extent> extents;
-  absl::StatusOr<Landing> landing = total == 0 ? Landing() : take(total);
+  const absl::StatusOr<Landing> landing = total == 0 ? Landing() : take(total);
   if (!landing.ok()) {
     v1::AbortRequest abort;
     abort.set_epoch(epoch->number);
     abort.set_operation(request.operation());
-    core_->control->Abort(abort, deadline).IgnoreError();
+    core_->control->Abort(abort, deadline).IgnoreError();  // or its deadline ends it
     return landing.status();
   }
-  uint64_t at = 0;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    const v1::BlockOffer& offer = offered->blocks(int(i));
-    FetchedBlock& block = fetched.blocks[i];
-    block.miss = offer.miss();
-    block.elsewhere = offer.elsewhere();
-    block.extent = {landing->address + at, OfferedBytes(offer)};
-    uint64_t within = at;
-    for (const uint64_t extent_bytes : offer.extent_bytes()) {
-      extents.push_back({landing->address + within, extent_bytes});
-      within += extent_bytes;
-    }
-    at += Aligned(block.extent.size_bytes);
-  }
+  std::vector<Extent> extents;
+  Fetched fetched;
+  fetched.blocks = Place(*offered, landing->address, &extents);
+  fetched.blocks.resize(keys.size(), FetchedBlock{v1::MISS_REASON_UNSPECIFIED, true, {}});
+  fetched.hold = landing->hold;
   if (!extents.empty()) {
     const absl::Status status = Receive(*epoch, request.operation(), extents, landing->hold, deadline);
     if (!status.ok()) return Failed(*epoch, status);
   }
-  fetched.hold = landing->hold;
   const std::lock_guard lock(core_->mutex);
   core_->failures_in_row = 0;
   ++core_->counts.transfers;
@@ -260,8 +262,7 @@ absl::StatusOr<Fetched> DeviceLink::Fetch(absl::Span<const Key> keys, const Take
 
 absl::Status DeviceLink::Receive(const Epoch& epoch, uint64_t operation, const std::vector<Extent>& extents,
                                  const std::shared_ptr<void>& hold, absl::Time deadline) {
-  auto arrived = std::make_shared<std::promise<absl::Status>>();
-  std::future<absl::Status> outcome = arrived->get_future();
+  Pending pending;
   {
     std::unique_lock order(order_, std::defer_lock);
     if (!order.try_lock_until(absl::ToChronoTime(deadline))) {
@@ -278,13 +279,10 @@ absl::Status DeviceLink::Receive(const Epoch& epoch, uint64_t operation, const s
     receive.extents = extents;
     receive.hold = hold;
     receive.deadline = deadline;
-    receive.done = [arrived](absl::Status status) { arrived->set_value(std::move(status)); };
+    receive.done = pending.Done();
     epoch.communicator->Submit(std::move(receive));
   }
-  if (outcome.wait_until(absl::ToChronoTime(deadline + kReportGrace)) != std::future_status::ready) {
-    return absl::DeadlineExceededError("the watchdog did not report in time");
-  }
-  return outcome.get();
+  return pending.Wait(deadline);
 }
 
 // The epoch ends with its first failure: what either end has issued by then is not known to the other.

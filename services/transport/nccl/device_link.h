@@ -45,6 +45,8 @@ using TakeLanding = std::function<absl::StatusOr<Landing>(uint64_t size_bytes)>;
 
 inline constexpr uint64_t kLandingAlignment = 256;  // of each block, from the landing's begin
 
+inline constexpr size_t kMostTransferKeys = 256;  // keys beyond are `elsewhere`
+
 struct FetchedBlock {
   v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;
   bool elsewhere = false;  // stored, but it must be fetched in another way

@@ -180,6 +180,22 @@ TEST(TransferTest, WhatDoesNotFitOneTransferComesOverGrpc) {
   EXPECT_EQ(worker.fetch->counts().over_grpc, 1);
 }
 
+TEST(TransferTest, KeysBeyondWhatOneTransferMayNameComeOverGrpc) {
+  Node node;
+  Worker worker(&node, "w");
+  ASSERT_TRUE(worker.Open());
+  std::vector<Key> keys;
+  for (uint32_t i = 0; i < kMostTransferKeys + 2; ++i) {
+    keys.push_back(KeyOf(i));
+    node.blocks.Add(KeyOf(i), Bytes(64 + i, i));
+  }
+  const Fetched fetched = worker.Get(keys);
+  for (uint32_t i = 0; i < keys.size(); ++i) EXPECT_EQ(worker.Read(fetched.blocks[i]), Bytes(64 + i, i)) << i;
+  EXPECT_EQ(worker.fetch->counts().over_nccl, kMostTransferKeys);
+  EXPECT_EQ(worker.fetch->counts().over_grpc, 2);
+  EXPECT_EQ(worker.link->state(), State::kOpen);
+}
+
 TEST(TransferTest, ConcurrentFetchesOfOneWorkerKeepTheirBytesApart) {
   Node node;
   Worker worker(&node, "w");
