@@ -153,10 +153,18 @@ KVIST_HD void Transform(uint32_t* values) {
   }
 }
 
+// The signs of channels 64 * index to 64 * index + 63 as bits: SignOf without a table.
+constexpr uint64_t SignWord(uint32_t index) {
+  if (index == 0) return 0xaa39268a22a07822;
+  if (index == 1) return 0x8b357def518c2b38;
+  return index == 2 ? 0x8bc9c7ce27aea4dc : 0x43a71e1b98d02037;
+}
+
 // N[d] of FORMAT.md for a channel of a row of `head_dim`.
 constexpr float NormOf(uint32_t head_dim, uint32_t channel) {
   const RotationBlocks split = BlocksOf(head_dim);
-  return SignOf(channel) * (channel < split.blocks[0].length ? split.blocks[0] : split.blocks[1]).Norm();
+  const float norm = (channel < split.blocks[0].length ? split.blocks[0] : split.blocks[1]).Norm();
+  return (SignWord(channel / 64) >> (channel % 64) & 1) != 0 ? -norm : norm;
 }
 
 // The scale S of a row with codes, and of the mean: both factors exact before they meet the scale.

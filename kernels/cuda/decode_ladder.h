@@ -20,13 +20,13 @@ KVIST_HD void LoadStrip(const uint8_t* at, uint32_t* words) {
   constexpr uint32_t kStep = kBytes < kAlignment ? kBytes : kAlignment;
   if constexpr (kStep == 2) {
     for (uint32_t i = 0; i < kBytes / 2; ++i) {
-      const uint32_t half = Load<uint16_t>(at + 2 * i);
+      const uint32_t half = LoadGlobal<uint16_t>(at + 2 * i);
       words[i / 2] = i % 2 == 0 ? half : words[i / 2] | half << 16;
     }
   } else {
     KVIST_UNROLL
     for (uint32_t i = 0; i < kBytes / kStep; ++i) {
-      const auto loaded = Load<Words<kStep / 4>>(at + kStep * i);
+      const auto loaded = LoadGlobal<Words<kStep / 4>>(at + kStep * i);
       KVIST_UNROLL
       for (uint32_t w = 0; w < kStep / 4; ++w) words[i * (kStep / 4) + w] = loaded.word[w];
     }
@@ -260,7 +260,7 @@ struct DecodeLadderBody {
       for (uint32_t j = 0; j < kJoined; ++j) {
         const Words<4> narrow = Narrowed<kDtype>(values[j], constants.norms + 8 * j, constants.means + 8 * j, has_mean,
                                                  shared.row_scales[row]);
-        Store(narrow, view.out + shared.row_offsets[row] + j * kStrip + unit * 8);
+        StoreGlobal(narrow, view.out + shared.row_offsets[row] + j * kStrip + unit * 8);
       }
     }
   }

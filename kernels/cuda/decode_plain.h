@@ -53,7 +53,7 @@ struct DecodeI8Body {
       KVIST_UNROLL
       for (uint32_t k = 0; k < kLoadsAhead; ++k) {
         const uint32_t unit = start + k * kThreads;
-        if (unit < units) loaded[k] = Load<Words<2>>(codes + uint64_t{unit} * 8);
+        if (unit < units) loaded[k] = LoadGlobal<Words<2>>(codes + uint64_t{unit} * 8);
       }
       KVIST_UNROLL
       for (uint32_t k = 0; k < kLoadsAhead; ++k) {
@@ -72,7 +72,7 @@ struct DecodeI8Body {
       const uint32_t word = codes.word[i / 2], at = i % 2 * 2;
       values.word[i] = NarrowPair<kDtype>(FloatOfByte(word, at) * scale, FloatOfByte(word, at + 1) * scale);
     }
-    Store(values, out);
+    StoreGlobal(values, out);
   }
 };
 

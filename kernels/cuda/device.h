@@ -3,8 +3,8 @@
 //
 // Units   addresses in bytes.
 // Threads Raise is safe from any thread of a grid; the others are pure or touch only what they are given.
-// Why     A kernel that only a GPU can run is tested only where one is. These five functions are all that a CPU test
-//         cannot reach.
+// Why     A kernel that only a GPU can run is tested only where one is. These few lines are what a CPU test cannot
+//         reach, with the narrowing instructions of arithmetic.h and the high product of xxh3.h.
 #ifndef KVIST_KERNELS_CUDA_DEVICE_H_
 #define KVIST_KERNELS_CUDA_DEVICE_H_
 
@@ -17,6 +17,15 @@
 #define KVIST_HD __host__ __device__ __forceinline__
 #else
 #define KVIST_HD inline
+#endif
+
+// A table that device functions index: in the device's constant memory. nvcc warns that the host half of such a
+// function cannot read it; nobody calls that half.
+#if defined(__CUDACC__)
+#pragma nv_diag_suppress 20091
+#define KVIST_TABLE static __constant__ const
+#else
+#define KVIST_TABLE inline constexpr
 #endif
 
 #if defined(__CUDA_ARCH__)
@@ -53,6 +62,35 @@ KVIST_HD void Store(const T& value, void* at) {
   *static_cast<T*>(at) = value;
 #else
   std::memcpy(at, &value, sizeof(T));
+#endif
+}
+
+// The same for block bytes and pages, whose addresses come from tables: the compiler cannot know that they are global
+// memory, and a generic access costs a check of the address. REQUIRES: nobody writes what is loaded during the kernel.
+template <typename T>
+KVIST_HD T LoadGlobal(const void* at) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 16) {
+    const uint4 loaded = __ldg(static_cast<const uint4*>(at));
+    return {loaded.x, loaded.y, loaded.z, loaded.w};
+  } else if constexpr (sizeof(T) == 8) {
+    const uint2 loaded = __ldg(static_cast<const uint2*>(at));
+    return {loaded.x, loaded.y};
+  } else if constexpr (sizeof(T) == 4) {
+    return {__ldg(static_cast<const unsigned int*>(at))};
+  } else {
+    return __ldg(static_cast<const T*>(at));
+  }
+#else
+  return Load<T>(at);
+#endif
+}
+
+KVIST_HD void StoreGlobal(const Words<4>& value, void* at) {
+#if defined(__CUDA_ARCH__)
+  __stwb(static_cast<uint4*>(at), make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]));
+#else
+  Store(value, at);
 #endif
 }
 

@@ -98,7 +98,7 @@ KVIST_HD void CopyRawRows(const TileView& view, uint32_t thread, const uint64_t*
       const uint32_t unit = start + k * kBlockThreads;
       if (unit >= units) continue;
       if (aligned) {
-        loaded[k] = Load<Words<4>>(source + uint64_t{unit} * 16);
+        loaded[k] = LoadGlobal<Words<4>>(source + uint64_t{unit} * 16);
         continue;
       }
       for (uint32_t i = 0; i < 4; ++i) {
@@ -109,7 +109,7 @@ KVIST_HD void CopyRawRows(const TileView& view, uint32_t thread, const uint64_t*
     KVIST_UNROLL
     for (uint32_t k = 0; k < kLoadsAhead; ++k) {
       const uint32_t unit = start + k * kBlockThreads;
-      if (unit < units) Store(loaded[k], view.out + row_offsets[unit / kUnits] + unit % kUnits * 8);
+      if (unit < units) StoreGlobal(loaded[k], view.out + row_offsets[unit / kUnits] + unit % kUnits * 8);
     }
   }
 }

@@ -23,17 +23,14 @@ inline constexpr uint64_t kPrime64_1 = 0x9E3779B185EBCA87u, kPrime64_2 = 0xC2B2A
 struct Secret {
   alignas(16) uint8_t byte[kSecretBytes];
 };
-KVIST_HD uint64_t SecretWord(uint32_t index) {
-  constexpr uint64_t kWords[kSecretBytes / 8] = {
-      0xbe4ba423396cfeb8, 0x1cad21f72c81017c, 0xdb979083e96dd4de, 0x1f67b3b7a4a44072, 0x78e5c0cc4ee679cb,
-      0x2172ffcc7dd05a82, 0x8e2443f7744608b8, 0x4c263a81e69035e0, 0xcb00c391bb52283c, 0xa32e531b8b65d088,
-      0x4ef90da297486471, 0xd8acdea946ef1938, 0x3f349ce33f76faa8, 0x1d4f0bc7c7bbdcf9, 0x3159b4cd4be0518a,
-      0x647378d9c97e9fc8, 0xc3ebd33483acc5ea, 0xeb6313faffa081c5, 0x49daf0b751dd0d17, 0x9e68d429265516d3,
-      0xfca1477d58be162b, 0xce31d07ad1b8f88f, 0x280416958f3acb45, 0x7e404bbbcafbd7af};
-  return kWords[index];
-}
+KVIST_TABLE uint64_t kSecretWords[kSecretBytes / 8] = {
+    0xbe4ba423396cfeb8, 0x1cad21f72c81017c, 0xdb979083e96dd4de, 0x1f67b3b7a4a44072, 0x78e5c0cc4ee679cb,
+    0x2172ffcc7dd05a82, 0x8e2443f7744608b8, 0x4c263a81e69035e0, 0xcb00c391bb52283c, 0xa32e531b8b65d088,
+    0x4ef90da297486471, 0xd8acdea946ef1938, 0x3f349ce33f76faa8, 0x1d4f0bc7c7bbdcf9, 0x3159b4cd4be0518a,
+    0x647378d9c97e9fc8, 0xc3ebd33483acc5ea, 0xeb6313faffa081c5, 0x49daf0b751dd0d17, 0x9e68d429265516d3,
+    0xfca1477d58be162b, 0xce31d07ad1b8f88f, 0x280416958f3acb45, 0x7e404bbbcafbd7af};
 KVIST_HD void CopySecret(uint32_t thread, uint32_t threads, Secret& secret) {
-  for (uint32_t i = thread; i < kSecretBytes / 8; i += threads) Store(SecretWord(i), secret.byte + 8 * i);
+  for (uint32_t i = thread; i < kSecretBytes / 8; i += threads) Store(uint64_t{kSecretWords[i]}, secret.byte + 8 * i);
 }
 
 KVIST_HD uint32_t Read32(const uint8_t* at) {

@@ -80,6 +80,17 @@ TEST(CudaArithmetic, PackedPairsTransformLikeSingleValues) {
   }
 }
 
+TEST(CudaArithmetic, NormsAreTheSignOverTheRootOfTheBlock) {
+  for (uint32_t head_dim : {64, 80, 96, 128, 256}) {
+    const RotationBlocks split = BlocksOf(head_dim);
+    for (int b = 0; b < split.count; ++b) {
+      for (uint32_t d = split.blocks[b].first; d < split.blocks[b].first + split.blocks[b].length; ++d) {
+        ASSERT_EQ(NormOf(head_dim, d), SignOf(d) * split.blocks[b].Norm()) << head_dim << " " << d;
+      }
+    }
+  }
+}
+
 TEST(CudaArithmetic, NarrowsPairsAsHalfDoes) {
   for (float value :
        {0.0f, -0.0f, 1.0f, 1.00390625f, 65519.0f, 65520.0f, 3.4e38f, 5.9e-8f, 2.9e-8f, -6.1e-5f, 1e-40f}) {
