@@ -11,6 +11,13 @@
 namespace kvist::fuzz {
 namespace {
 
+HostTierOptions SmallestTier() {
+  HostTierOptions options;
+  options.capacity_bytes = HostTierOptions::kMinCapacityBytes;
+  options.clock = [] { return absl::Time(); };
+  return options;
+}
+
 constexpr uint64_t kCapacity = uint64_t{128} << 10;
 
 std::string MakeBlock(int key, int ns) {
@@ -32,10 +39,7 @@ std::string MakeBlock(int key, int ns) {
 
 // Counting is all that the handlers do with it; nobody reads the figures here.
 Metrics* SharedMetrics() {
-  static HostTier* const none =
-      HostTier::Create({.capacity_bytes = HostTierOptions::kMinCapacityBytes, .clock = [] { return absl::Time(); }})
-          .value()
-          .release();
+  static HostTier* const none = HostTier::Create(SmallestTier()).value().release();
   static Metrics* const metrics = new Metrics(none, "n0", "0");
   return metrics;
 }

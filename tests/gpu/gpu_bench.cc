@@ -103,7 +103,8 @@ class Bench {
       Require(cudaMemcpy(stored.at() + i * stride, block.data(), block.size(), cudaMemcpyHostToDevice), "block");
     }
     const uint32_t pages_each = shape.tokens / kPageTokens;
-    const PageLayout layout = {PageOrder::kPackedNhd, blocks * pages_each, kPageTokens, shape.heads, head_dim, shape.dtype};
+    const PageLayout layout = {
+        PageOrder::kPackedNhd, blocks * pages_each, kPageTokens, shape.heads, head_dim, shape.dtype};
     DeviceBuffer pages(kPageBytes);
     std::vector<uint16_t*> tensors;
     for (uint32_t layer = 0; layer < layers; ++layer) {
@@ -123,8 +124,8 @@ class Bench {
       requests[i].block_table = absl::MakeConstSpan(table).subspan(i * pages_each, pages_each);
     }
     Run(layout, requests, block.size() * blocks,
-        absl::StrCat("decode ", std::string(CodecName(codec)), basis == Basis::kKeptRotated ? " kept rotated" : "", ", D = ", head_dim, ", ", layers,
-                     " layers, ", blocks * layers * 2 * shape.heads, " tiles"),
+        absl::StrCat("decode ", std::string(CodecName(codec)), basis == Basis::kKeptRotated ? " kept rotated" : "",
+                     ", D = ", head_dim, ", ", layers, " layers, ", blocks * layers * 2 * shape.heads, " tiles"),
         reach);
   }
 
@@ -133,9 +134,8 @@ class Bench {
     void* host = nullptr;
     Require(cudaMallocHost(&host, kCopyBytes), "pinned memory");
     const auto copy = [&](const char* what, void* to, const void* from, cudaMemcpyKind kind) {
-      const double seconds = MedianSeconds([&](cudaStream_t stream) {
-        Require(cudaMemcpyAsync(to, from, kCopyBytes, kind, stream), what);
-      });
+      const double seconds = MedianSeconds(
+          [&](cudaStream_t stream) { Require(cudaMemcpyAsync(to, from, kCopyBytes, kind, stream), what); });
       rows_.push_back({what, kCopyBytes / seconds / 1e9, 0, 0});
     };
     copy("host to device, pinned, 256 MiB", device.at(), host, cudaMemcpyHostToDevice);
@@ -145,14 +145,15 @@ class Bench {
     const double seconds = MedianSeconds([&](cudaStream_t stream) {
       Require(cudaMemcpyAsync(other.at(), device.at(), kCopyBytes, cudaMemcpyDeviceToDevice, stream), "copy");
     });
-    rows_.push_back({"device to device, read and written", 2 * kCopyBytes / seconds / 1e9, 2 * kCopyBytes / seconds / peak_, 0});
+    rows_.push_back(
+        {"device to device, read and written", 2 * kCopyBytes / seconds / 1e9, 2 * kCopyBytes / seconds / peak_, 0});
   }
 
   int Report(const char* json_path) const {
     int driver = 0;
     Require(cudaDriverGetVersion(&driver), "driver");
-    std::printf("%s, driver %d, peak %.0f GB/s\n| what | GB/s | of peak | reach |\n|---|---|---|---|\n", properties_.name,
-                driver, peak_ / 1e9);
+    std::printf("%s, driver %d, peak %.0f GB/s\n| what | GB/s | of peak | reach |\n|---|---|---|---|\n",
+                properties_.name, driver, peak_ / 1e9);
     nlohmann::json report = {{"gpu", properties_.name}, {"driver", driver}, {"peak_gb_per_s", peak_ / 1e9}};
     bool missed = false;
     for (const Row& row : rows_) {
@@ -160,7 +161,8 @@ class Bench {
       missed = missed || falls_short;
       std::printf("| %s | %.0f | %.2f | %s%s |\n", row.what.c_str(), row.gb_per_s, row.share,
                   row.reach > 0 ? absl::StrCat(row.reach).c_str() : "", falls_short ? ", MISSED" : "");
-      report["rows"].push_back({{"what", row.what}, {"gb_per_s", row.gb_per_s}, {"share_of_peak", row.share}, {"reach", row.reach}});
+      report["rows"].push_back(
+          {{"what", row.what}, {"gb_per_s", row.gb_per_s}, {"share_of_peak", row.share}, {"reach", row.reach}});
     }
     if (json_path != nullptr) std::ofstream(json_path) << report.dump(1) << "\n";
     return missed ? 2 : 0;
@@ -172,10 +174,10 @@ class Bench {
     const auto plan = DecodePlan::Make(layout, requests);
     RequireOk(plan.status(), what.c_str());
     DeviceBuffer table(plan->table_bytes().size()), workspace(plan->workspace_bytes());
-    Require(cudaMemcpy(table.at(), plan->table_bytes().data(), plan->table_bytes().size(), cudaMemcpyHostToDevice), "table");
-    const double seconds = MedianSeconds([&](cudaStream_t stream) {
-      RequireOk(LaunchDecode(*plan, table.at(), workspace.at(), stream), what.c_str());
-    });
+    Require(cudaMemcpy(table.at(), plan->table_bytes().data(), plan->table_bytes().size(), cudaMemcpyHostToDevice),
+            "table");
+    const double seconds = MedianSeconds(
+        [&](cudaStream_t stream) { RequireOk(LaunchDecode(*plan, table.at(), workspace.at(), stream), what.c_str()); });
     std::vector<uint32_t> words(requests.size());
     Require(cudaMemcpy(words.data(), workspace.at(), words.size() * sizeof(uint32_t), cudaMemcpyDeviceToHost), "words");
     for (const uint32_t word : words) RequireOk(StatusOfWord(word), what.c_str());
@@ -192,7 +194,8 @@ int Main(int argc, char** argv) {
   int count = 0;
   const cudaError_t found = cudaGetDeviceCount(&count);
   if (found != cudaSuccess || count == 0) {
-    std::fprintf(stderr, "gpu_bench: no GPU: %s\n", found == cudaSuccess ? "none is visible" : cudaGetErrorString(found));
+    std::fprintf(stderr, "gpu_bench: no GPU: %s\n",
+                 found == cudaSuccess ? "none is visible" : cudaGetErrorString(found));
     return 3;
   }
   if (argc == 2 && std::string(argv[1]) == "--probe") return 0;
