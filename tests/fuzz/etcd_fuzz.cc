@@ -226,7 +226,9 @@ class Script {
     KVIST_HOLDS(valid.ok(), valid.message());
     KVIST_HOLDS(view.number > view_.number, "view ", view.number.value, " after ", view_.number.value);
     const uint64_t revision = static_cast<uint64_t>(members_.revision());
-    KVIST_HOLDS(view.number.value >= revision, "view ", view.number.value, " of revision ", revision);
+    // What was only written again has the number of that writing, which a listing may come later than.
+    KVIST_HOLDS(view.number.value >= revision || view.nodes == view_.nodes, "view ", view.number.value, " of revision ",
+                revision);
     view_ = std::move(view);
     viewed.Pass();
   }
