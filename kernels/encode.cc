@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/codec.h"
+#include "kernels/encode_floor.h"
 #include "kernels/header.h"
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/encode_tile.h"
@@ -15,28 +16,6 @@
 
 namespace kvist {
 namespace {
-
-constexpr float kMaxFloorDb = 200;         // above any lossy tile: everything raw16
-constexpr double kLeastSignal = 0x1p-100;  // sums of squares below this have lost bits to underflow
-constexpr uint8_t kTileSqnrExact = 255;
-
-// dB; +infinity for identical tiles, -infinity where the ratio means nothing.
-double SqnrDb(const simd::TileError& error) {
-  if (error.identical) return INFINITY;
-  if (!error.finite || !(error.signal > kLeastSignal) || !std::isfinite(error.signal) || !(error.noise > 0))
-    return -INFINITY;
-  return 10 * std::log10(error.signal / error.noise);
-}
-
-uint8_t TileSqnr(double db) {
-  if (std::isinf(db) && db > 0) return kTileSqnrExact;
-  return uint8_t(std::clamp(std::floor(4 * db), 0.0, 254.0));
-}
-
-uint16_t BlockSqnr(double db) {
-  if (std::isinf(db) && db > 0) return kSqnrExact;
-  return uint16_t(std::clamp(std::floor(256 * db), 0.0, 65534.0));
-}
 
 // One tile in the form that it will be stored in.
 struct EncodedTile {
@@ -135,7 +114,8 @@ class TileEncoder {
                                          Basis::kOriginal,
                                          /*stream=*/false};
     simd::DecodeTile(parameters, bytes, {decoded_.data(), shape_.head_dim});
-    tile_.sqnr_db = SqnrDb(simd::Compare(shape_, values_.data(), decoded_.data()));
+    const simd::TileError error = simd::Compare(shape_, values_.data(), decoded_.data());
+    tile_.sqnr_db = TileSqnrDb(error.signal, error.noise, error.identical, error.finite);
     return tile_.sqnr_db >= floor_db_;
   }
 
@@ -209,33 +189,18 @@ void EncodeLayer(const ConstPages& pages, const BlockShape& shape, uint32_t laye
   pieces.Append(0, layer, records);
 }
 
-absl::StatusOr<float> FloorOf(const EncodeOptions& options) {
-  if (!(options.floor_db >= 0 && options.floor_db <= kMaxFloorDb)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("floor_db ", options.floor_db, "; allowed are 0 (the codec's own) to ", kMaxFloorDb));
-  }
-  if (options.floor_db > 0) return options.floor_db;
-  if (options.codec == Codec::kI8) return kDefaultFloorDbI8;
-  return options.codec == Codec::kLadder ? kDefaultFloorDbLadder : 0.0f;
-}
-
 }  // namespace
 
 absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
                               const EncodeOptions& options, absl::Span<uint8_t> out) {
   if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
-  if (CodecName(options.codec) == "unknown") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("codec ", int(options.codec), "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
-  }
-  absl::StatusOr<float> floor_db = FloorOf(options);
-  if (!floor_db.ok()) return floor_db.status();
+  const absl::StatusOr<uint16_t> floor_db256 = FloorOf(options);
+  if (!floor_db256.ok()) return floor_db256.status();
   BlockHeader header;
   header.codec = options.codec;
   header.shape = shape;
   header.identity = identity;
-  // Rounded up, so that what is promised is kept.
-  header.floor_db256 = uint16_t(std::ceil(*floor_db * 256));
+  header.floor_db256 = *floor_db256;
   TileEncoder encoder(shape, identity, options.codec, header.floor_db256 / 256.0f);
   Pieces pieces(header.Planes(), shape.layers);
   double worst_db = INFINITY;
