@@ -31,6 +31,12 @@ struct DeviceAddress {
   friend auto operator<=>(const DeviceAddress&, const DeviceAddress&) = default;
 };
 
+// Bytes in device memory, one after the other.
+struct DeviceExtent {
+  DeviceAddress address;
+  uint64_t size_bytes = 0;
+};
+
 // Becomes done when all that stood before it on its stream is.
 class DeviceEvent {
  public:

@@ -16,11 +16,6 @@
 
 namespace kvist {
 
-struct DeviceExtent {
-  DeviceAddress address;
-  uint64_t size_bytes = 0;
-};
-
 // A block in device memory that stays where it is, unchanged, until this is destroyed.
 class DevicePin {
  public:

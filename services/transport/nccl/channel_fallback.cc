@@ -78,7 +78,7 @@ class ChannelFallback final : public BlockFallback {
     fetched.hold = landing->hold;
     uint64_t at = 0;
     for (const HostSink::Item& item : sink.items()) {
-      const Extent extent = {landing->address + at, item.bytes.size()};
+      const DeviceExtent extent = {landing->address + at, item.bytes.size()};
       fetched.blocks.push_back({item.miss, false, extent});
       if (absl::Status status = Upload(item.bytes, extent.address, deadline); !status.ok()) return status;
       at += Aligned(item.bytes.size());

@@ -214,7 +214,7 @@ int Communicator::IssueGroup(const Operation& operation) {
   void* const stream = stream_->native();
   int result = Call(nccl.group_start);
   if (result != nccl::kSuccess) return result;
-  for (const Extent& extent : operation.extents) {
+  for (const DeviceExtent& extent : operation.extents) {
     void* const at = extent.address.pointer();
     switch (operation.kind) {
       case Operation::Kind::kSend:

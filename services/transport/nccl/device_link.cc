@@ -48,7 +48,8 @@ absl::Status CheckOffer(const v1::TransferResponse& response, size_t keys) {
 }
 
 // Each block at its place from `at` on, and the extents that it will come in.
-std::vector<FetchedBlock> Place(const v1::TransferResponse& response, DeviceAddress at, std::vector<Extent>* extents) {
+std::vector<FetchedBlock> Place(const v1::TransferResponse& response, DeviceAddress at,
+                                std::vector<DeviceExtent>* extents) {
   std::vector<FetchedBlock> blocks;
   for (const v1::BlockOffer& offer : response.blocks()) {
     const uint64_t size = OfferedBytes(offer);
@@ -244,7 +245,7 @@ absl::StatusOr<Fetched> DeviceLink::Fetch(absl::Span<const Key> keys, const Take
     core_->control->Abort(abort, deadline).IgnoreError();  // or its deadline ends it
     return landing.status();
   }
-  std::vector<Extent> extents;
+  std::vector<DeviceExtent> extents;
   Fetched fetched;
   fetched.blocks = Place(*offered, landing->address, &extents);
   fetched.blocks.resize(keys.size(), FetchedBlock{v1::MISS_REASON_UNSPECIFIED, true, {}});
@@ -260,7 +261,7 @@ absl::StatusOr<Fetched> DeviceLink::Fetch(absl::Span<const Key> keys, const Take
   return fetched;
 }
 
-absl::Status DeviceLink::Receive(const Epoch& epoch, uint64_t operation, const std::vector<Extent>& extents,
+absl::Status DeviceLink::Receive(const Epoch& epoch, uint64_t operation, const std::vector<DeviceExtent>& extents,
                                  const std::shared_ptr<void>& hold, absl::Time deadline) {
   Pending pending;
   {

@@ -50,7 +50,7 @@ inline constexpr size_t kMostTransferKeys = 256;  // keys beyond are `elsewhere`
 struct FetchedBlock {
   v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;
   bool elsewhere = false;  // stored, but it must be fetched in another way
-  Extent extent;           // in the landing; empty unless it was fetched
+  DeviceExtent extent;     // in the landing; empty unless it was fetched
 };
 struct Fetched {
   std::vector<FetchedBlock> blocks;  // one per key, in order
@@ -93,7 +93,7 @@ class DeviceLink {
   struct Core;
 
   absl::StatusOr<Epoch> OpenEpoch();
-  absl::Status Receive(const Epoch& epoch, uint64_t operation, const std::vector<Extent>& extents,
+  absl::Status Receive(const Epoch& epoch, uint64_t operation, const std::vector<DeviceExtent>& extents,
                        const std::shared_ptr<void>& hold, absl::Time deadline);
   absl::Status Failed(const Epoch& epoch, absl::Status why);
 

@@ -36,8 +36,8 @@ uint64_t Aligned(uint64_t size_bytes) {
   return (size_bytes + kLandingAlignment - 1) / kLandingAlignment * kLandingAlignment;
 }
 
-std::vector<Extent> ExtentsOf(const Fetched& fetched) {
-  std::vector<Extent> extents;
+std::vector<DeviceExtent> ExtentsOf(const Fetched& fetched) {
+  std::vector<DeviceExtent> extents;
   for (const FetchedBlock& block : fetched.blocks) {
     if (block.extent.size_bytes > 0) extents.push_back(block.extent);
   }
@@ -140,7 +140,7 @@ absl::Status FanOut::GiveAll(const Fetched& fetched, absl::Time deadline) {
   status = Broadcast({{parts_->header->base(), sizeof(Header)}}, parts_->header, *std::move(written), deadline);
   if (!status.ok()) return status;
   ++number_;
-  std::vector<Extent> extents = ExtentsOf(fetched);
+  std::vector<DeviceExtent> extents = ExtentsOf(fetched);
   return extents.empty() ? absl::OkStatus() : Broadcast(std::move(extents), fetched.hold, nullptr, deadline);
 }
 
@@ -198,7 +198,7 @@ absl::StatusOr<Fetched> FanOut::ReadHeader() const {
   return fetched;
 }
 
-absl::Status FanOut::Broadcast(std::vector<Extent> extents, std::shared_ptr<void> hold,
+absl::Status FanOut::Broadcast(std::vector<DeviceExtent> extents, std::shared_ptr<void> hold,
                                std::shared_ptr<DeviceEvent> after, absl::Time deadline) {
   Pending pending;
   Operation operation;

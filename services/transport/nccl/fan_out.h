@@ -50,8 +50,8 @@ class FanOut {
 
   void WriteHeader(const Fetched& fetched);
   absl::StatusOr<Fetched> ReadHeader() const;
-  absl::Status Broadcast(std::vector<Extent> extents, std::shared_ptr<void> hold, std::shared_ptr<DeviceEvent> after,
-                         absl::Time deadline);
+  absl::Status Broadcast(std::vector<DeviceExtent> extents, std::shared_ptr<void> hold,
+                         std::shared_ptr<DeviceEvent> after, absl::Time deadline);
   absl::Status GiveAll(const Fetched& fetched, absl::Time deadline);
   absl::StatusOr<Fetched> TakeAll(const TakeLanding& take, absl::Time deadline);
   absl::Status Ended(absl::Status status);

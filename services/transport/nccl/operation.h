@@ -13,15 +13,9 @@
 
 namespace kvist {
 
-// Bytes in device memory, one after the other.
-struct Extent {
-  DeviceAddress address;
-  uint64_t size_bytes = 0;
-};
-
-inline uint64_t TotalBytes(const std::vector<Extent>& extents) {
+inline uint64_t TotalBytes(const std::vector<DeviceExtent>& extents) {
   uint64_t total = 0;
-  for (const Extent& extent : extents) total += extent.size_bytes;
+  for (const DeviceExtent& extent : extents) total += extent.size_bytes;
   return total;
 }
 
@@ -31,7 +25,7 @@ struct Operation {
   enum class Kind : uint8_t { kSend, kReceive, kBroadcast };
   Kind kind = Kind::kSend;
   int peer = 0;  // the other rank; of a broadcast, the rank that has the bytes
-  std::vector<Extent> extents;
+  std::vector<DeviceExtent> extents;
   std::shared_ptr<DeviceEvent> after;  // the extents are ready, or free to be written, when this is done; null = now
   // Keeps the memory. Dropped when nothing can touch it any more, which after a failure is later than `done`.
   std::shared_ptr<void> hold;

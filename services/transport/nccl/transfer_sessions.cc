@@ -35,7 +35,7 @@ v1::TransferResponse Describe(const FoundBlocks& found) {
     v1::BlockOffer& offer = *response.add_blocks();
     offer.set_miss(ToWire(block.miss));
     offer.set_elsewhere(block.elsewhere);
-    for (const Extent& extent : block.extents) offer.add_extent_bytes(extent.size_bytes);
+    for (const DeviceExtent& extent : block.extents) offer.add_extent_bytes(extent.size_bytes);
   }
   return response;
 }
@@ -50,7 +50,7 @@ std::string HostId() {
   return absl::StrCat(name, "/", boot);  // containers of one machine have one boot id, and GPUs of their own
 }
 
-TransferSessions::TransferSessions(Communicators* communicators, DeviceBlocks* blocks, std::string host_id,
+TransferSessions::TransferSessions(Communicators* communicators, TransferBlocks* blocks, std::string host_id,
                                    TransferLimits limits)
     : communicators_(communicators),
       blocks_(blocks),

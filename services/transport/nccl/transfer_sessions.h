@@ -22,7 +22,7 @@
 #include "absl/time/time.h"
 #include "kvist/v1/transfer.pb.h"
 #include "services/transport/nccl/communicators.h"
-#include "services/transport/nccl/device_blocks.h"
+#include "services/transport/nccl/transfer_blocks.h"
 
 namespace kvist {
 
@@ -49,7 +49,7 @@ class TransferSessions {
   };
 
   // `communicators` and `blocks` outlive this.
-  TransferSessions(Communicators* communicators, DeviceBlocks* blocks, std::string host_id, TransferLimits limits);
+  TransferSessions(Communicators* communicators, TransferBlocks* blocks, std::string host_id, TransferLimits limits);
   ~TransferSessions();  // aborts what is open
 
   // `done` is called once, on this thread or another, within the limits of NCCL's calls.
@@ -84,7 +84,7 @@ class TransferSessions {
   void Sweep(absl::Time now);
 
   Communicators* const communicators_;
-  DeviceBlocks* const blocks_;
+  TransferBlocks* const blocks_;
   const std::string host_id_;
   const TransferLimits limits_;
   const std::shared_ptr<Tally> tally_ = std::make_shared<Tally>();

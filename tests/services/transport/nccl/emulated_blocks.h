@@ -1,4 +1,4 @@
-// DeviceBlocks over emulated device memory, and a fallback that counts: what stands on both sides of a transfer in tests.
+// TransferBlocks over emulated device memory, and a fallback that counts: what stands on both sides of a transfer in tests.
 #ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
 #define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
 
@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "services/transport/nccl/device_blocks.h"
 #include "services/transport/nccl/device_fetch.h"
+#include "services/transport/nccl/transfer_blocks.h"
 #include "tests/device/emulated_device.h"
 #include "tests/services/transport/nccl/pair.h"
 
@@ -23,7 +23,7 @@ inline Key KeyOf(uint32_t number) {
 }
 
 // Blocks in two pieces each, as a fragmented arena places them.
-class EmulatedBlocks final : public DeviceBlocks {
+class EmulatedBlocks final : public TransferBlocks {
  public:
   explicit EmulatedBlocks(EmulatedDevice* device) : device_(device) {}
 

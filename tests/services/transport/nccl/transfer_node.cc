@@ -17,7 +17,7 @@ constexpr size_t kPart = 512 << 10;
 
 class CacheOfBlocks final : public v1::Cache::Service {
  public:
-  CacheOfBlocks(EmulatedDevice* device, DeviceBlocks* blocks) : device_(device), blocks_(blocks) {}
+  CacheOfBlocks(EmulatedDevice* device, TransferBlocks* blocks) : device_(device), blocks_(blocks) {}
 
   grpc::Status Get(grpc::ServerContext*, const v1::GetRequest* request,
                    grpc::ServerWriter<v1::GetResponse>* stream) override {
@@ -51,13 +51,13 @@ class CacheOfBlocks final : public v1::Cache::Service {
 
  private:
   EmulatedDevice* const device_;
-  DeviceBlocks* const blocks_;
+  TransferBlocks* const blocks_;
 };
 
 }  // namespace
 
 struct TransferNode::Server {
-  Server(EmulatedDevice* device, DeviceBlocks* blocks, TransferSessions* sessions)
+  Server(EmulatedDevice* device, TransferBlocks* blocks, TransferSessions* sessions)
       : cache(device, blocks), transfer(NewTransferService(sessions)) {}
   CacheOfBlocks cache;
   std::unique_ptr<grpc::Service> transfer;

@@ -53,7 +53,7 @@ class DirectControl final : public TransferControl {
 // Brings the node's blocks by a plain copy, as gRPC would.
 class CopyingFallback final : public BlockFallback {
  public:
-  CopyingFallback(DeviceBlocks* blocks, EmulatedDevice* from, EmulatedDevice* to)
+  CopyingFallback(TransferBlocks* blocks, EmulatedDevice* from, EmulatedDevice* to)
       : blocks_(blocks), from_(from), to_(to) {}
   absl::StatusOr<Fetched> Fetch(absl::Span<const Key> keys, const TakeLanding& take, absl::Time) override {
     const FoundBlocks found = *blocks_->Find(keys, uint64_t{1} << 40);
@@ -75,7 +75,7 @@ class CopyingFallback final : public BlockFallback {
   }
 
  private:
-  DeviceBlocks* const blocks_;
+  TransferBlocks* const blocks_;
   EmulatedDevice* const from_;
   EmulatedDevice* const to_;
 };

@@ -3,8 +3,8 @@
 // Threads  any number at once. Find does not wait for the device: a block of another tier is copied up behind `ready`.
 // Errors   Unavailable  the device has failed; ResourceExhausted  no more may be pinned now. Misses are values.
 // Why not BlockStore: its pieces are host memory, which NCCL cannot send.
-#ifndef KVIST_SERVICES_TRANSPORT_NCCL_DEVICE_BLOCKS_H_
-#define KVIST_SERVICES_TRANSPORT_NCCL_DEVICE_BLOCKS_H_
+#ifndef KVIST_SERVICES_TRANSPORT_NCCL_TRANSFER_BLOCKS_H_
+#define KVIST_SERVICES_TRANSPORT_NCCL_TRANSFER_BLOCKS_H_
 
 #include <memory>
 #include <vector>
@@ -20,9 +20,9 @@ namespace kvist {
 
 struct FoundBlock {
   MissReason miss = MissReason::kNone;
-  bool elsewhere = false;       // stored, but it cannot be brought to the device now
-  std::vector<Extent> extents;  // the block's bytes in order; empty unless it is here
-  std::shared_ptr<void> pin;    // the extents stay as they are until it is dropped
+  bool elsewhere = false;             // stored, but it cannot be brought to the device now
+  std::vector<DeviceExtent> extents;  // the block's bytes in order; empty unless it is here
+  std::shared_ptr<void> pin;          // the extents stay as they are until it is dropped
 };
 
 struct FoundBlocks {
@@ -30,13 +30,13 @@ struct FoundBlocks {
   std::shared_ptr<DeviceEvent> ready;  // all extents hold their bytes; null = now
 };
 
-class DeviceBlocks {
+class TransferBlocks {
  public:
-  virtual ~DeviceBlocks() = default;
+  virtual ~TransferBlocks() = default;
   // At most `room_bytes` in all: blocks beyond are `elsewhere`.
   virtual absl::StatusOr<FoundBlocks> Find(absl::Span<const Key> keys, uint64_t room_bytes) = 0;
 };
 
 }  // namespace kvist
 
-#endif  // KVIST_SERVICES_TRANSPORT_NCCL_DEVICE_BLOCKS_H_
+#endif  // KVIST_SERVICES_TRANSPORT_NCCL_TRANSFER_BLOCKS_H_
