@@ -1,4 +1,6 @@
 #include "tests/conformance/block_store_conformance.h"
+#include <algorithm>
+#include <string>
 
 #include <chrono>
 #include <cstring>
@@ -7,6 +9,16 @@
 #include <utility>
 
 namespace kvist {
+
+std::string RandomBytes(const Key& key, size_t size_bytes, uint64_t seed) {
+  std::mt19937_64 random(key.Prefix64() ^ (seed * 0x9E3779B97F4A7C15u));
+  std::string block(size_bytes, '\0');
+  for (size_t i = 0; i < block.size(); i += sizeof(uint64_t)) {
+    const uint64_t word = random();
+    std::memcpy(block.data() + i, &word, std::min(sizeof(word), block.size() - i));
+  }
+  return block;
+}
 absl::Span<const uint8_t> AsBytes(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }

@@ -22,6 +22,9 @@
 
 namespace kvist {
 
+// For stores that accept any bytes: others for every key and seed.
+std::string RandomBytes(const Key& key, size_t size_bytes, uint64_t seed);
+
 // A fresh, empty store with what a test needs around it.
 class StoreUnderTest {
  public:

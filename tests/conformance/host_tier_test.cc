@@ -1,10 +1,7 @@
 // Goal: the host tier is a BlockStore. Method: the conformance suite, over random bytes and a virtual clock, with the
 // default index and with a single shard.
-#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <memory>
-#include <random>
 #include <string>
 
 #include "cachestore/host_tier.h"
@@ -29,13 +26,7 @@ class HostTierUnderTest final : public StoreUnderTest {
 
   BlockStore& store() override { return *tier_; }
   std::string MakeBlock(const Key& key, size_t approximate_bytes, uint64_t seed) override {
-    std::mt19937_64 random(key.Prefix64() ^ (seed * 0x9E3779B97F4A7C15u));
-    std::string block(approximate_bytes, '\0');
-    for (size_t i = 0; i < block.size(); i += sizeof(uint64_t)) {
-      const uint64_t word = random();
-      std::memcpy(block.data() + i, &word, std::min(sizeof(word), block.size() - i));
-    }
-    return block;
+    return RandomBytes(key, approximate_bytes, seed);
   }
   void Advance(absl::Duration by) override { now_ms_ += absl::ToInt64Milliseconds(by); }
   absl::Time Now() const override { return absl::FromUnixMillis(now_ms_.load()); }

@@ -3,11 +3,8 @@
 // of tests/cachestore/tiered_store_test.cc.
 #include "cachestore/tiered_store.h"
 
-#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <memory>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -42,13 +39,7 @@ class TieredStoreUnderTest final : public StoreUnderTest {
   BlockStore& store() override { return *store_; }
   uint64_t writable_bytes() override { return store_->host().Stats()->capacity_bytes; }
   std::string MakeBlock(const Key& key, size_t approximate_bytes, uint64_t seed) override {
-    std::mt19937_64 random(key.Prefix64() ^ (seed * 0x9E3779B97F4A7C15u));
-    std::string block(approximate_bytes, '\0');
-    for (size_t i = 0; i < block.size(); i += sizeof(uint64_t)) {
-      const uint64_t word = random();
-      std::memcpy(block.data() + i, &word, std::min(sizeof(word), block.size() - i));
-    }
-    return block;
+    return RandomBytes(key, approximate_bytes, seed);
   }
   void Advance(absl::Duration by) override { now_ms_ += absl::ToInt64Milliseconds(by); }
   absl::Time Now() const override { return absl::FromUnixMillis(now_ms_.load()); }
