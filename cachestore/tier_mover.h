@@ -91,8 +91,8 @@ class TierMover {
   bool HostHas(const Key& key);
   uint64_t SliceBytes() const;
   void Fault(const absl::Status& status);
-  // Publishes `publish` unless the move was called off or the block's time is over. `keep_time` prolongs what is published
-  // to the time that the source has by now.
+  // Publishes `publish` unless the move was called off or the block's time is over. What is published takes
+  // the time that the source has by now.
   bool Publish(const Move& move, const Block& source, TierCore& target, const std::function<absl::Status()>& publish);
 
   const std::shared_ptr<TierCore> host_;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "services/transport/miss_reason.h"
 
@@ -24,6 +25,9 @@ Namespace SimulatedNamespace() {
   ns.tokens_per_block = kTokens;
   return ns;
 }
+
+// Refused by a node that has as much to do as it takes, and nothing else.
+bool IsBusy(const PutResult& put) { return put.failed > 0 && absl::StrContains(put.failure, "this node is busy"); }
 
 }  // namespace
 
@@ -106,7 +110,7 @@ std::vector<Key> SimWorker::PutAndRead() {
 std::string SimWorker::PutAndReadOne(Client* client, const std::vector<Key>& chain) {
   PutResult put = Put(client, chain);
   // A node that is still busy (with a Put of a worker whose machine stopped) says so, and is asked again.
-  for (const absl::Time until = scheduler_->now() + kBusyAfterCalm; put.failed > 0 && scheduler_->now() < until;) {
+  for (const absl::Time until = scheduler_->now() + kBusyAfterCalm; IsBusy(put) && scheduler_->now() < until;) {
     scheduler_->Sleep(absl::Milliseconds(500));
     put = Put(client, chain);
   }
