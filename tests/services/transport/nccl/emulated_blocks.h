@@ -1,7 +1,8 @@
-// TransferBlocks over emulated device memory, and a fallback that counts: what stands on both sides of a transfer in tests.
+// Blocks in emulated device memory, and landings: what stands on both sides of a transfer in tests.
 #ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
 #define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
 
+#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -9,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "cachestore/device_blocks.h"
 #include "services/transport/nccl/device_fetch.h"
-#include "services/transport/nccl/transfer_blocks.h"
 #include "tests/device/emulated_device.h"
 #include "tests/services/transport/nccl/pair.h"
 
@@ -23,7 +24,7 @@ inline Key KeyOf(uint32_t number) {
 }
 
 // Blocks in two pieces each, as a fragmented arena places them.
-class EmulatedBlocks final : public TransferBlocks {
+class EmulatedBlocks final : public DeviceBlocks {
  public:
   explicit EmulatedBlocks(EmulatedDevice* device) : device_(device) {}
 
@@ -33,32 +34,45 @@ class EmulatedBlocks final : public TransferBlocks {
     const std::lock_guard lock(mutex_);
     blocks_[key] = std::move(memory);
   }
-  absl::StatusOr<FoundBlocks> Find(absl::Span<const Key> keys, uint64_t room_bytes) override {
+  absl::StatusOr<DeviceLookup> GetOnDevice(const Key& key) override {
     const std::lock_guard lock(mutex_);
-    FoundBlocks found;
-    for (const Key& key : keys) {
-      FoundBlock& block = found.blocks.emplace_back();
-      const auto entry = blocks_.find(key);
-      if (entry == blocks_.end()) {
-        block.miss = MissReason::kNeverStored;
-        continue;
-      }
-      const std::shared_ptr<DeviceMemory>& memory = entry->second;
-      if (memory->size_bytes() > room_bytes) {
-        block.elsewhere = true;
-        continue;
-      }
-      room_bytes -= memory->size_bytes();
-      const uint64_t first = memory->size_bytes() / 3 + 1;
-      block.extents = {{memory->base(), first}, {memory->base() + first, memory->size_bytes() - first}};
-      ++pins_;
-      block.pin = std::shared_ptr<void>(nullptr, [this, memory](void*) { --pins_; });
+    DeviceLookup lookup;
+    const auto entry = blocks_.find(key);
+    if (entry == blocks_.end()) {
+      lookup.miss = MissReason::kNeverStored;
+      return lookup;
     }
-    return found;
+    lookup.tier = Tier::kDevice;
+    lookup.pin = std::make_unique<Pin>(entry->second, &pins_);
+    return lookup;
+  }
+  // The bytes of a block; none if it is not there.
+  std::vector<uint8_t> Bytes(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto entry = blocks_.find(key);
+    if (entry == blocks_.end()) return {};
+    return device_->Read(entry->second->base(), entry->second->size_bytes());
   }
   int pins() const { return pins_; }
 
  private:
+  class Pin final : public DevicePin {
+   public:
+    Pin(std::shared_ptr<DeviceMemory> memory, std::atomic<int>* pins) : memory_(std::move(memory)), pins_(pins) {
+      const uint64_t first = memory_->size_bytes() / 3 + 1;
+      extents_ = {{{memory_->base(), first}, {memory_->base() + first, memory_->size_bytes() - first}}};
+      ++*pins_;
+    }
+    ~Pin() override { --*pins_; }
+    uint64_t size_bytes() const override { return memory_->size_bytes(); }
+    absl::Span<const DeviceExtent> extents() const override { return extents_; }
+
+   private:
+    const std::shared_ptr<DeviceMemory> memory_;
+    std::atomic<int>* const pins_;
+    std::array<DeviceExtent, 2> extents_;
+  };
+
   EmulatedDevice* const device_;
   std::mutex mutex_;
   std::map<Key, std::shared_ptr<DeviceMemory>> blocks_;
