@@ -77,7 +77,8 @@ class RunningDeviceServices final : public DeviceServices {
   }
 
   void DoWithout(const char* way, const absl::Status& why) {
-    Log(LogLevel::kWarning, "serving without a way to device memory", {{"way", way}, {"why", std::string(why.message())}});
+    Log(LogLevel::kWarning, "serving without a way to device memory",
+        {{"way", way}, {"why", std::string(why.message())}});
     absl::StrAppend(&trouble_, trouble_.empty() ? "" : "; ", "no ", way, ": ", why.message());
   }
 
@@ -102,7 +103,8 @@ class RunningDeviceServices final : public DeviceServices {
         return read(sessions_->counts(), communicators_->counts());
       });
     };
-    constexpr char kTransfers[] = "Transfers over NCCL, by how they ended; expired: the worker did not start it in time.";
+    constexpr char kTransfers[] =
+        "Transfers over NCCL, by how they ended; expired: the worker did not start it in time.";
     add(Kind::kCounter, "kvist_nccl_transfers_total", kTransfers, {{"result", "sent"}},
         [](const auto& transfers, const auto&) { return transfers.sent; });
     add(Kind::kCounter, "kvist_nccl_transfers_total", kTransfers, {{"result", "failed"}},

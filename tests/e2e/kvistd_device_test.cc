@@ -27,8 +27,8 @@ namespace kvist {
 namespace {
 
 using ::testing::AnyOf;
-using ::testing::HasSubstr;
 using testing::EmulatedDevice;
+using ::testing::HasSubstr;
 using testing::In;
 using testing::Process;
 using testing::TestBlock;
@@ -51,9 +51,9 @@ class KvistdDeviceTest : public ::testing::Test {
 
   std::unique_ptr<Process> Start(const std::string& program) {
     std::filesystem::remove_all(file_ + ".d");
-    auto node = std::make_unique<Process>(std::vector<std::string>{
-        testing::Runfile(program), "--cluster", file_, "--node", "a", "--device-capacity", "16MiB", "--device-staging",
-        "4MiB", "--device-socket", Socket()});
+    auto node = std::make_unique<Process>(
+        std::vector<std::string>{testing::Runfile(program), "--cluster", file_, "--node", "a", "--device-capacity",
+                                 "16MiB", "--device-staging", "4MiB", "--device-socket", Socket()});
     const View view = *LoadView(file_, In(20), RealRuntime()->clock());
     channel_ = transport_->Connect(view.nodes[0].address.ToString());
     std::string http;
@@ -195,8 +195,8 @@ TEST_F(KvistdDeviceTest, AKilledNodeIsSeenByItsWorkersAndServesAgainFromTheSameS
 }
 
 TEST_F(KvistdDeviceTest, MoreThanTheGpuHasIsRefusedAtTheStartWithBothFigures) {
-  const testing::Ended ended = testing::Run({testing::Runfile("tests/device/kvistd_emulated"), "--listen", "127.0.0.1:0",
-                                             "--capacity", "1MiB", "--device-capacity", "1GiB"});
+  const testing::Ended ended = testing::Run({testing::Runfile("tests/device/kvistd_emulated"), "--listen",
+                                             "127.0.0.1:0", "--capacity", "1MiB", "--device-capacity", "1GiB"});
   EXPECT_EQ(ended.exit, 1);
   EXPECT_THAT(ended.errors, HasSubstr("1073741824 bytes asked, 268435456 free"));
 }

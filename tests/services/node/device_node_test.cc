@@ -21,9 +21,9 @@
 namespace kvist {
 namespace {
 
+using testing::EmulatedDevice;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using testing::EmulatedDevice;
 using testing::TestKey;
 
 constexpr absl::Duration kLong = absl::Seconds(20);
@@ -120,9 +120,10 @@ TEST_F(DeviceNodeTest, AWorkerOnTheSameGpuReadsWhatWasPutAndBothTiersAreCounted)
 
   const std::string metrics = Metrics();
   for (const char* line :
-       {"kvist_blocks{tier=\"host\"} 1", "kvist_blocks{tier=\"device\"} 1", "kvist_capacity_bytes{tier=\"device\"} 8388608",
-        "kvist_moved_blocks_total{direction=\"up\"} 1", "kvist_device_state{state=\"ready\"} 1",
-        "kvist_tier_hits_total{tier=\"device\"} 1", "kvist_device_ipc_workers 1", "kvist_device_ipc_blocks_total 1"}) {
+       {"kvist_blocks{tier=\"host\"} 1", "kvist_blocks{tier=\"device\"} 1",
+        "kvist_capacity_bytes{tier=\"device\"} 8388608", "kvist_moved_blocks_total{direction=\"up\"} 1",
+        "kvist_device_state{state=\"ready\"} 1", "kvist_tier_hits_total{tier=\"device\"} 1",
+        "kvist_device_ipc_workers 1", "kvist_device_ipc_blocks_total 1"}) {
     EXPECT_THAT(metrics, HasSubstr(line));
   }
 }
