@@ -68,9 +68,9 @@ void Space::Shrink(Extents& extents, uint64_t size_bytes) {
 
 Block::Block(std::shared_ptr<Space> space, const Key& key, const BlockTraits& traits)
     : expires_ns_(absl::ToUnixNanos(traits.expires)),
+      spare_(traits.spare && expires()),
       key_(key),
       group_(traits.group),
-      spare_(traits.spare && expires()),
       space_(std::move(space)) {
   static_assert(sizeof(Block) == 256, "a block's node is four cache lines");
   space_->live_blocks.fetch_add(1, std::memory_order_relaxed);
@@ -84,6 +84,11 @@ bool Block::TakeSpace(uint64_t size_bytes) {
   space_->reserved_bytes.fetch_add(charge_bytes(), std::memory_order_relaxed);
   MakePieces();
   return true;
+}
+
+void Block::SetContent(const BlockContent& content) {
+  tokens_ = static_cast<uint16_t>(std::min(content.tokens, BlockContent::kMaxTokens));
+  plain_units_ = static_cast<uint32_t>(std::min<uint64_t>(content.plain_bytes / kPlainUnit, UINT32_MAX));
 }
 
 void Block::MakePieces() {
@@ -133,6 +138,8 @@ void Block::Finish(uint64_t size_bytes) {
   MakePieces();
   space_->reserved_bytes.fetch_sub(before, std::memory_order_relaxed);
   space_->used_bytes.fetch_add(charge_bytes(), std::memory_order_relaxed);
+  space_->tokens.fetch_add(tokens_, std::memory_order_relaxed);
+  space_->plain_units.fetch_add(plain_units_, std::memory_order_relaxed);
 }
 
 void Block::Pin() {
@@ -177,6 +184,10 @@ void Block::Dispose(Block* block) {
   const Extents extents = std::move(block->extents_);
   std::atomic<uint64_t>& account = block->reserved_ ? space->reserved_bytes : space->used_bytes;
   const uint64_t charge_bytes = block->charge_bytes();
+  if (!block->reserved_) {
+    space->tokens.fetch_sub(block->tokens_, std::memory_order_relaxed);
+    space->plain_units.fetch_sub(block->plain_units_, std::memory_order_relaxed);
+  }
   delete block;
   space->live_blocks.fetch_sub(1, std::memory_order_relaxed);
   if (extents.empty()) return;

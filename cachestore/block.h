@@ -71,6 +71,8 @@ class Space {
   std::atomic<uint64_t> used_bytes{0};      // committed blocks, removed ones included until their last pin
   std::atomic<uint64_t> reserved_bytes{0};  // written blocks
   std::atomic<uint64_t> live_blocks{0};     // in any state but gone
+  std::atomic<uint64_t> tokens{0};          // that the blocks in used_bytes stand for
+  std::atomic<uint64_t> plain_units{0};     // of Block::kPlainUnit bytes: the same blocks, unencoded
   StripedGauge pinned_bytes;
 
  private:
@@ -87,6 +89,7 @@ class Space {
 // In this order: what a shard changes, what finding and pinning read, the rest.
 class Block final : public PinnedBlock {
  public:
+  static constexpr uint64_t kPlainUnit = 64;
   using Pieces = absl::InlinedVector<absl::Span<const uint8_t>, 2>;
 
   // A written block without space yet. Counts as live.
@@ -105,11 +108,14 @@ class Block final : public PinnedBlock {
   int64_t expires_ns() const { return expires_ns_.load(std::memory_order_relaxed); }
   bool expires() const { return expires_ns() != kNever; }
   uint64_t charge_bytes() const { return Allocator::RoundUp(size_bytes_); }
+  uint32_t tokens() const { return tokens_; }
+  BlockContent content() const { return {tokens_, uint64_t{plain_units_} * kPlainUnit}; }
   const Extents& extents() const { return extents_; }
   Space& space() const { return *space_; }
 
   // While written, by the owner of the Reservation:
   bool TakeSpace(uint64_t size_bytes);
+  void SetContent(const BlockContent& content);
   void CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes);  // REQUIRES: host memory, like FlipForTest
   // For fault tests: flips the bits of `mask` in one byte, also of a committed block. False beyond its end.
   bool FlipForTest(uint64_t offset, uint8_t mask);
@@ -132,9 +138,10 @@ class Block final : public PinnedBlock {
     Block* newer = nullptr;
     uint64_t tick = 0;
     int64_t last_used_ns = 0;
-    uint64_t gets = 0;
-    uint32_t leases = 0;  // leases that hold it; while there are any it is in no eviction list
-    uint32_t number = 0;  // in its shard's Roster, while published
+    uint32_t gets = 0;      // stops at its end
+    uint32_t stored_s = 0;  // when it was published, in seconds since the epoch
+    uint32_t leases = 0;    // leases that hold it; while there are any it is in no eviction list
+    uint32_t number = 0;    // in its shard's Roster, while published
     bool listed = false;
     uint32_t moved = 0;  // from another tier, as the so-manieth such move; 0: a writer brought it
   };
@@ -150,10 +157,12 @@ class Block final : public PinnedBlock {
   std::atomic<int64_t> expires_ns_;
   // Constant once published.
   uint64_t size_bytes_ = 0;
-  const Key key_;
-  const Key group_;
+  uint32_t plain_units_ = 0;  // of kPlainUnit bytes
+  uint16_t tokens_ = 0;
   bool reserved_ = true;  // which account carries its charge
   std::atomic<bool> spare_;
+  const Key key_;
+  const Key group_;
   const std::shared_ptr<Space> space_;
   Extents extents_;
   Pieces pieces_;

@@ -57,6 +57,13 @@ struct BlockTraits {
   friend bool operator==(const BlockTraits&, const BlockTraits&) = default;
 };
 
+// What a block stands for, if its writer says so. A store sums it up and understands nothing of it.
+struct BlockContent {
+  uint32_t tokens = 0;       // at most kMaxTokens
+  uint64_t plain_bytes = 0;  // unencoded; kept in whole 64 bytes
+  static constexpr uint32_t kMaxTokens = 65535;
+};
+
 struct Lookup {
   BlockRef block;
   BlockTraits traits;  // of a hit
@@ -85,6 +92,8 @@ class Reservation {
   virtual absl::Status Write(size_t offset, absl::Span<const uint8_t> bytes) = 0;
   // The reserved bytes in order, to be read before Commit (verification in place).
   virtual absl::Span<const absl::Span<const uint8_t>> pieces() const = 0;
+  // Says what the block stands for, before Commit. A store that counts no such thing ignores it.
+  virtual void SetContent(const BlockContent& content) {}
   // Publishes the first `size_bytes` bytes as the block, and returns the rest of the space. The reservation is spent.
   // Errors: InvalidArgument     more than reserved, or zero.
   //         FailedPrecondition  spent already.
@@ -100,6 +109,7 @@ struct MatchResult {
   size_t hits = 0;                      // leading keys of the chain that are stored
   MissReason miss = MissReason::kNone;  // of chain[hits]; kNone when all hit
   uint64_t hit_bytes = 0;
+  uint64_t hit_tokens = 0;   // as the writers said (BlockContent)
   LeaseId lease;             // pins exactly the `hits` blocks; none if no time was asked or the pin limit is reached
   absl::Duration lease_ttl;  // granted; at most what was asked and what the store allows
 };
@@ -107,6 +117,7 @@ struct MatchResult {
 struct StoreStats {
   uint64_t capacity_bytes = 0, used_bytes = 0, pinned_bytes = 0, reserved_bytes = 0;
   uint64_t blocks = 0, leases = 0;
+  uint64_t tokens = 0, plain_bytes = 0;            // of the blocks in used_bytes, as their writers said (BlockContent)
   uint64_t evicted_blocks = 0, evicted_bytes = 0;  // for room
   uint64_t erased_blocks = 0, expired_blocks = 0, expired_leases = 0, refused_reservations = 0;
 };

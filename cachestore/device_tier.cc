@@ -102,6 +102,9 @@ class DeviceTier::StagedReservation final : public Reservation {
     if (place_->written().spent()) return {};
     return buffer_->pieces();
   }
+  void SetContent(const BlockContent& content) override {
+    if (!place_->written().spent()) place_->written().block()->SetContent(content);
+  }
   absl::Status Commit(size_t size_bytes) override {
     WrittenBlock& written = place_->written();
     if (absl::Status status = written.CheckCommit(size_bytes); !status.ok()) return status;

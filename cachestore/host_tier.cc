@@ -38,6 +38,9 @@ class HostReservation final : public Reservation {
     if (written_.spent()) return {};
     return written_.block()->pieces();
   }
+  void SetContent(const BlockContent& content) override {
+    if (!written_.spent()) written_.block()->SetContent(content);
+  }
   absl::Status Commit(size_t size_bytes) override {
     if (absl::Status status = written_.CheckCommit(size_bytes); !status.ok()) return status;
     return written_.Publish(size_bytes);

@@ -7,6 +7,8 @@
 namespace kvist {
 namespace {
 
+constexpr int64_t kSecondNs = 1'000'000'000;
+
 // It went when its time was over, whenever that is noticed.
 Removal Expiry(const Block& block) {
   return {.cause = MissReason::kExpired, .when_ns = block.expires_ns(), .made_room_for = {}};
@@ -51,6 +53,7 @@ absl::Status Index::Publish(Block* block, int64_t now_ns) {
   if (shard.closed) return absl::FailedPreconditionError("the store was closed while the block was written");
   block->Publish();
   block->place.last_used_ns = now_ns;
+  block->place.stored_s = static_cast<uint32_t>(now_ns / kSecondNs);
   block->place.number = shard.roster.Add(block);
   shard.removals.Forget(block->key());
   blocks_.fetch_add(1, std::memory_order_relaxed);
@@ -74,7 +77,7 @@ inline Index::Found Index::Find(Shard& shard, const Key& key, CallTime& time, st
   Block* block = entry->second;
   if (!block->published()) return {.miss = MissReason::kBeingWritten};
   if (block->expires() && block->expires_ns() <= time.Exact()) return Expired(shard, block, gone);
-  return {.block = block, .size_bytes = block->size_bytes()};
+  return {.block = block, .size_bytes = block->size_bytes(), .tokens = block->tokens()};
 }
 
 Index::Found Index::Missed(const Shard& shard, const Key& key, std::optional<Removal>* gone) {
@@ -95,6 +98,9 @@ void Index::Forget(Shard& shard, Block* block, const Removal& removal) {
   shard.roster.Remove(block->place.number);
   if (block->expires()) shard.expiring.erase({block->expires_ns(), block->place.number});
   shard.removals.Remember(block->key(), removal);
+  const int64_t stored_ns = int64_t{block->place.stored_s} * kSecondNs;
+  shard.life.Removed(removal.cause, block->charge_bytes(), removal.when_ns - block->place.last_used_ns,
+                     removal.when_ns - stored_ns);
   blocks_.fetch_sub(1, std::memory_order_relaxed);
 }
 
@@ -110,8 +116,13 @@ void Index::Expire(Shard& shard, Block* block) {
   Remove(shard, block, Expiry(*block));
 }
 
+void Index::Use(Shard& shard, Block* block, int64_t now_ns) {
+  shard.life.Used(now_ns - block->place.last_used_ns);
+  block->place.last_used_ns = now_ns;
+}
+
 void Index::TouchLocked(Shard& shard, Block* block, CallTime& time) {
-  block->place.last_used_ns = time.Recent();
+  Use(shard, block, time.Recent());
   if (block->place.listed) shard.list.MoveToBack(block);
 }
 
@@ -144,7 +155,8 @@ Index::Found Index::Pin(const Key& key, CallTime& time, bool touch, std::optiona
   if (found.block == nullptr) return found;
   found.block->Pin();
   if (touch) {
-    ++found.block->place.gets;
+    uint32_t& gets = found.block->place.gets;
+    gets += gets < UINT32_MAX;
     shard.gets.store(shard.gets.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     TouchLocked(shard, found.block, time);
   }
@@ -165,7 +177,7 @@ Index::Found Index::PinForLease(const Key& key, CallTime& time) {
     Unlist(shard, found.block);
     shard.list.Publish();
   }
-  found.block->place.last_used_ns = time.Recent();
+  Use(shard, found.block, time.Recent());
   ++found.block->place.leases;
   found.block->Pin();
   return found;
@@ -252,6 +264,12 @@ std::vector<Index::Evicted> Index::NextToEvict(size_t limit) const {
 uint64_t Index::gets() const {
   uint64_t sum = 0;
   for (const std::unique_ptr<Shard>& shard : shards_) sum += shard->gets.load(std::memory_order_relaxed);
+  return sum;
+}
+
+LifeFigures Index::life() const {
+  LifeFigures sum;
+  for (const std::unique_ptr<Shard>& shard : shards_) shard->life.AddTo(sum);
   return sum;
 }
 

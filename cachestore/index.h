@@ -25,6 +25,7 @@
 #include "cachestore/block_store.h"
 #include "cachestore/call_time.h"
 #include "cachestore/eviction.h"
+#include "cachestore/life_figures.h"
 #include "cachestore/removals.h"
 #include "cachestore/roster.h"
 
@@ -65,6 +66,7 @@ class Index {
     uint64_t size_bytes = 0;  // 0 on a miss
     MissReason miss = MissReason::kNone;
     bool over_budget = false;  // stored, but leases hold all that they may
+    uint32_t tokens = 0;       // as the writer said
   };
   // Looks, nothing else. Of a miss it tells what is remembered, if it is asked.
   Found Probe(const Key& key, CallTime& time, std::optional<Removal>* gone = nullptr);
@@ -99,6 +101,7 @@ class Index {
   uint64_t blocks() const { return blocks_.load(std::memory_order_relaxed); }
   uint64_t expired_blocks() const { return expired_blocks_.load(std::memory_order_relaxed); }
   uint64_t gets() const;  // Pins that touched, since the start
+  LifeFigures life() const;
 
  private:
   static constexpr uint32_t kScanStep = 256;       // numbers looked at under one hold of a shard's mutex
@@ -116,13 +119,14 @@ class Index {
     bool closed ABSL_GUARDED_BY(mutex) = false;
     // Changed under the mutex only, so without a locked instruction: a Get is some 60 ns.
     std::atomic<uint64_t> gets{0};
+    LifeCounts life;
   };
 
   Shard& ShardOf(const Key& key) const { return *shards_[key.Prefix64() & (shards_.size() - 1)]; }
   Found Find(Shard& shard, const Key& key, CallTime& time, std::optional<Removal>* gone = nullptr);
   static Found Missed(const Shard& shard, const Key& key, std::optional<Removal>* gone);
   Found Expired(Shard& shard, Block* block, std::optional<Removal>* gone);
-  // Out of all that the shard keeps but the eviction list.
+  // Out of all that the shard keeps but the eviction list. It went when `removal` says, as far as its life is counted.
   void Forget(Shard& shard, Block* block, const Removal& removal);
   // Readers that hold it keep it; nobody finds it any more.
   void Remove(Shard& shard, Block* block, const Removal& removal);
@@ -130,6 +134,7 @@ class Index {
   size_t DropExpiredOf(Shard& shard, size_t limit, int64_t now_ns);
   void Prolong(Shard& shard, Block* block, const BlockTraits& traits);
   void LowerEarliest(int64_t expires_ns);
+  static void Use(Shard& shard, Block* block, int64_t now_ns);
   static void TouchLocked(Shard& shard, Block* block, CallTime& time);
   size_t ListedBlocks() const { return listed_.load(std::memory_order_relaxed); }
   void List(Shard& shard, Block* block);

@@ -71,6 +71,7 @@ MatchResult TierCore::CountHits(absl::Span<const Key> chain, CallTime& time) {
     }
     ++result.hits;
     result.hit_bytes += found.size_bytes;
+    result.hit_tokens += found.tokens;
   }
   return result;
 }
@@ -78,7 +79,7 @@ MatchResult TierCore::CountHits(absl::Span<const Key> chain, CallTime& time) {
 // Pins the hits, deepest first. A block may have gone since it was counted: then the chain ends there.
 void TierCore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time, MatchResult& result) {
   MatchResult granted = result;
-  granted.hit_bytes = 0;
+  granted.hit_bytes = granted.hit_tokens = 0;
   LeasedBlocks blocks;
   blocks.reserve(result.hits);
   for (size_t i = result.hits; i-- > 0;) {
@@ -94,6 +95,7 @@ void TierCore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl,
     }
     blocks.push_back(found.block);
     granted.hit_bytes += found.size_bytes;
+    granted.hit_tokens += found.tokens;
   }
   result = granted;
   if (blocks.empty()) return;
@@ -187,6 +189,8 @@ StoreStats TierCore::Stats() {
   stats.pinned_bytes = space->pinned_bytes.Sum();
   stats.reserved_bytes = space->reserved_bytes.load(std::memory_order_relaxed);
   stats.blocks = index.blocks();
+  stats.tokens = space->tokens.load(std::memory_order_relaxed);
+  stats.plain_bytes = space->plain_units.load(std::memory_order_relaxed) * Block::kPlainUnit;
   stats.leases = leases.size();
   stats.evicted_blocks = evicted_blocks_.load(std::memory_order_relaxed);
   stats.evicted_bytes = evicted_bytes_.load(std::memory_order_relaxed);

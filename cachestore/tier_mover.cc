@@ -153,6 +153,7 @@ void TierMover::Promote(const Key& key) {
     ++(absl::IsResourceExhausted(place.status()) ? figures_.refused_promotions : figures_.dropped_moves);
     return;
   }
+  (*place)->written().block()->SetContent(source.content());
   up_.Take(source.size_bytes());
   if (absl::Status copied = CopyUp(source, **place); !copied.ok()) {
     (*place)->Abandon();
@@ -198,6 +199,7 @@ bool TierMover::Demote(const Key& key) {
   const absl::StatusOr<Block*> begun = host_->BeginBlock(key, source->size_bytes(), source->traits());
   if (!begun.ok()) return absl::IsAlreadyExists(begun.status());
   WrittenBlock written(host_, *begun);
+  (*begun)->SetContent(source->content());
   down_.Take(source->size_bytes());
   if (absl::Status copied = CopyDown(source, **begun); !copied.ok()) {
     Fault(copied);

@@ -20,7 +20,7 @@ StoreStats Sum(const StoreStats& a, const StoreStats& b) {
        {&StoreStats::capacity_bytes, &StoreStats::used_bytes, &StoreStats::pinned_bytes, &StoreStats::reserved_bytes,
         &StoreStats::blocks, &StoreStats::leases, &StoreStats::evicted_blocks, &StoreStats::evicted_bytes,
         &StoreStats::erased_blocks, &StoreStats::expired_blocks, &StoreStats::expired_leases,
-        &StoreStats::refused_reservations}) {
+        &StoreStats::refused_reservations, &StoreStats::tokens, &StoreStats::plain_bytes}) {
     sum.*field = a.*field + b.*field;
   }
   return sum;
@@ -130,11 +130,11 @@ absl::StatusOr<DeviceLookup> TieredStore::GetOnDevice(const Key& key) {
 TieredStore::Found TieredStore::Find(const Key& key, CallTime& time) {
   std::optional<Removal> above_gone, below_gone;
   const Index::Found above = host_core().index.Probe(key, time, &above_gone);
-  if (above.size_bytes > 0) return {.home = Home::kHost, .size_bytes = above.size_bytes};
+  if (above.size_bytes > 0) return {.home = Home::kHost, .size_bytes = above.size_bytes, .tokens = above.tokens};
   Index::Found below;
   if (live()) {
     below = device_core().index.Probe(key, time, &below_gone);
-    if (below.size_bytes > 0) return {.home = Home::kDevice, .size_bytes = below.size_bytes};
+    if (below.size_bytes > 0) return {.home = Home::kDevice, .size_bytes = below.size_bytes, .tokens = below.tokens};
   } else if ((below_gone = LostWith(key, time))) {
     below.miss = below_gone->cause;
   }
@@ -162,6 +162,7 @@ absl::StatusOr<MatchResult> TieredStore::Match(absl::Span<const Key> chain, absl
     }
     ++result.hits;
     result.hit_bytes += found.size_bytes;
+    result.hit_tokens += found.tokens;
   }
   if (wants_lease && result.hits > 0) GrantLease(chain, lease_ttl, time, result);
   TouchBoth(chain.subspan(0, result.hits), time);  // what the lease holds is in no order until it ends
@@ -190,7 +191,7 @@ Block* TieredStore::PinForLease(const Key& key, CallTime& time, Leased& leased, 
 void TieredStore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time,
                              MatchResult& result) {
   MatchResult granted = result;
-  granted.hit_bytes = 0;
+  granted.hit_bytes = granted.hit_tokens = 0;
   Leased leased{host_core(), device_core()};
   for (size_t i = result.hits; i-- > 0;) {
     bool over_budget = false;
@@ -204,6 +205,7 @@ void TieredStore::GrantLease(absl::Span<const Key> chain, absl::Duration lease_t
       continue;
     }
     granted.hit_bytes += block->size_bytes();
+    granted.hit_tokens += block->tokens();
   }
   result = granted;
   if (leased.on_host.empty() && leased.on_device.empty()) return;
@@ -340,10 +342,12 @@ TierFigures TieredStore::tiers() {
   TierFigures figures;
   figures.host = host_core().Stats();
   figures.host_hits = host_core().index.gets();
+  figures.host_life = host_core().index.life();
   figures.state = device_state();
   if (device_ == nullptr) return figures;
   if (live()) figures.device = device_core().Stats();
   figures.device_hits = device_core().index.gets();
+  figures.device_life = device_core().index.life();
   figures.moves = mover_->figures();
   figures.lost_to_eviction = lost_to_eviction_.load(std::memory_order_relaxed);
   figures.staging_bytes = device_->staging_bytes();

@@ -45,6 +45,7 @@
 #include "cachestore/device_blocks.h"
 #include "cachestore/device_tier.h"
 #include "cachestore/host_tier.h"
+#include "cachestore/life_figures.h"
 #include "cachestore/tier_mover.h"
 
 namespace kvist {
@@ -56,7 +57,8 @@ enum class DeviceState : uint8_t {
 };
 
 struct TierFigures {
-  StoreStats host, device;                  // of a lost device: empty
+  StoreStats host, device;  // of a lost device: empty
+  LifeFigures host_life, device_life;
   uint64_t host_hits = 0, device_hits = 0;  // Gets that touched, by the tier that served them
   TierMover::Figures moves;
   uint64_t lost_to_eviction = 0;  // blocks that the device evicted and the host did not have
@@ -103,6 +105,7 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
     Home home = Home::kNowhere;
     uint64_t size_bytes = 0;
     MissReason miss = MissReason::kNone;
+    uint32_t tokens = 0;
   };
 
   bool live() const { return device_state() == DeviceState::kReady; }

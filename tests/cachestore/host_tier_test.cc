@@ -17,6 +17,7 @@
 #include "cachestore/arena.h"
 #include "cachestore/removals.h"
 #include "cachestore/roster.h"
+#include "cachestore/tier_core.h"
 
 namespace kvist {
 namespace {
@@ -415,6 +416,77 @@ TEST(ArenaTest, IsAlignedToHugePagesAndWritableToItsEnd) {
   if (!arena->huge_pages_advised()) {
     EXPECT_EQ(arena->HugePageBytes(), 0u);
   }
+}
+
+uint64_t Counted(const Ages& ages) {
+  uint64_t sum = 0;
+  for (const uint64_t count : ages.counts) sum += count;
+  return sum;
+}
+
+TEST_F(HostTierTest, UsesOfABlockLessThanASecondApartAreOne) {
+  const auto tier = *HostTier::Create(Options());
+  ASSERT_TRUE(Put(*tier, 1, 4096).ok());
+  const auto use = [&] {
+    // A Match reads the clock for all that follow.
+    const MatchResult match = *tier->Match({KeyOf(1)}, absl::Seconds(1));
+    ASSERT_NE(tier->Get(KeyOf(1))->block, nullptr);
+    ASSERT_TRUE(tier->Release(match.lease).ok());
+  };
+  now_ += absl::Milliseconds(500);
+  use();
+  EXPECT_EQ(Counted(tier->core()->index.life().reuse_gap), 0u);
+  now_ += absl::Seconds(7);
+  use();
+  const Ages gaps = tier->core()->index.life().reuse_gap;
+  EXPECT_EQ(Counted(gaps), 1u);
+  EXPECT_EQ(gaps.counts[3], 1u) << "between 5 and 10 seconds";
+  EXPECT_NEAR(gaps.sum_seconds, 7, 0.01);
+}
+
+TEST_F(HostTierTest, WhatLeavesIsCountedByCauseWithItsAge) {
+  const auto tier = *HostTier::Create(Options());
+  ASSERT_TRUE(Put(*tier, 1, 512 << 10).ok());
+  now_ += absl::Seconds(20);
+  ASSERT_EQ(tier->Match({KeyOf(1)}, absl::ZeroDuration())->hits, 1u);
+  now_ += absl::Seconds(100);
+  ASSERT_TRUE(Put(*tier, 2, 768 << 10).ok());
+  ASSERT_TRUE(*tier->Erase(KeyOf(2), MissReason::kDamaged));
+  const LifeFigures life = tier->core()->index.life();
+  EXPECT_EQ(life.removed_blocks[static_cast<size_t>(MissReason::kEvicted)], 1u);
+  EXPECT_EQ(life.removed_bytes[static_cast<size_t>(MissReason::kEvicted)], 512u << 10);
+  EXPECT_EQ(life.removed_blocks[static_cast<size_t>(MissReason::kDamaged)], 1u);
+  EXPECT_EQ(life.removed_blocks[static_cast<size_t>(MissReason::kErased)], 0u);
+  EXPECT_EQ(Counted(life.eviction_age), 1u);
+  EXPECT_NEAR(life.eviction_age.sum_seconds, 100, 0.01) << "since its last use";
+  EXPECT_EQ(Counted(life.lifetime), 2u);
+  EXPECT_NEAR(life.lifetime.sum_seconds, 120, 0.01) << "since it was stored, and the other at once";
+}
+
+TEST_F(HostTierTest, SumsUpWhatItsBlocksStandFor) {
+  const auto tier = *HostTier::Create(Options());
+  for (const uint64_t number : {1, 2}) {
+    auto reservation = *tier->Reserve(KeyOf(number), 4096);
+    reservation->SetContent({.tokens = 128, .plain_bytes = 16384});
+    ASSERT_TRUE(reservation->Commit(4096).ok());
+  }
+  EXPECT_EQ(tier->Stats()->tokens, 256u);
+  EXPECT_EQ(tier->Stats()->plain_bytes, 32768u);
+  EXPECT_EQ(tier->Match({KeyOf(1), KeyOf(2)}, absl::ZeroDuration())->hit_tokens, 256u);
+  EXPECT_EQ(tier->Match({KeyOf(1), KeyOf(2)}, absl::Seconds(1))->hit_tokens, 256u);
+  ASSERT_TRUE(*tier->Erase(KeyOf(1)));
+  const MatchResult match = *tier->Match({KeyOf(2)}, absl::ZeroDuration());
+  EXPECT_EQ(match.hit_tokens, 128u);
+}
+
+TEST_F(HostTierTest, ABlockThatIsGoneStandsForNothing) {
+  const auto tier = *HostTier::Create(Options());
+  auto reservation = *tier->Reserve(KeyOf(1), 4096);
+  reservation->SetContent({.tokens = 128, .plain_bytes = 16384});
+  ASSERT_TRUE(reservation->Commit(4096).ok());
+  ASSERT_TRUE(*tier->Erase(KeyOf(1)));
+  EXPECT_EQ(tier->Stats()->tokens, 0u);
+  EXPECT_EQ(tier->Stats()->plain_bytes, 0u);
 }
 
 }  // namespace
