@@ -76,7 +76,7 @@ def print_metrics(cluster: Cluster) -> None:
             print(f"{node:>4}  killed")
             continue
         m = cluster.metrics(node)
-        hits, misses = sum_of(m, "kvist_hits_total"), sum_of(m, "kvist_misses_total")
+        hits, misses = sum_of(m, "kvist_hit_blocks_total"), sum_of(m, "kvist_missed_blocks_total")
         rate = f"{100 * hits / (hits + misses):.1f} %" if hits + misses else "-"
         print(f"{node:>4}  {sum_of(m, 'kvist_blocks'):6.0f}  {sum_of(m, 'kvist_used_bytes') / 1e6:8.1f}  "
               f"{sum_of(m, 'kvist_capacity_bytes') / 1e6:6.1f}  {sum_of(m, 'kvist_pinned_bytes'):6.0f}  {hits:5.0f}  {misses:6.0f}  "

@@ -109,6 +109,7 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const BlockTraits& tr
   if (absl::IsAlreadyExists(reservation.status())) return 0;
   if (!reservation.ok()) return reservation.status();
   if (absl::Status written = (*reservation)->Write(0, sink.bytes); !written.ok()) return written;
+  if (options_.reading.content_of) (*reservation)->SetContent(options_.reading.content_of((*reservation)->pieces()));
   if (absl::Status committed = (*reservation)->Commit(sink.bytes.size()); !committed.ok()) return committed;
   return sink.bytes.size();
 }

@@ -28,6 +28,8 @@ struct BlockReading {
       verify;
   // The 16 bytes of the namespace that a stored block names.
   std::function<absl::StatusOr<std::string>(absl::Span<const absl::Span<const uint8_t>> pieces)> namespace_of;
+  // What a block stands for, for the store's account. Empty = not to be known.
+  std::function<BlockContent(absl::Span<const absl::Span<const uint8_t>> pieces)> content_of;
 };
 
 // What a copy is sent with.

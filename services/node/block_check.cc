@@ -96,6 +96,10 @@ std::string_view BlockHead::HeadBytes() const {
   return AsText(bytes).substr(0, size.ok() ? *size : 0);
 }
 
+BlockContent BlockHead::content() const {
+  return {.tokens = view_.shape().tokens, .plain_bytes = view_.shape().PlainBytes()};
+}
+
 bool BlockHead::IsOf(std::string_view namespace_digest) const {
   return namespace_digest.empty() || AsText(view_.identity().namespace_digest) == namespace_digest;
 }

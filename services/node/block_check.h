@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "cachestore/block_store.h"
 #include "cachestore/key.h"
 #include "kernels/block_format.h"
 
@@ -35,6 +36,7 @@ class BlockHead {
   const BlockView& view() const { return view_; }
   bool IsOf(std::string_view namespace_digest) const;  // true also for an empty digest
   std::string_view HeadBytes() const;                  // header and table
+  BlockContent content() const;                        // for the store that keeps the block
 
  private:
   std::vector<uint8_t> copy_;

@@ -104,7 +104,12 @@ absl::Status CacheHandlers::Impl::MatchChain(const std::vector<Key>& chain, bool
   match->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(result->lease_ttl)));
   const v1::MissReason miss = kvist::ToWire(result->miss);
   if (explain) match->set_first_miss(miss);
-  if (leased) metrics().CountLookup(Method::kMatch, result->hits, miss, chain.size() - result->hits);
+  if (leased) {
+    LookupMetrics& lookups = metrics().lookups();
+    lookups.CountHits(LookupOp::kMatch, {result->hits, result->hit_tokens, result->hit_bytes});
+    lookups.CountMisses(LookupOp::kMatch, miss, chain.size() - result->hits);
+    lookups.CountDepth(result->hits);
+  }
   return absl::OkStatus();
 }
 

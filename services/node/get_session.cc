@@ -141,7 +141,7 @@ class GetState final : public OpenSession {
     if (!header.ok()) return header.status();
     header->set_item(static_cast<uint32_t>(item_));
     (header->miss() == v1::MISS_REASON_UNSPECIFIED ? hits_ : misses_) += 1;
-    node_->metrics().CountLookup(Method::kGet, block_ ? 1 : 0, header->miss(), block_ ? 0 : 1);
+    if (block_ == nullptr) node_->metrics().lookups().CountMisses(LookupOp::kGet, header->miss(), 1);
     node_->admission.CountItem(header->sent_bytes());
     Requeue(keys_.size() - item_, header->sent_bytes());
     ++item_;
@@ -159,13 +159,17 @@ class GetState final : public OpenSession {
       header.set_miss(ToWire(lookup->miss));
       return header;
     }
-    absl::StatusOr<std::vector<ByteRange>> ranges = Plan(lookup->block->pieces(), &header);
+    uint32_t tokens = 0;
+    absl::StatusOr<std::vector<ByteRange>> ranges = Plan(lookup->block->pieces(), &header, &tokens);
     if (!ranges.ok()) return ranges.status();
     if (header.miss() == v1::MISS_REASON_CHECKSUM) events->unreadable = key;
     if (header.miss() != v1::MISS_REASON_UNSPECIFIED) return header;
     absl::StatusOr<Pass> pass =
         node_->admission.Pin(lookup->block->pieces()[0].data(), lookup->block->size_bytes(), pins_);
     if (!pass.ok()) return pass.status();
+    LookupMetrics& lookups = node_->metrics().lookups();
+    lookups.CountHits(LookupOp::kGet, {1, tokens, lookup->block->size_bytes()});
+    if (request_.first_layer() == 0) lookups.CountSaved(tokens);
     ranges_ = *std::move(ranges);
     header.set_block_bytes(lookup->block->size_bytes());
     header.set_tier(static_cast<v1::Tier>(lookup->tier));
@@ -175,8 +179,8 @@ class GetState final : public OpenSession {
     return header;
   }
 
-  // Which bytes to send; or none, and why in the header's miss.
-  absl::StatusOr<std::vector<ByteRange>> Plan(Pieces pieces, v1::GetHeader* header) const {
+  // Which bytes to send of a block of how many tokens; or none, and why in the header's miss.
+  absl::StatusOr<std::vector<ByteRange>> Plan(Pieces pieces, v1::GetHeader* header, uint32_t* tokens) const {
     const auto miss = [header](v1::MissReason reason) {
       header->set_miss(reason);
       return std::vector<ByteRange>();
@@ -185,6 +189,7 @@ class GetState final : public OpenSession {
     if (!head.ok()) return miss(v1::MISS_REASON_CHECKSUM);
     if (!head->IsOf(request_.namespace_digest())) return miss(v1::MISS_REASON_IDENTITY_MISMATCH);
     const BlockView& view = head->view();
+    *tokens = view.shape().tokens;
     const bool all_layers = request_.first_layer() == 0 && request_.last_layer() == 0;
     if (all_layers && request_.precision() == 0) return std::vector<ByteRange>{{0, view.block_bytes()}};
     absl::StatusOr<std::vector<ByteRange>> ranges =

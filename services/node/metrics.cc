@@ -5,11 +5,11 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <limits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "services/transport/miss_reason.h"
 
 namespace kvist {
 namespace {
@@ -33,8 +33,6 @@ std::string CodeName(int code) {
   return absl::AsciiStrToLower(absl::StatusCodeToString(static_cast<absl::StatusCode>(code)));
 }
 
-size_t LookupOp(Method method) { return method == Method::kMatch ? 0 : 1; }
-
 MetricFamily Family(MetricType type, std::string name, std::string help, double value,
                     std::vector<prometheus::ClientMetric::Label> labels = {}) {
   MetricFamily family{std::move(name), std::move(help), type, {}};
@@ -54,25 +52,62 @@ struct StoreFigure {
   MetricType type;
   const char *name, *help;
   uint64_t StoreStats::*read;
-  bool by_cause = false;
 };
 constexpr StoreFigure kStoreFigures[] = {
     {MetricType::Gauge, "kvist_blocks", "Committed blocks in the tier.", &StoreStats::blocks},
+    {MetricType::Gauge, "kvist_tokens", "Tokens whose KV those hold.", &StoreStats::tokens},
     {MetricType::Gauge, "kvist_capacity_bytes", "Bytes that the tier may hold.", &StoreStats::capacity_bytes},
     {MetricType::Gauge, "kvist_used_bytes", "Encoded bytes of committed blocks.", &StoreStats::used_bytes},
+    {MetricType::Gauge, "kvist_logical_bytes", "Bytes of committed blocks before encoding, 16 bits a value.",
+     &StoreStats::plain_bytes},
     {MetricType::Gauge, "kvist_pinned_bytes", "Bytes of blocks that readers or leases pin.", &StoreStats::pinned_bytes},
     {MetricType::Gauge, "kvist_reserved_bytes", "Bytes reserved by writers that have not committed.",
      &StoreStats::reserved_bytes},
     {MetricType::Gauge, "kvist_leases", "Leases that have not ended.", &StoreStats::leases},
-    {MetricType::Counter, "kvist_evicted_blocks_total", "Blocks dropped, by cause.", &StoreStats::evicted_blocks, true},
-    {MetricType::Counter, "kvist_evicted_bytes_total", "Encoded bytes of blocks dropped, by cause.",
-     &StoreStats::evicted_bytes, true},
-    {MetricType::Counter, "kvist_erased_blocks_total", "Blocks dropped by request.", &StoreStats::erased_blocks},
     {MetricType::Counter, "kvist_expired_leases_total", "Leases that ended by their deadline.",
      &StoreStats::expired_leases},
     {MetricType::Counter, "kvist_refused_reservations_total", "Reservations refused for want of room.",
      &StoreStats::refused_reservations},
 };
+
+// Histograms of LifeFigures.
+struct LifeFigure {
+  const char *name, *help;
+  Ages LifeFigures::*read;
+};
+constexpr LifeFigure kLifeFigures[] = {
+    {"kvist_reuse_gap_seconds",
+     "Time between two uses of a block; less than a second apart is one use. Larger than the eviction age: the tier is "
+     "too small.",
+     &LifeFigures::reuse_gap},
+    {"kvist_eviction_age_seconds", "Time since the last use of blocks that were evicted for room.",
+     &LifeFigures::eviction_age},
+    {"kvist_block_lifetime_seconds", "Time from a block's commit to its end, whatever ended it.",
+     &LifeFigures::lifetime},
+};
+
+// What ends a block.
+struct RemovalCause {
+  const char* name;
+  MissReason why;
+};
+constexpr RemovalCause kRemovalCauses[] = {{"evicted", MissReason::kEvicted},
+                                           {"erased", MissReason::kErased},
+                                           {"damaged", MissReason::kDamaged},
+                                           {"expired", MissReason::kExpired}};
+
+prometheus::ClientMetric HistogramOf(const Ages& ages) {
+  prometheus::ClientMetric metric;
+  uint64_t cumulative = 0;
+  for (size_t i = 0; i < ages.counts.size(); ++i) {
+    cumulative += ages.counts[i];
+    const double bound = i < Ages::kBounds.size() ? Ages::kBounds[i] : std::numeric_limits<double>::infinity();
+    metric.histogram.bucket.push_back({cumulative, bound});
+  }
+  metric.histogram.sample_count = cumulative;
+  metric.histogram.sample_sum = ages.sum_seconds;
+  return metric;
+}
 
 // One family a name: metrics of one name that differ in their labels come one after the other.
 void Append(MetricFamily made, std::vector<MetricFamily>* families) {
@@ -88,9 +123,8 @@ void Append(MetricFamily made, std::vector<MetricFamily>* families) {
 std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
 
 Metrics::Metrics(const std::string& node_id, const std::string& version)
-    : registry_(std::make_unique<prometheus::Registry>()) {
+    : registry_(std::make_unique<prometheus::Registry>()), lookups_(registry_.get()) {
   RegisterRpcs();
-  RegisterLookups();
   RegisterBlocks();
   auto& overloads = BuildCounter()
                         .Name("kvist_overload_refusals_total")
@@ -125,25 +159,6 @@ void Metrics::RegisterRpcs() {
   }
 }
 
-void Metrics::RegisterLookups() {
-  auto& hits =
-      BuildCounter().Name("kvist_hits_total").Help("Blocks that were asked for and found.").Register(*registry_);
-  auto& misses = BuildCounter()
-                     .Name("kvist_misses_total")
-                     .Help(
-                         "Blocks asked for and not delivered. Match counts all behind the first miss under its reason, "
-                         "and none without a lease.")
-                     .Register(*registry_);
-  for (const Method method : {Method::kMatch, Method::kGet}) {
-    const std::string op(MethodName(method));
-    hits_[LookupOp(method)] = &hits.Add({{"op", op}});
-    for (int reason = 1; reason < 11; ++reason) {
-      misses_[LookupOp(method)][reason] =
-          &misses.Add({{"op", op}, {"reason", MissReasonName(static_cast<v1::MissReason>(reason))}});
-    }
-  }
-}
-
 void Metrics::RegisterBlocks() {
   const auto counter = [this](const char* name, const char* help) {
     return &BuildCounter().Name(name).Help(help).Register(*registry_).Add({});
@@ -174,12 +189,6 @@ void Metrics::CountRpc(Method method, absl::StatusCode code, absl::Duration took
   rpcs_[static_cast<size_t>(method)][static_cast<size_t>(code)]->Increment();
 }
 
-void Metrics::CountLookup(Method method, uint64_t hits, v1::MissReason miss, uint64_t misses) {
-  const size_t op = LookupOp(method);
-  hits_[op]->Increment(hits);
-  if (misses > 0 && miss != v1::MISS_REASON_UNSPECIFIED) misses_[op][miss]->Increment(misses);
-}
-
 void Metrics::CountSent(uint64_t bytes) { sent_bytes_->Increment(bytes); }
 void Metrics::CountReceived(uint64_t bytes) { received_bytes_->Increment(bytes); }
 
@@ -198,21 +207,45 @@ void Metrics::AddFigure(Kind kind, std::string name, std::string help, std::map<
   figures_.push_back({kind, std::move(name), std::move(help), std::move(labels), std::move(read)});
 }
 
-void Metrics::AddTier(const std::string& tier, std::function<StoreStats()> read) {
+void Metrics::AddTier(const std::string& tier, std::function<TierReading()> read) {
   tiers_.push_back({tier, std::move(read)});
+}
+
+void Metrics::AppendTiers(std::vector<MetricFamily>* families) const {
+  std::vector<TierReading> readings;
+  for (const TierSource& source : tiers_) readings.push_back(source.read());
+  for (const StoreFigure& figure : kStoreFigures) {
+    for (size_t i = 0; i < tiers_.size(); ++i) {
+      Append(Family(figure.type, figure.name, figure.help, readings[i].stats.*figure.read, {{"tier", tiers_[i].tier}}),
+             families);
+    }
+  }
+  for (const LifeFigure& figure : kLifeFigures) {
+    MetricFamily family{figure.name, figure.help, MetricType::Histogram, {}};
+    for (size_t i = 0; i < tiers_.size(); ++i) {
+      family.metric.push_back(HistogramOf(readings[i].life.*figure.read));
+      family.metric.back().label = {{"tier", tiers_[i].tier}};
+    }
+    families->push_back(std::move(family));
+  }
+  const auto append_removed = [&](const char* name, const char* help, auto LifeFigures::*counts) {
+    for (size_t i = 0; i < tiers_.size(); ++i) {
+      for (const RemovalCause& cause : kRemovalCauses) {
+        const uint64_t count = (readings[i].life.*counts)[static_cast<size_t>(cause.why)];
+        Append(Family(MetricType::Counter, name, help, count, {{"tier", tiers_[i].tier}, {"cause", cause.name}}),
+               families);
+      }
+    }
+  };
+  append_removed("kvist_removed_blocks_total",
+                 "Blocks that left the tier: evicted for room, erased by request, dropped as damaged, expired.",
+                 &LifeFigures::removed_blocks);
+  append_removed("kvist_removed_bytes_total", "Encoded bytes of those.", &LifeFigures::removed_bytes);
 }
 
 std::string Metrics::Expose() const {
   std::vector<MetricFamily> families = registry_->Collect();
-  std::vector<StoreStats> stats;
-  for (const TierSource& source : tiers_) stats.push_back(source.read());
-  for (const StoreFigure& figure : kStoreFigures) {
-    for (size_t i = 0; i < tiers_.size(); ++i) {
-      std::vector<prometheus::ClientMetric::Label> labels = {{"tier", tiers_[i].tier}};
-      if (figure.by_cause) labels.push_back({"cause", "capacity"});
-      Append(Family(figure.type, figure.name, figure.help, stats[i].*figure.read, std::move(labels)), &families);
-    }
-  }
+  AppendTiers(&families);
   for (const Figure& figure : figures_) {
     std::vector<prometheus::ClientMetric::Label> labels;
     for (const auto& [name, value] : figure.labels) labels.push_back({name, value});

@@ -1,7 +1,7 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, limit, found_by, state, direction, result. All label sets
-// exist from the start, at 0. Threads any; counting takes no lock.
+// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result. All label
+// sets exist from the start, at 0. Threads any; counting takes no lock.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -17,14 +17,16 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "cachestore/block_store.h"
-#include "kvist/v1/cache.pb.h"
+#include "cachestore/life_figures.h"
 #include "services/node/admission.h"
+#include "services/node/lookup_metrics.h"
 #include "services/runtime/runtime.h"
 
 namespace prometheus {
 class Counter;
 class Histogram;
 class Registry;
+struct MetricFamily;
 }  // namespace prometheus
 
 namespace kvist {
@@ -52,6 +54,12 @@ enum class FoundBy : uint8_t { kScrub, kReport, kCopy, kRead };
 // Why the node ended a stream.
 enum class StreamEnd : uint8_t { kSlowReader, kSlowWriter, kDeadline };
 
+// What one tier says of itself.
+struct TierReading {
+  StoreStats stats;
+  LifeFigures life;
+};
+
 class Metrics {
  public:
   Metrics(const std::string& node_id, const std::string& version);
@@ -59,11 +67,10 @@ class Metrics {
 
   // A tier whose figures are read at each exposition. Call it before the first Expose; `read` must be callable as long
   // as Expose is.
-  void AddTier(const std::string& tier, std::function<StoreStats()> read);
+  void AddTier(const std::string& tier, std::function<TierReading()> read);
 
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
-  // Blocks found and not found by Match (op "match") or Get (op "get").
-  void CountLookup(Method method, uint64_t hits, v1::MissReason miss, uint64_t misses);
+  LookupMetrics& lookups() { return lookups_; }
   void CountSent(uint64_t bytes);
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".
@@ -86,7 +93,7 @@ class Metrics {
  private:
   struct TierSource {
     std::string tier;
-    std::function<StoreStats()> read;
+    std::function<TierReading()> read;
   };
   struct Figure {
     Kind kind;
@@ -95,16 +102,15 @@ class Metrics {
     std::function<double()> read;
   };
 
+  void AppendTiers(std::vector<prometheus::MetricFamily>* families) const;
   void RegisterRpcs();
-  void RegisterLookups();
   void RegisterBlocks();
 
   std::unique_ptr<prometheus::Registry> registry_;
+  LookupMetrics lookups_;
   // Constant after construction; the registry owns what they point to.
   std::array<prometheus::Histogram*, kMethods> rpc_seconds_;
   std::array<std::array<prometheus::Counter*, 17>, kMethods> rpcs_;
-  std::array<prometheus::Counter*, 2> hits_;
-  std::array<std::array<prometheus::Counter*, v1::MissReason_ARRAYSIZE>, 2> misses_;
   prometheus::Counter *sent_bytes_, *received_bytes_;
   std::map<std::string, prometheus::Counter*, std::less<>> refused_blocks_;
   std::array<prometheus::Counter*, kBounds> overloads_;

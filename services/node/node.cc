@@ -18,6 +18,7 @@
 #include "services/node/http_server.h"
 #include "services/node/log.h"
 #include "services/node/node_core.h"
+#include "services/node/process_figures.h"
 #include "services/node/replication.h"
 #include "services/node/test_faults.h"
 #include "services/runtime/runtime.h"
@@ -112,6 +113,7 @@ class RunningNode : public NodeServer {
     if (!membership.ok()) return membership.status();
     membership_ = *std::move(membership);
     if (absl::Status status = CreateCore(); !status.ok()) return status;
+    AddProcessFigures(core_->metrics());
     cache_ = std::make_unique<CacheService>(core_->handlers());
     cluster_ = std::make_unique<ClusterService>(core_->handlers());
     if (absl::Status status = StartHttp(); !status.ok()) return status;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/cluster/ring.h"
 #include "services/node/log.h"
 #include "services/node/member.h"
 #include "services/node/scrubber.h"
@@ -208,6 +209,7 @@ class NodeCoreImpl final : public NodeCore {
     gauge("kvist_gets_in_flight", "Get streams under way.", [this] { return handlers_->load().streams(); });
     gauge("kvist_queued_bytes", "Bytes that those have still to send.",
           [this] { return handlers_->load().queued_bytes(); });
+    AddViewFigures();
     if (membership_ == nullptr) return;
     gauge("kvist_membership_connected", "1 while the source of the members answers.",
           [this] { return membership_->health().connected; });
@@ -216,6 +218,30 @@ class NodeCoreImpl final : public NodeCore {
     metrics_->AddFigure(Metrics::Kind::kCounter, "kvist_registrations_total",
                         "How often the node had to register, the first time included.", {},
                         [this] { return membership_->health().registrations; });
+  }
+
+  void AddViewFigures() {
+    for (const NodeState state : {NodeState::kServing, NodeState::kJoining, NodeState::kDraining}) {
+      metrics_->AddFigure(
+          Metrics::Kind::kGauge, "kvist_members", "Nodes in this node's view, by the state they are in.",
+          {{"state", std::string(NodeStateName(state))}}, [this, state] {
+            const std::shared_ptr<const View> now = view();
+            if (now == nullptr) return 0.0;
+            return static_cast<double>(std::count_if(now->nodes.begin(), now->nodes.end(),
+                                                     [state](const Node& node) { return node.state == state; }));
+          });
+    }
+    metrics_->AddFigure(Metrics::Kind::kGauge, "kvist_owned_ratio",
+                        "The part of all keys that this node's view gives to this node.", {}, [this] {
+                          const std::shared_ptr<const View> now = view();
+                          double all = 0, ours = 0;
+                          if (now == nullptr) return 0.0;
+                          for (const Node& node : now->nodes) {
+                            all += PlacementWeight(node);
+                            if (node.id == options_.id) ours += PlacementWeight(node);
+                          }
+                          return all > 0 ? ours / all : 0.0;
+                        });
   }
 
   const NodeCoreOptions options_;

@@ -269,7 +269,11 @@ class PutState final : public OpenSession {
       node_->metrics().CountRefusedBlock(cause);
       return status;
     }
+    const absl::StatusOr<BlockHead> head = BlockHead::Read(reservation_->pieces());
+    if (!head.ok()) return head.status();
+    reservation_->SetContent(head->content());
     if (absl::Status status = reservation_->Commit(size_bytes); !status.ok()) return status;
+    node_->metrics().lookups().CountStored(head->view());
     return true;
   }
 

@@ -25,6 +25,10 @@ BlockReading ReadingOfThisFormat() {
     const auto& digest = head->view().identity().namespace_digest;
     return std::string(digest.begin(), digest.end());
   };
+  reading.content_of = [](Pieces pieces) {
+    const absl::StatusOr<BlockHead> head = BlockHead::Read(pieces);
+    return head.ok() ? head->content() : BlockContent();
+  };
   return reading;
 }
 

@@ -59,8 +59,16 @@ void AddDevice(TieredStore* store, Metrics* metrics) {
 
 void AddTierFigures(TieredStore* store, const std::string& without_device, Metrics* metrics) {
   const bool device = store->device() != nullptr;
-  metrics->AddTier("host", [store] { return store->tiers().host; });
-  if (device) metrics->AddTier("device", [store] { return store->tiers().device; });
+  metrics->AddTier("host", [store] {
+    TierFigures figures = store->tiers();
+    return TierReading{figures.host, figures.host_life};
+  });
+  if (device) {
+    metrics->AddTier("device", [store] {
+      TierFigures figures = store->tiers();
+      return TierReading{figures.device, figures.device_life};
+    });
+  }
   for (const char* state : {"none", "absent", "ready", "lost"}) {
     metrics->AddFigure(Metrics::Kind::kGauge, "kvist_device_state",
                        "1 for the state that the device tier is in; absent: asked for, and not to be had here.",
@@ -68,10 +76,10 @@ void AddTierFigures(TieredStore* store, const std::string& without_device, Metri
                        [store, without_device, state] { return StateOf(store, without_device) == state; });
   }
   constexpr char kHits[] = "Reads of blocks that were found, by the tier that served them.";
-  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_tier_hits_total", kHits, {{"tier", "host"}},
+  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_tier_hit_blocks_total", kHits, {{"tier", "host"}},
                      [store] { return store->tiers().host_hits; });
   if (!device) return;
-  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_tier_hits_total", kHits, {{"tier", "device"}},
+  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_tier_hit_blocks_total", kHits, {{"tier", "device"}},
                      [store] { return store->tiers().device_hits; });
   AddMoves(store, metrics);
   AddDevice(store, metrics);

@@ -276,8 +276,9 @@ TEST_F(CacheServiceTest, MetricsCountWhatHappened) {
   const std::string text = metrics();
   for (const std::string& line :
        {std::string("kvist_blocks{tier=\"host\"} 1"), "kvist_sent_bytes_total " + std::to_string(block.size()),
-        "kvist_received_bytes_total " + std::to_string(block.size()), std::string("kvist_hits_total{op=\"get\"} 1"),
-        std::string("kvist_hits_total{op=\"match\"} 1"), std::string("kvist_capacity_bytes{tier=\"host\"} 8388608")}) {
+        "kvist_received_bytes_total " + std::to_string(block.size()),
+        std::string("kvist_hit_blocks_total{op=\"get\"} 1"), std::string("kvist_hit_blocks_total{op=\"match\"} 1"),
+        std::string("kvist_capacity_bytes{tier=\"host\"} 8388608")}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }

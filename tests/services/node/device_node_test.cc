@@ -122,7 +122,7 @@ TEST_F(DeviceNodeTest, AWorkerOnTheSameGpuReadsWhatWasPutAndBothTiersAreCounted)
   for (const char* line :
        {"kvist_blocks{tier=\"host\"} 1", "kvist_blocks{tier=\"device\"} 1",
         "kvist_capacity_bytes{tier=\"device\"} 8388608", "kvist_moved_blocks_total{direction=\"up\"} 1",
-        "kvist_device_state{state=\"ready\"} 1", "kvist_tier_hits_total{tier=\"device\"} 1",
+        "kvist_device_state{state=\"ready\"} 1", "kvist_tier_hit_blocks_total{tier=\"device\"} 1",
         "kvist_device_ipc_workers 1", "kvist_device_ipc_blocks_total 1"}) {
     EXPECT_THAT(metrics, HasSubstr(line));
   }

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -81,6 +83,58 @@ TEST(HandlersTest, WhatIsPutIsReadBackAndNothingStaysHeld) {
   EXPECT_EQ(node.handlers->load().streams(), 0);
   EXPECT_EQ(node.handlers->load().queued_bytes(), 0);
   EXPECT_EQ(node.Figure("kvist_rpcs_total{code=\"ok\",method=\"get\"}"), 1);
+}
+
+TEST(HandlersTest, LookupsAreCountedInBlocksTokensAndBytes) {
+  LocalNode node;
+  const std::string block = TestBlock(TestKey(1), 2, 1);  // of 16 tokens
+  const double bytes = block.size();
+  ASSERT_TRUE(node.Put(ReserveFor(TestKey(1), block.size()), block).ok());
+  v1::MatchRequest match;
+  match.set_lease_ms(1000);
+  match.add_chains()->set_keys(KeyBytes(TestKey(1)) + KeyBytes(TestKey(2)) + KeyBytes(TestKey(3)));
+  ASSERT_TRUE(node.handlers->Match(match).ok());
+  match.set_lease_ms(0);  // a writer's probe is no lookup
+  ASSERT_TRUE(node.handlers->Match(match).ok());
+  ASSERT_TRUE(GetBlocks(node.channel.get(), GetRequestFor({TestKey(1), TestKey(2)}), node.In(10)).ok());
+  for (const auto& [name, value] : std::map<std::string, double>{
+           {"kvist_lookup_blocks_total{op=\"match\"}", 3},
+           {"kvist_lookup_tokens_total{op=\"match\"}", 48},
+           {"kvist_lookup_bytes_total{op=\"match\"}", 3 * bytes},
+           {"kvist_hit_blocks_total{op=\"match\"}", 1},
+           {"kvist_hit_tokens_total{op=\"match\"}", 16},
+           {"kvist_hit_bytes_total{op=\"match\"}", bytes},
+           {"kvist_missed_blocks_total{op=\"match\",reason=\"never_stored\"}", 2},
+           {"kvist_missed_tokens_total{op=\"match\",reason=\"never_stored\"}", 32},
+           {"kvist_missed_bytes_total{op=\"match\",reason=\"never_stored\"}", 2 * bytes},
+           {"kvist_hit_tokens_total{op=\"get\"}", 16},
+           {"kvist_missed_blocks_total{op=\"get\",reason=\"never_stored\"}", 1},
+           {"kvist_missed_blocks_total{op=\"get\",reason=\"tier_lost\"}", 0},
+           {"kvist_match_depth_blocks_count", 1},
+           {"kvist_match_depth_blocks_sum", 1},
+           {"kvist_saved_tokens_total", 16},
+           {"kvist_stored_blocks_total{codec=\"raw16\"}", 1},
+           {"kvist_stored_bytes_total{codec=\"raw16\"}", bytes},
+           {"kvist_stored_logical_bytes_total{codec=\"raw16\"}", 2 * 2 * 16 * 64 * 2},
+           {"kvist_stored_sqnr_decibels_count{codec=\"raw16\"}", 1},
+           {"kvist_tokens{tier=\"host\"}", 16},
+           {"kvist_logical_bytes{tier=\"host\"}", 2 * 2 * 16 * 64 * 2},
+       }) {
+    EXPECT_EQ(node.Figure(name), value) << name;
+  }
+}
+
+TEST(HandlersTest, AReaderWhoBeginsBehindTheFirstLayerSavesNoTokensTwice) {
+  LocalNode node;
+  ASSERT_TRUE(node.Put(TestKey(1), 2).ok());
+  for (const uint32_t first : {0, 1}) {
+    v1::GetRequest request = GetRequestFor({TestKey(1)});
+    request.set_first_layer(first);
+    request.set_last_layer(first + 1);
+    ASSERT_TRUE(GetBlocks(node.channel.get(), request, node.In(10)).ok());
+  }
+  EXPECT_EQ(node.Figure("kvist_saved_tokens_total"), 16);
+  EXPECT_EQ(node.Figure("kvist_hit_blocks_total{op=\"get\"}"), 2);
 }
 
 TEST(HandlersTest, ASessionLeftInTheMiddleGivesItsPinAndItsSpaceBack) {

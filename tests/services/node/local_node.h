@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "cachestore/host_tier.h"
+#include "cachestore/tier_core.h"
 #include "services/node/cache_handlers.h"
 #include "services/node/local_channel.h"
 #include "tests/services/testing/loopback.h"
@@ -31,7 +32,7 @@ struct LocalNode {
     options.clock = runtime.clock();
     tier = *HostTier::Create(options);
     metrics = std::make_unique<Metrics>("n0", "0");
-    metrics->AddTier("host", [this] { return *tier->Stats(); });
+    metrics->AddTier("host", [this] { return TierReading{*tier->Stats(), tier->core()->index.life()}; });
     CacheHandlersOptions given;
     given.store = tier.get();
     given.metrics = metrics.get();
