@@ -234,6 +234,8 @@ absl::Status RunCommand(const Command& command, Transport* transport, std::ostre
       return RunRing(command, transport, out);
     case Act::kDrain:
       return RunDrain(command, transport, out);
+    case Act::kTop:
+      return RunTop(command, transport, out);
     default:
       return RunClientCommand(command, transport, out);
   }

@@ -21,6 +21,9 @@ absl::Status RunRing(const Command& command, Transport* transport, std::ostream&
 // drain: starts it and prints how far it is, until the node has left.
 absl::Status RunDrain(const Command& command, Transport* transport, std::ostream& out);
 
+// top: prints frames until its output is closed, or one.
+absl::Status RunTop(const Command& command, Transport* transport, std::ostream& out);
+
 absl::Status RunCommand(const Command& command, Transport* transport, std::ostream& out);
 
 }  // namespace kvist

@@ -22,17 +22,18 @@ constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
 struct RawFlags {
   std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
                                                      replicas = "1", keys = "100000", seed = "1";
-  std::string node_id, drain_deadline, drain_budget;
-  bool json = false, version = false;
+  std::string node_id, drain_deadline, drain_budget, interval = "2s";
+  bool json = false, version = false, once = false;
 };
 
 struct ActFlags {
   Act act;
   const char* name;
   const char* about;
-  bool prompt = false, kv = false, encodes = false, random = false, drains = false;  // its groups of flags
+  bool prompt = false, kv = false, encodes = false, random = false, drains = false,
+       live = false;  // its groups of flags
 };
-constexpr std::array<ActFlags, 8> kActs = {{
+constexpr std::array<ActFlags, 9> kActs = {{
     {.act = Act::kPut,
      .name = "put",
      .about = "Encodes and stores the full blocks of a prompt",
@@ -60,6 +61,10 @@ constexpr std::array<ActFlags, 8> kActs = {{
      .name = "drain",
      .about = "Makes a node hand its hottest blocks to their next owners and leave",
      .drains = true},
+    {.act = Act::kTop,
+     .name = "top",
+     .about = "Shows memory, hit rates and bandwidth of the nodes, again and again",
+     .live = true},
 }};
 
 // Keys are enough for what needs no positions in a KV file.
@@ -69,7 +74,7 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   app->allow_extras();
   app->add_option("--cluster", raw->cluster, "Static cluster file (JSON)");
   app->add_option("--node", raw->nodes, "Instead of a file: host:port of any node, or several with commas");
-  app->add_flag("--json", raw->json, "Print JSON instead of a table");
+  if (!act.live) app->add_flag("--json", raw->json, "Print JSON instead of a table");
   if (act.prompt) {
     app->add_option("--namespace", raw->ns, "JSON file: model, dtype, layers, heads, head_dim, tokens_per_block, ...");
     app->add_option("--tokens", raw->tokens, "JSON file: the prompt's token ids, [1, 2, ...]");
@@ -93,6 +98,10 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
     app->add_option("NODE", raw->node_id, "Id of the node to drain");
     app->add_option("--hand-over", raw->drain_deadline, "Time for it, for example 60s; the node's own if not given");
     app->add_option("--budget", raw->drain_budget, "Bytes to hand over, for example 8GiB; the node's own if not given");
+  }
+  if (act.live) {
+    app->add_option("--interval", raw->interval, "Between two frames, for example 2s")->capture_default_str();
+    app->add_flag("--once", raw->once, "Print one frame, after one interval, and end");
   }
   if (act.random) {
     app->add_option("--keys", raw->keys, "Random keys to place when no prompt is given")->capture_default_str();
@@ -161,6 +170,10 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   problems->Require(absl::SimpleAtoi(raw.keys, &command.keys) && command.keys >= 1 && command.keys <= 100000000,
                     "--keys", quoted(raw.keys, "no number of 1 to 100000000"));
   problems->Require(absl::SimpleAtoi(raw.seed, &command.seed), "--seed", quoted(raw.seed, "no number"));
+  command.once = raw.once;
+  problems->Require(absl::ParseDuration(raw.interval, &command.interval) &&
+                        command.interval >= absl::Milliseconds(100) && command.interval <= absl::Hours(1),
+                    "--interval", quoted(raw.interval, "no duration of 100ms to 1h"));
   for (const std::string& seed : command.seeds) {
     const absl::Status address = ParseAddress(seed).status();
     problems->Require(address.ok(), "--node", std::string(address.message()));
@@ -210,7 +223,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
     RequireFiles(kActs[i], raw, &problems);
     parsed.command = Read(kActs[i], raw, &problems);
   }
-  problems.Require(acts == 1, "command", "give one of put, get, match, explain, stats, erase, ring, drain");
+  problems.Require(acts == 1, "command", "give one of put, get, match, explain, stats, erase, ring, drain, top");
   if (!problems.status().ok()) return problems.status();
   return parsed;
 }

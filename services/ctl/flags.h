@@ -12,7 +12,7 @@
 
 namespace kvist {
 
-enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain };
+enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain, kTop };
 
 struct Command {
   Act act = Act::kStats;
@@ -26,10 +26,12 @@ struct Command {
   float floor_db = 0;
   int threads = 2;
   int replicas = 1;
-  uint64_t keys = 100000, seed = 1;  // of `ring` without a prompt
-  std::string node_id;               // of `drain`
-  absl::Duration drain_deadline;     // of the hand-over; 0 = the node's own
-  uint64_t drain_budget_bytes = 0;   // 0 = the node's own
+  uint64_t keys = 100000, seed = 1;            // of `ring` without a prompt
+  std::string node_id;                         // of `drain`
+  absl::Duration drain_deadline;               // of the hand-over; 0 = the node's own
+  uint64_t drain_budget_bytes = 0;             // 0 = the node's own
+  absl::Duration interval = absl::Seconds(2);  // of `top`, between two looks
+  bool once = false;                           // of `top`: one frame
 };
 
 struct ParsedCommand {

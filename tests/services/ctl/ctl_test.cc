@@ -68,7 +68,7 @@ TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
 
 TEST(Flags, ACommandIsNeeded) {
   EXPECT_THAT(Message(Parse({}).status()),
-              HasSubstr("give one of put, get, match, explain, stats, erase, ring, drain"));
+              HasSubstr("give one of put, get, match, explain, stats, erase, ring, drain, top"));
   EXPECT_THAT(Message(Parse({"fetch"}).status()), HasSubstr("fetch: unknown"));
   EXPECT_EQ(Message(Parse({"ring", "--cluster", "c", "--tokens", "t"}).status()),
             "--namespace: needed: a JSON file that says whose KV this is");
