@@ -1,7 +1,9 @@
 # Short names only; each target is one command. `make demo` and `make test` set up what they need.
-.PHONY: setup demo test bench chaos simulate sanitize fuzz lint gpu-bundle
+.PHONY: setup demo up down test bench chaos simulate sanitize fuzz lint gpu-bundle
 setup:    ; @tools/setup
 demo:     ; @tools/setup && tools/demo
+up:       ; @tools/setup && bazel build -c opt //services/node:kvistd //services/ctl:kvist //services/worker:libkvist.so && build/venv/bin/python deploy/local/up.py up
+down:     ; @/usr/bin/python3 deploy/local/up.py down
 test:     ; @tools/setup && tools/test
 bench:    ; @tools/setup && tools/bench
 sanitize: ; @tools/setup && tools/sanitize
