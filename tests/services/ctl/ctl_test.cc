@@ -52,6 +52,17 @@ TEST(Flags, AreReadIntoOneStruct) {
   EXPECT_TRUE(command.json);
 }
 
+TEST(Flags, TopTakesAnIntervalAndNoJson) {
+  const auto parsed = Parse({"top", "--node", "127.0.0.1:7101", "--interval", "500ms", "--once"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->command.act, Act::kTop);
+  EXPECT_EQ(parsed->command.interval, absl::Milliseconds(500));
+  EXPECT_TRUE(parsed->command.once);
+  const auto wrong = Parse({"top", "--node", "127.0.0.1:7101", "--interval", "5", "--json"});
+  EXPECT_THAT(Message(wrong.status()), HasSubstr("--interval: '5' is no duration of 100ms to 1h"));
+  EXPECT_THAT(Message(wrong.status()), HasSubstr("--json: unknown"));
+}
+
 TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
   const auto parsed =
       Parse({"put", "--codec", "zip", "--floor-db", "x", "--threads", "0", "--deadline", "soon", "--colour"});
