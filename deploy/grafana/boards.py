@@ -22,6 +22,11 @@ def rate(metric: str, labels: str = "") -> str:
     return f"rate({metric}{{{I}{',' + labels if labels else ''}}}[{RATE}])"
 
 
+def total(metric: str, by: str = "", labels: str = "") -> str:
+    """The rate over all nodes, or by a label."""
+    return f"sum{f' by ({by}) ' if by else ''}({rate(metric, labels)})"
+
+
 def quantile(q: float, metric: str, by: str = "", labels: str = "", window: str = RATE) -> str:
     series = f"{metric}_bucket{{{I}{',' + labels if labels else ''}}}"
     return f"histogram_quantile({q}, sum by (le{', ' + by if by else ''}) (rate({series}[{window}])))"
@@ -83,32 +88,32 @@ def board(name: str, title: str, description: str, *rows: list[dict]) -> dict:
 
 
 MATCH, GET = 'op="match"', 'op="get"'
-TOKEN_RATIO = ratio(f"sum({rate('kvist_hit_tokens_total', MATCH)})", f"sum({rate('kvist_lookup_tokens_total', MATCH)})")
+TOKEN_RATIO = ratio(total("kvist_hit_tokens_total", labels=MATCH), total("kvist_lookup_tokens_total", labels=MATCH))
 NOT_OK, OF_GET = 'code!="ok"', 'method="get"'
 FAULTS = 'code=~"aborted|data_loss|deadline_exceeded|internal|unavailable|unimplemented|unknown"'
 
 OVERVIEW = board(
     "overview", "Overview", "Is the cluster well, and what does it save?",
     [
-        stat("Nodes ready", "Nodes that take requests; red: none does.", "none", f"sum(kvist_ready{{{I}}})"),
+        stat("Nodes ready", "Nodes that take requests; the others say on /readyz why not.", "none", f"sum(kvist_ready{{{I}}})"),
         stat("Hit ratio, tokens", "Of the tokens that readers asked Match for under a lease, the part that was there.", "percentunit",
              TOKEN_RATIO, highest=1),
         stat("Tokens saved", "Tokens that workers fetched and need not compute, a second.", "cps",
-             f"sum({rate('kvist_saved_tokens_total')})"),
-        stat("Sent to readers", "Encoded bytes of blocks.", "Bps", f"sum({rate('kvist_sent_bytes_total')})"),
+             total("kvist_saved_tokens_total")),
+        stat("Sent to readers", "Encoded bytes of blocks.", "Bps", total("kvist_sent_bytes_total")),
         stat("Stored form", "Encoded bytes of all blocks here, as a part of the 16-bit values they stand for.", "percentunit",
              ratio(f"sum(kvist_used_bytes{{{I}}})", f"sum(kvist_logical_bytes{{{I}}})"), highest=1),
         stat("Faults", "RPCs a second that ended in a fault of a node; misses and refusals are none.", "reqps",
-             f"sum({rate('kvist_rpcs_total', FAULTS)})", steps=(0.1, 1)),
+             total("kvist_rpcs_total", labels=FAULTS), steps=(0.1, 1)),
     ],
     [
         panel("Hit ratio", "What Match found of what was asked, in tokens, blocks and bytes. Bytes of misses are an estimate.",
               "percentunit", (TOKEN_RATIO, "tokens"),
-              (ratio(f"sum({rate('kvist_hit_blocks_total', MATCH)})", f"sum({rate('kvist_lookup_blocks_total', MATCH)})"), "blocks"),
-              (ratio(f"sum({rate('kvist_hit_bytes_total', MATCH)})", f"sum({rate('kvist_lookup_bytes_total', MATCH)})"), "bytes"),
+              (ratio(total("kvist_hit_blocks_total", labels=MATCH), total("kvist_lookup_blocks_total", labels=MATCH)), "blocks"),
+              (ratio(total("kvist_hit_bytes_total", labels=MATCH), total("kvist_lookup_bytes_total", labels=MATCH)), "bytes"),
               highest=1),
         panel("Bandwidth", "Encoded bytes from writers and to readers, all nodes.", "Bps",
-              (f"sum({rate('kvist_sent_bytes_total')})", "to readers"), (f"sum({rate('kvist_received_bytes_total')})", "from writers")),
+              (total("kvist_sent_bytes_total"), "to readers"), (total("kvist_received_bytes_total"), "from writers")),
         panel("Memory used", "By tier. Full is what a cache should be; see the board Memory for whether it is too small.", "percentunit",
               (ratio(f"sum by (tier) (kvist_used_bytes{{{I}}})", f"sum by (tier) (kvist_capacity_bytes{{{I}}})"), "{{tier}}"), highest=1),
     ],
@@ -141,10 +146,10 @@ MEMORY = board(
               (quantile(0.5, "kvist_eviction_age_seconds", labels='tier="host"', window="1h"), "eviction age p50"),
               (quantile(0.5, "kvist_block_lifetime_seconds", labels='tier="host"', window="1h"), "lifetime p50")),
         panel("Blocks that go, by cause", "Evicted for room, erased by request, dropped as damaged, expired.", "cps",
-              (f"sum by (cause) ({rate('kvist_removed_blocks_total')})", "{{cause}}"), stacked=True),
+              (total("kvist_removed_blocks_total", "cause"), "{{cause}}"), stacked=True),
         panel("Bytes that go, by cause", "Beside the bytes that come. Evicted close to stored and few hits: memory turns over in vain.",
-              "Bps", (f"sum by (cause) ({rate('kvist_removed_bytes_total')})", "{{cause}}"),
-              (f"sum({rate('kvist_received_bytes_total')})", "received")),
+              "Bps", (total("kvist_removed_bytes_total", "cause"), "{{cause}}"),
+              (total("kvist_received_bytes_total"), "received")),
     ],
     [
         panel("Logical against stored bytes", "What the blocks stand for as 16-bit values, and what they take.", "bytes",
@@ -152,11 +157,11 @@ MEMORY = board(
         panel("Blocks and tokens", "Held by all nodes. A token whose KV stands on two nodes counts twice, as does one of two ranks.", "short",
               (f"sum(kvist_blocks{{{I}}})", "blocks"), (f"sum(kvist_tokens{{{I}}})", "tokens")),
         panel("Leases", "Under way, and those that ended by their deadline: workers that died or never release.", "short",
-              (f"sum(kvist_leases{{{I}}})", "leases"), (f"sum({rate('kvist_expired_leases_total')})", "expired a second")),
+              (f"sum(kvist_leases{{{I}}})", "leases"), (total("kvist_expired_leases_total"), "expired a second")),
     ],
     [
         panel("Refused reservations", "Writers that found no room though everything evictable was evicted.", "cps",
-              (f"sum by (instance) ({rate('kvist_refused_reservations_total')})", "{{instance}}"), steps=(1, 10)),
+              (total("kvist_refused_reservations_total", "instance"), "{{instance}}"), steps=(1, 10)),
         panel("Resident memory of the process", "Beside the capacity: the rest is the index, connections and requests under way.", "bytes",
               (f"process_resident_memory_bytes{{{I}}}", "{{instance}} resident"),
               (f"sum by (instance) (kvist_capacity_bytes{{{I},tier=\"host\"}})", "{{instance}} capacity")),
@@ -166,42 +171,42 @@ HITS = board(
     "hits", "Hit rates", "What is found, what is not, and why. Match is what readers look for; Get is what they then take.",
     [
         panel("Tokens asked and found", "By Match under a lease. A missed block counts as the mean of the blocks stored on its node.", "cps",
-              (f"sum({rate('kvist_lookup_tokens_total', MATCH)})", "asked"), (f"sum({rate('kvist_hit_tokens_total', MATCH)})", "found"),
-              (f"sum({rate('kvist_missed_tokens_total', MATCH)})", "missed")),
+              (total("kvist_lookup_tokens_total", labels=MATCH), "asked"), (total("kvist_hit_tokens_total", labels=MATCH), "found"),
+              (total("kvist_missed_tokens_total", labels=MATCH), "missed")),
         panel("Blocks asked and found", "The same in blocks: the exact count.", "cps",
-              (f"sum({rate('kvist_lookup_blocks_total', MATCH)})", "asked"), (f"sum({rate('kvist_hit_blocks_total', MATCH)})", "found"),
-              (f"sum({rate('kvist_missed_blocks_total', MATCH)})", "missed")),
+              (total("kvist_lookup_blocks_total", labels=MATCH), "asked"), (total("kvist_hit_blocks_total", labels=MATCH), "found"),
+              (total("kvist_missed_blocks_total", labels=MATCH), "missed")),
         panel("Bytes asked and found", "The same in encoded bytes; those of misses are an estimate.", "Bps",
-              (f"sum({rate('kvist_lookup_bytes_total', MATCH)})", "asked"), (f"sum({rate('kvist_hit_bytes_total', MATCH)})", "found"),
-              (f"sum({rate('kvist_missed_bytes_total', MATCH)})", "missed")),
+              (total("kvist_lookup_bytes_total", labels=MATCH), "asked"), (total("kvist_hit_bytes_total", labels=MATCH), "found"),
+              (total("kvist_missed_bytes_total", labels=MATCH), "missed")),
     ],
     [
         panel("Hit ratio by node, tokens", "One node below the others: it joined lately, or its blocks are evicted sooner.", "percentunit",
-              (ratio(f"sum by (instance) ({rate('kvist_hit_tokens_total', MATCH)})",
-                     f"sum by (instance) ({rate('kvist_lookup_tokens_total', MATCH)})"), "{{instance}}"), highest=1),
+              (ratio(total("kvist_hit_tokens_total", "instance", MATCH),
+                     total("kvist_lookup_tokens_total", "instance", MATCH)), "{{instance}}"), highest=1),
         panel("Hits by tier", "Reads that were found, by the tier that served them.", "cps",
-              (f"sum by (tier) ({rate('kvist_tier_hit_blocks_total')})", "{{tier}}"), stacked=True),
+              (total("kvist_tier_hit_blocks_total", "tier"), "{{tier}}"), stacked=True),
         panel("Tokens saved", "That workers fetched and need not compute, by node.", "cps",
-              (f"sum by (instance) ({rate('kvist_saved_tokens_total')})", "{{instance}}"), stacked=True),
+              (total("kvist_saved_tokens_total", "instance"), "{{instance}}"), stacked=True),
     ],
     [
         panel("Misses by reason", "Of Match. never_stored: new prompts, or another namespace; evicted: too little memory; the others are rare.",
-              "cps", (f"sum by (reason) ({rate('kvist_missed_blocks_total', MATCH)})", "{{reason}}"), stacked=True),
+              "cps", (total("kvist_missed_blocks_total", "reason", MATCH), "{{reason}}"), stacked=True),
         panel("Misses of Get by reason", "Blocks that Match had found, or that were asked for without it, and that Get did not deliver.", "cps",
-              (f"sum by (reason) ({rate('kvist_missed_blocks_total', GET)})", "{{reason}}"), stacked=True),
+              (total("kvist_missed_blocks_total", "reason", GET), "{{reason}}"), stacked=True),
         panel("Prefix depth", "Leading hits of the chains that Match asked a node for, in blocks: its part of the prompts.", "short",
               (quantile(0.5, "kvist_match_depth_blocks"), "p50"), (quantile(0.9, "kvist_match_depth_blocks"), "p90"),
-              (ratio(f"sum({rate('kvist_match_depth_blocks_sum')})", f"sum({rate('kvist_match_depth_blocks_count')})"), "mean")),
+              (ratio(total("kvist_match_depth_blocks_sum"), total("kvist_match_depth_blocks_count")), "mean")),
     ])
 
 REQUESTS = board(
     "requests", "Requests", "Rate, errors and duration of every method, and what the nodes refuse.",
     [
-        panel("Rate by method", "RPCs ended, a second.", "reqps", (f"sum by (method) ({rate('kvist_rpcs_total')})", "{{method}}"), stacked=True),
+        panel("Rate by method", "RPCs ended, a second.", "reqps", (total("kvist_rpcs_total", "method"), "{{method}}"), stacked=True),
         panel("Errors by code", "Everything but ok. already_exists and resource_exhausted are answers, not faults.", "reqps",
-              (f"sum by (code) ({rate('kvist_rpcs_total', NOT_OK)})", "{{code}}"), stacked=True),
+              (total("kvist_rpcs_total", "code", NOT_OK), "{{code}}"), stacked=True),
         panel("Faults of all requests", "The part that ends in a fault of the node, by node.", "percentunit",
-              (ratio(f"sum by (instance) ({rate('kvist_rpcs_total', FAULTS)})", f"sum by (instance) ({rate('kvist_rpcs_total')})"),
+              (ratio(total("kvist_rpcs_total", "instance", FAULTS), total("kvist_rpcs_total", "instance")),
                "{{instance}}"), steps=(0.001, 0.01)),
     ],
     [
@@ -210,19 +215,19 @@ REQUESTS = board(
         panel("Duration, p99", "99 of 100 calls end within this time.", "s",
               (quantile(0.99, "kvist_rpc_seconds", "method", 'method=~"match|get|put"'), "{{method}}"), steps=(0.5, 1)),
         panel("Bandwidth of a Get stream", "Bytes sent over the time that streams were open, by node. Below your prefill's speed a hit costs time.",
-              "Bps", (ratio(f"sum by (instance) ({rate('kvist_sent_bytes_total')})",
-                            f"sum by (instance) ({rate('kvist_rpc_seconds_sum', OF_GET)})"), "{{instance}}")),
+              "Bps", (ratio(total("kvist_sent_bytes_total", "instance"),
+                            total("kvist_rpc_seconds_sum", "instance", OF_GET)), "{{instance}}")),
     ],
     [
         panel("Gets in flight", "Streams that are open, by node.", "short", (f"kvist_gets_in_flight{{{I}}}", "{{instance}}")),
         panel("Bytes still to send", "Of those streams.", "bytes", (f"kvist_queued_bytes{{{I}}}", "{{instance}}")),
         panel("Refusals by limit", "Requests turned away before any work, with a hint when to come again.", "reqps",
-              (f"sum by (limit) ({rate('kvist_overload_refusals_total')})", "{{limit}}"), stacked=True, steps=(1, 10)),
+              (total("kvist_overload_refusals_total", "limit"), "{{limit}}"), stacked=True, steps=(1, 10)),
     ],
     [
         panel("Streams ended by the node", "Of slow readers and writers, or past their deadline, to get back what they hold.", "cps",
-              (f"sum by (cause) ({rate('kvist_ended_streams_total')})", "{{cause}}"), stacked=True),
-        panel("CPU", "Cores that each node uses.", "short", (f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")),
+              (total("kvist_ended_streams_total", "cause"), "{{cause}}"), stacked=True),
+        panel("CPU", "Cores that each node uses.", "short", (total("process_cpu_seconds_total", "instance"), "{{instance}}")),
         panel("File descriptors", "Open, of those allowed.", "percentunit",
               (f"process_open_fds{{{I}}} / process_max_fds{{{I}}}", "{{instance}}"), steps=(0.6, 0.8), highest=1),
     ])
@@ -246,15 +251,15 @@ CLUSTER = board(
     ],
     [
         panel("Copies to other nodes", "Blocks sent: replicas, hot segments, hand-overs; and what was given up.", "cps",
-              (f"sum({rate('kvist_copied_blocks_total')})", "copied"), (f"sum({rate('kvist_copies_failed_total')})", "failed"),
-              (f"sum({rate('kvist_copies_dropped_total')})", "queue full")),
-        panel("Bytes of copies", "Sent to other nodes, by node.", "Bps", (f"sum by (instance) ({rate('kvist_copied_bytes_total')})", "{{instance}}")),
+              (total("kvist_copied_blocks_total"), "copied"), (total("kvist_copies_failed_total"), "failed"),
+              (total("kvist_copies_dropped_total"), "queue full")),
+        panel("Bytes of copies", "Sent to other nodes, by node.", "Bps", (total("kvist_copied_bytes_total", "instance"), "{{instance}}")),
         panel("Blocks fetched from others", "Adopted from a segment's previous owner, and damaged ones fetched again.", "cps",
-              (f"sum({rate('kvist_adopted_blocks_total')})", "adopted"), (f"sum({rate('kvist_refetched_blocks_total')})", "refetched")),
+              (total("kvist_adopted_blocks_total"), "adopted"), (total("kvist_refetched_blocks_total"), "refetched")),
     ],
     [
         panel("Bytes sent by node", "To readers. Far apart: one prompt or one share is hot.", "Bps",
-              (f"sum by (instance) ({rate('kvist_sent_bytes_total')})", "{{instance}}")),
+              (total("kvist_sent_bytes_total", "instance"), "{{instance}}")),
         panel("Hot segments", "Segments of which extra copies stand elsewhere, because they are read so much.", "short",
               (f"kvist_hot_segments{{{I}}}", "{{instance}}")),
         panel("Drain", "Blocks that draining nodes planned to hand over, have sent, and could not send.", "short",
@@ -262,11 +267,11 @@ CLUSTER = board(
     ],
     [
         panel("Damage", "Blocks whose bytes were not those written, by what found them; none was served.", "cps",
-              (f"sum by (found_by) ({rate('kvist_damaged_blocks_total')})", "{{found_by}}"), steps=(0.001,)),
+              (total("kvist_damaged_blocks_total", "found_by"), "{{found_by}}"), steps=(0.001,)),
         panel("Blocks refused and in conflict", "Refused at their commit, by cause; and copies with other bytes than the block that is there.", "cps",
-              (f"sum by (cause) ({rate('kvist_refused_blocks_total')})", "refused, {{cause}}"),
-              (f"sum({rate('kvist_conflicting_blocks_total')})", "in conflict"), steps=(0.001,)),
-        panel("Scrubbed", "Resting blocks verified, by node.", "cps", (f"sum by (instance) ({rate('kvist_scrubbed_blocks_total')})", "{{instance}}")),
+              (total("kvist_refused_blocks_total", "cause"), "refused, {{cause}}"),
+              (total("kvist_conflicting_blocks_total"), "in conflict"), steps=(0.001,)),
+        panel("Scrubbed", "Resting blocks verified, by node.", "cps", (total("kvist_scrubbed_blocks_total", "instance"), "{{instance}}")),
     ],
     [
         panel("Registrations", "How often each node had to register. More than one: its lease ended under it.", "short",
@@ -283,14 +288,14 @@ DEVICE = board(
         panel("Device memory", "Bytes of the device tiers.", "bytes",
               (f"sum(kvist_capacity_bytes{{{I},tier=\"device\"}})", "capacity"), (f"sum(kvist_used_bytes{{{I},tier=\"device\"}})", "used")),
         panel("Moves", "Blocks copied up for readers of device memory, and down before they would be evicted.", "cps",
-              (f"sum by (direction) ({rate('kvist_moved_blocks_total')})", "{{direction}}")),
+              (total("kvist_moved_blocks_total", "direction"), "{{direction}}")),
     ],
     [
-        panel("Bytes moved", "Over the bus.", "Bps", (f"sum by (direction) ({rate('kvist_moved_bytes_total')})", "{{direction}}")),
+        panel("Bytes moved", "Over the bus.", "Bps", (total("kvist_moved_bytes_total", "direction"), "{{direction}}")),
         panel("Moves not made", "Refused by queue, bandwidth or room; called off; evicted without a copy elsewhere.", "cps",
-              (f"sum by (direction) ({rate('kvist_refused_moves_total')})", "refused, {{direction}}"),
-              (f"sum({rate('kvist_dropped_moves_total')})", "called off"),
-              (f"sum({rate('kvist_lost_to_eviction_blocks_total')})", "lost to eviction")),
+              (total("kvist_refused_moves_total", "direction"), "refused, {{direction}}"),
+              (total("kvist_dropped_moves_total"), "called off"),
+              (total("kvist_lost_to_eviction_blocks_total"), "lost to eviction")),
         panel("Staging", "Pinned host memory that the copies go through.", "bytes",
               (f"sum(kvist_staging_bytes{{{I}}})", "all"), (f"sum(kvist_staging_free_bytes{{{I}}})", "free")),
         panel("Late copies", "Their deadline has passed, and the GPU has not let go of their memory. Eight in a row: the tier is given up.",
@@ -300,10 +305,10 @@ DEVICE = board(
         panel("CUDA IPC: workers and pins", "Workers on the same GPU that have mapped the tier, and the blocks that they pin.", "short",
               (f"sum(kvist_device_ipc_workers{{{I}}})", "workers"), (f"sum(kvist_device_ipc_pins{{{I}}})", "pins")),
         panel("CUDA IPC: blocks", "Given to workers; pins taken back at their deadline; workers turned away.", "cps",
-              (f"sum({rate('kvist_device_ipc_blocks_total')})", "blocks"),
-              (f"sum({rate('kvist_device_ipc_expired_pins_total')})", "expired pins"),
-              (f"sum({rate('kvist_device_ipc_refused_workers_total')})", "refused workers")),
-        panel("NCCL: transfers", "By how they ended.", "cps", (f"sum by (result) ({rate('kvist_nccl_transfers_total')})", "{{result}}")),
+              (total("kvist_device_ipc_blocks_total"), "blocks"),
+              (total("kvist_device_ipc_expired_pins_total"), "expired pins"),
+              (total("kvist_device_ipc_refused_workers_total"), "refused workers")),
+        panel("NCCL: transfers", "By how they ended.", "cps", (total("kvist_nccl_transfers_total", "result"), "{{result}}")),
         panel("NCCL: bytes", "Sent by those, and offered to transfers that are not started.", "bytes",
               (f"sum(increase(kvist_nccl_sent_bytes_total{{{I}}}[{RATE}]))", "sent in the last step"),
               (f"sum(kvist_nccl_offered_bytes{{{I}}})", "offered")),
@@ -318,15 +323,15 @@ CODEC = board(
     "codec", "Codec", "In what form blocks come, and at what quality.",
     [
         panel("Stored form", "Encoded bytes over the 16-bit values they stand for, of the blocks that come, by codec.", "percentunit",
-              (ratio(f"sum by (codec) ({rate('kvist_stored_bytes_total')})", f"sum by (codec) ({rate('kvist_stored_logical_bytes_total')})"),
+              (ratio(total("kvist_stored_bytes_total", "codec"), total("kvist_stored_logical_bytes_total", "codec")),
                "{{codec}}"), highest=1),
         panel("Blocks stored, by codec", "Copies of other nodes included.", "cps",
-              (f"sum by (codec) ({rate('kvist_stored_blocks_total')})", "{{codec}}"), stacked=True),
-        panel("Bytes stored, by codec", "Encoded.", "Bps", (f"sum by (codec) ({rate('kvist_stored_bytes_total')})", "{{codec}}"), stacked=True),
+              (total("kvist_stored_blocks_total", "codec"), "{{codec}}"), stacked=True),
+        panel("Bytes stored, by codec", "Encoded.", "Bps", (total("kvist_stored_bytes_total", "codec"), "{{codec}}"), stacked=True),
     ],
     [
         panel("Raised tiles", "Tiles a block that were kept at a higher precision than the codec's, to keep its floor.", "short",
-              (ratio(f"sum by (codec) ({rate('kvist_stored_raised_tiles_total')})", f"sum by (codec) ({rate('kvist_stored_blocks_total')})"),
+              (ratio(total("kvist_stored_raised_tiles_total", "codec"), total("kvist_stored_blocks_total", "codec")),
                "{{codec}}")),
         panel("SQNR of the worst tile, lowest tenth", "One block in ten has a tile at or below this, as its writer measured it. Exact codecs "
               "lie above all bounds (60 dB).", "dB",

@@ -67,7 +67,8 @@ def run(seeds: list[str], seconds: float, codecs: list[str], *, pause: float, sy
     def worker(number: int, codec: str) -> None:
         namespace = kvist.Namespace(model=f"load-{codec}", layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, tokens_per_block=TOKENS)
         try:
-            with kvist.Client(None, namespace, seeds=seeds, codec=codec, replicas=2 if number == 0 else 1, threads=1, library=library) as client:
+            copies = 2 if number == 0 else 1
+            with kvist.Client(None, namespace, seeds=seeds, codec=codec, replicas=copies, threads=1, library=library) as client:
                 counts.append(work(client, Conversations(number, systems, fresh), time.monotonic() + seconds, pause))
         except BaseException as fault:  # noqa: BLE001: told to whoever called
             faults.append(fault)

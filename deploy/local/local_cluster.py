@@ -152,8 +152,8 @@ class LocalCluster:
                 "--join-ramp", "2s", "--join-window", "2s", "--drain-deadline", "1s", "--drain", "1s", *options.flags.get(name, ())]
 
     def _prometheus_command(self) -> list:
-        return [_program("prometheus", "prometheus"), f"--config.file={self.folder}/prometheus.yaml", f"--storage.tsdb.path={self.folder}/tsdb",
-                f"--web.listen-address=127.0.0.1:{self.state['prometheus']}", "--log.level=warn"]
+        return [_program("prometheus", "prometheus"), f"--config.file={self.folder}/prometheus.yaml",
+                f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address=127.0.0.1:{self.state['prometheus']}", "--log.level=warn"]
 
     def _write_prometheus_config(self, options: Options) -> None:
         targets = [{"targets": [f"127.0.0.1:{node['http']}"], "labels": {"instance": name}} for name, node in self.nodes.items()]

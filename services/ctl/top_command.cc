@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/ctl/commands.h"
+#include "services/ctl/metrics_address.h"
 #include "services/ctl/open_client.h"
 #include "services/ctl/top_frame.h"
 #include "services/runtime/runtime.h"
@@ -15,19 +16,20 @@ namespace {
 constexpr int kAnswerSeconds = 2;
 constexpr char kClear[] = "\x1b[H\x1b[2J";
 
-NodeLook LookAt(const Node& node) {
+NodeLook LookAt(const Node& node, const std::string& cluster_file) {
   NodeLook look;
   look.node = node.id.value;
-  if (node.http.port == 0) {
-    look.problem = "its record names no address of /metrics";
+  const absl::StatusOr<Address> address = MetricsAddress(node, cluster_file);
+  if (!address.ok()) {
+    look.problem = std::string(address.status().message());
     return look;
   }
-  httplib::Client client(node.http.host, node.http.port);
+  httplib::Client client(address->host, address->port);
   client.set_connection_timeout(kAnswerSeconds);
   client.set_read_timeout(kAnswerSeconds);
   const httplib::Result answer = client.Get("/metrics");
   if (!answer || answer->status != 200) {
-    look.problem = absl::StrCat("http://", node.http.ToString(), "/metrics does not answer (",
+    look.problem = absl::StrCat("http://", address->ToString(), "/metrics does not answer (",
                                 answer ? absl::StrCat(answer->status) : httplib::to_string(answer.error()), ")");
     return look;
   }
@@ -36,14 +38,14 @@ NodeLook LookAt(const Node& node) {
 }
 
 // All nodes at once: one that hangs costs the others nothing.
-Look LookAtAll(const View& view, Runtime* runtime) {
+Look LookAtAll(const View& view, const std::string& cluster_file, Runtime* runtime) {
   Look look;
   look.when = runtime->Now();
   look.view = view.number.value;
   look.nodes.resize(view.nodes.size());
   std::vector<std::thread> threads;
   for (size_t i = 0; i < view.nodes.size(); ++i) {
-    threads.emplace_back([&view, &look, i] { look.nodes[i] = LookAt(view.nodes[i]); });
+    threads.emplace_back([&view, &cluster_file, &look, i] { look.nodes[i] = LookAt(view.nodes[i], cluster_file); });
   }
   for (std::thread& thread : threads) thread.join();
   return look;
@@ -62,11 +64,11 @@ absl::Status RunTop(const Command& command, Transport* transport, std::ostream& 
   Runtime* const runtime = RealRuntime();
   absl::StatusOr<View> view = OpenView(command, transport);
   if (!view.ok()) return view.status();
-  for (Look before = LookAtAll(*view, runtime);;) {
+  for (Look before = LookAtAll(*view, command.cluster_file, runtime);;) {
     runtime->SleepUntil(before.when + command.interval);
     // The members may have changed. One who cannot be asked just now has not made them change.
     if (absl::StatusOr<View> newer = OpenView(command, transport); newer.ok()) view = std::move(newer);
-    Look after = LookAtAll(*view, runtime);
+    Look after = LookAtAll(*view, command.cluster_file, runtime);
     const std::string frame = TopFrame(before, after);
     if (command.once) {
       out << frame;

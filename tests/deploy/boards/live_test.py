@@ -57,7 +57,8 @@ class LiveTest(unittest.TestCase):
         cls.addClassCleanup(cls.cluster.down)
         device = ("--device-capacity", "8MiB", "--device-staging", "8MiB", "--device-socket", f"{cls.folder.name}/gpu.sock", "--nccl", NCCL)
         cls.cluster.up(Options(KVISTD, capacity="12MiB", scrape="1s", usual_ports=False, programs={"n3": EMULATED}, flags={"n3": device}))
-        wait_for("all nodes serve", lambda: all('kvist_state{state="serving"} 1' in cls.cluster.metrics(node) for node in cls.cluster.nodes), 60)
+        serves = 'kvist_state{state="serving"} 1'
+        wait_for("all nodes serve", lambda: all(serves in cls.cluster.metrics(node) for node in cls.cluster.nodes), 60)
         cls.start = time.time()
         cls.work()
         cls.end = time.time()
@@ -151,7 +152,8 @@ class LiveTest(unittest.TestCase):
             self.assertEqual(set(exported([text])) - helped, set(), "without a HELP")
         took = [value for _, points in self.ask('scrape_duration_seconds{job="kvist"}') for _, value in points]
         took.sort()
-        print(f"scrapes: {len(took)}, least {took[0] * 1e3:.1f} ms, median {took[len(took) // 2] * 1e3:.1f} ms; {len(self.expositions[0])} bytes")
+        print(f"{len(took)} scrapes: least {took[0] * 1e3:.1f} ms, median {took[len(took) // 2] * 1e3:.1f} ms; "
+              f"{len(self.expositions[0])} bytes")
         self.assertLess(took[0], 0.02)  # what a scrape costs; the rest is what else the machine does
 
     def test_rules_evaluate_and_recorded_series_have_data(self):

@@ -38,7 +38,8 @@ class BoardsTest(unittest.TestCase):
 
     def test_the_schema_refuses_what_it_should(self):
         good = self.boards["overview"]
-        for path, value in ((("uid",), "other"), (("panels", 0, "description"), ""), (("panels", 0, "fieldConfig", "defaults", "unit"), "furlong"),
+        defaults = ("panels", 0, "fieldConfig", "defaults")
+        for path, value in ((("uid",), "other"), (("panels", 0, "description"), ""), ((*defaults, "unit"), "furlong"),
                             (("panels", 0, "datasource"), {"type": "prometheus", "uid": "P1"}), (("panels", 0, "targets"), [])):
             bad = json.loads(json.dumps(good))
             *way, last = path

@@ -13,6 +13,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 RULES = ROOT / "deploy/prometheus"
+FILES = sorted(RULES.glob("*.yaml"))
 CASES = pathlib.Path(__file__).resolve().parent / "alerts_test.yaml"
 
 
@@ -22,16 +23,17 @@ def promtool(*words, folder: pathlib.Path) -> subprocess.CompletedProcess:
 
 class RulesTest(unittest.TestCase):
     def setUp(self):
-        self.rules = [rule for path in sorted(RULES.glob("*.yaml")) for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+        groups = [group for path in FILES for group in yaml.safe_load(path.read_text())["groups"]]
+        self.rules = [rule for group in groups for rule in group["rules"]]
         self.alerts = {rule["alert"]: rule for rule in self.rules if "alert" in rule}
 
     def test_the_linter_finds_nothing(self):
-        checked = promtool("check", "rules", "--lint=all", "--lint-fatal", *[path.name for path in sorted(RULES.glob("*.yaml"))], folder=RULES)
+        checked = promtool("check", "rules", "--lint=all", "--lint-fatal", *FILES, folder=RULES)
         self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
 
     def test_every_alert_fires_and_is_silent_when_it_should(self):
         with tempfile.TemporaryDirectory() as folder:
-            for path in [*RULES.glob("*.yaml"), CASES]:
+            for path in [*FILES, CASES]:
                 shutil.copy(path, folder)
             tested = promtool("test", "rules", CASES.name, folder=pathlib.Path(folder))
         self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
@@ -57,7 +59,7 @@ class RulesTest(unittest.TestCase):
             page = pages[name]
             sections = [page.index(f"\n## {title}\n") for title in ("What it means", "How to look", "What to do")]
             self.assertEqual(sections, sorted(sections), name)
-            self.assertTrue(page.startswith(f"# {name}\nSeverity {alert['labels']['severity']}"), f"{name}: its page names another severity")
+            self.assertTrue(page.startswith(f"# {name}\nSeverity {alert['labels']['severity']}"), f"{name}: another severity")
             for link in re.findall(r"\]\(([^)]+)\)", page):
                 self.assertTrue((ROOT / "deploy/runbooks" / link).resolve().exists(), f"{name}: {link}")
 

@@ -94,5 +94,14 @@ TEST_F(KvistProcessTest, APromptGoesInIsFoundComesBackAndIsErased) {
   EXPECT_EQ(json::parse(ended.output)["erased"], 2);
 }
 
+TEST_F(KvistProcessTest, TopShowsARealNode) {
+  StartNode();
+  ASSERT_EQ(OnPrompt({"put", "--kv", Path("kv.bin"), "--codec", "raw16"}).exit, 0);
+  const testing::Ended ended = Kvist({"top", "--once", "--interval", "100ms", "--cluster", Path("cluster.json")});
+  EXPECT_EQ(ended.exit, 0) << ended.errors;
+  EXPECT_THAT(ended.output, HasSubstr("1 of 1 nodes answer"));
+  EXPECT_THAT(ended.output, ::testing::ContainsRegex("n0 +serving +2 +\\[-+\\]"));
+}
+
 }  // namespace
 }  // namespace kvist

@@ -4,9 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
+
+#include "services/ctl/metrics_address.h"
 
 namespace kvist {
 namespace {
@@ -85,6 +89,39 @@ TEST(TopFrame, NamesANodeThatGivesNoFigures) {
   const std::string frame = TopFrame(LookOf(0, ""), LookOf(1, "", "http://n1:8101/metrics does not answer (refused)"));
   EXPECT_THAT(frame, HasSubstr("0 of 1 nodes answer"));
   EXPECT_THAT(frame, HasSubstr("n1: http://n1:8101/metrics does not answer (refused)"));
+}
+
+class MetricsAddressTest : public ::testing::Test {
+ protected:
+  MetricsAddressTest() {
+    node_.id.value = "n1";
+    node_.address = {"10.0.0.1", 7070};
+  }
+  std::string Of(const Address& http, const std::string& cluster_file = "") {
+    node_.http = http;
+    const absl::StatusOr<Address> address = MetricsAddress(node_, cluster_file);
+    return address.ok() ? address->ToString() : std::string(address.status().message());
+  }
+  Node node_;
+};
+
+TEST_F(MetricsAddressTest, IsThatOfTheRecord) {
+  EXPECT_EQ(Of({"10.0.0.2", 8080}), "10.0.0.2:8080");
+  EXPECT_EQ(Of({"[::1]", 8080}), "::1:8080");
+}
+
+TEST_F(MetricsAddressTest, OfANodeThatListensEverywhereIsWhereItsDataPortIs) {
+  EXPECT_EQ(Of({"0.0.0.0", 8080}), "10.0.0.1:8080");
+  EXPECT_EQ(Of({"[::]", 8080}), "10.0.0.1:8080");
+}
+
+TEST_F(MetricsAddressTest, IsReadFromBesideTheClusterFile) {
+  const std::string file = ::testing::TempDir() + "/cluster.json";
+  std::filesystem::create_directories(file + ".d");
+  std::ofstream(file + ".d/n1.http") << "127.0.0.1:8101\n";
+  EXPECT_EQ(Of({"", 0}, file), "127.0.0.1:8101");
+  EXPECT_THAT(Of({"", 0}, file + ".other"), HasSubstr("neither its record nor a file beside the cluster file"));
+  EXPECT_THAT(Of({"", 0}), HasSubstr("its record does not name it"));
 }
 
 }  // namespace
