@@ -97,7 +97,8 @@ class TieredModel {
   // The store has said that it is not there.
   void SeeMiss(uint64_t number, MissReason why, bool being_written) {
     if (being_written) {
-      Expect(device_lost_ || why == MissReason::kBeingWritten, absl::StrCat("block ", number, " is being written, and a miss as ", int(why)));
+      Expect(device_lost_ || why == MissReason::kBeingWritten,
+             absl::StrCat("block ", number, " is being written, and a miss as ", int(why)));
       return;
     }
     if (const LifeRef life = Find(number)) {

@@ -178,7 +178,8 @@ void TieredRun::Get() {
     return;
   }
   if (!Expect(lookup.ok(), absl::StrCat("get: ", lookup.status().ToString()))) return;
-  if (lookup->block == nullptr) return model_.SeeMiss(number, lookup->miss, open_.contains(number) || BeingMoved(lookup->miss, moving));
+  if (lookup->block == nullptr)
+    return model_.SeeMiss(number, lookup->miss, open_.contains(number) || BeingMoved(lookup->miss, moving));
   const LifeRef life = model_.SeeHit(number);
   if (life == nullptr) return;
   Expect(lookup->traits == life->traits, absl::StrCat("block ", number, " has other traits"));
@@ -195,7 +196,8 @@ void TieredRun::GetOnDevice() {
     return;
   }
   if (!Expect(lookup.ok(), "a read on the device failed")) return;
-  if (lookup->tier == Tier::kNone) return model_.SeeMiss(number, lookup->miss, open_.contains(number) || BeingMoved(lookup->miss, moving));
+  if (lookup->tier == Tier::kNone)
+    return model_.SeeMiss(number, lookup->miss, open_.contains(number) || BeingMoved(lookup->miss, moving));
   const LifeRef life = model_.SeeHit(number);
   if (life == nullptr || lookup->pin == nullptr) return;
   Hold({.host = nullptr, .device = std::move(lookup->pin), .tier = Tier::kDevice, .life = life});

@@ -29,7 +29,7 @@ class TieredRun {
   // Small, so that both tiers are full all the time; a block is at most the share of the device that may be promoted.
   static constexpr uint64_t kHostBytes = uint64_t{256} << 10, kDeviceBytes = uint64_t{128} << 10;
   static constexpr uint64_t kStagingBytes = kDeviceBytes, kKeys = 60, kLargest = 16000;
-  static constexpr int kSteps = 3000;
+  static constexpr int kSteps = 2000;
 
   // `sabotage` is done behind the store's back, once, after a fifth of the run.
   TieredRun(uint64_t seed, Sabotage sabotage);

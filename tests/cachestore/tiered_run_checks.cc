@@ -40,7 +40,8 @@ TieredRun::Listing TieredRun::List(BlockStore& store) {
 
 void TieredRun::CheckAtRest() {
   if (is_held_) HoldOrResume();
-  const bool rests = Eventually([&] { return store_->moves_are_done() && (failed_ || store_->tiers().late_copies == 0); });
+  const bool rests =
+      Eventually([&] { return store_->moves_are_done() && (failed_ || store_->tiers().late_copies == 0); });
   if (!Expect(rests, "moves do not end")) return;
   NoteLoss();
   Expect(!store_->DropExpired(), "so few blocks expire at once");
