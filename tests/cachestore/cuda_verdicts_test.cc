@@ -71,7 +71,8 @@ TEST(CudaVerdictsTest, OutOfMemorySaysWhatWasAskedAndWhatIsFree) {
 }
 
 TEST(CudaVerdictsTest, OnlyErrorsThatEndTheContextAreSticky) {
-  for (const int error : {4, 201, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999}) {
+  for (const int error :
+       {4, 201, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999}) {
     EXPECT_TRUE(CudaErrorIsSticky(error)) << error;
     EXPECT_EQ(StatusOfCuda(error, "").code(), absl::StatusCode::kUnavailable) << error;
   }
