@@ -11,7 +11,8 @@
 // Units   counts; bytes in names that end in _bytes; device addresses as pointers that the host never follows.
 // Threads a plan is immutable; any number of launches may use one at once, each with a workspace of its own.
 // Errors  of Make, all before anything is launched:
-//           InvalidArgument     a layout, range or address that is wrong in itself; the message names value and limit
+//           InvalidArgument     a layout, range or address that is wrong in itself; two requests that write the same
+//                               tokens of a page; a plan beyond a grid. The message names value and limit
 //           Unimplemented       a layout, dtype or shape that no kernel serves
 //           FailedPrecondition  the device holds fewer bytes than the precision needs; a codec that does not rotate
 //           and those of BlockView::Parse for the host's copy of header and table.

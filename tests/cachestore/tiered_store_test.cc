@@ -71,7 +71,7 @@ class TieredStoreTest : public ::testing::Test {
     host.capacity_bytes = kHostBlocks * kBlock;
     host.clock = [this] { return Now(); };
     static_cast<TierRules&>(device_options_) = host;
-    device_options_.device = device_;
+    if (device_options_.device == nullptr) device_options_.device = device_;
     auto device = DeviceTier::Create(device_options_);
     ASSERT_TRUE(device.ok()) << device.status();
     store_ = std::make_unique<TieredStore>(*HostTier::Create(host), *std::move(device), rules_);
@@ -263,6 +263,16 @@ TEST_F(TieredStoreTest, MatchCountsAChainWhoseBlocksLieApart) {
   EXPECT_EQ(match.hits, 5u);
   EXPECT_EQ(match.hit_bytes, 5 * kBlock);
   EXPECT_EQ(match.miss, MissReason::kNeverStored);
+}
+
+TEST_F(TieredStoreTest, AMatchTellsWhyABlockHasGoneFromADeviceThatIsEmptyNow) {
+  Open();
+  auto reservation = *store_->ReserveOnDevice(KeyOf(1), kBlock);
+  EXPECT_EQ(store_->Match(Chain(1, 1), {})->miss, MissReason::kBeingWritten);
+  ASSERT_TRUE(reservation->Commit(kBlock).ok());
+  ASSERT_TRUE(*store_->Erase(KeyOf(1)));
+  EXPECT_EQ(store_->Match(Chain(1, 1), {})->miss, MissReason::kErased);
+  EXPECT_EQ(store_->GetOnDevice(KeyOf(1))->miss, MissReason::kErased);
 }
 
 TEST_F(TieredStoreTest, ALeasePinsInBothTiersUntilItIsReleased) {
@@ -547,6 +557,51 @@ TEST_F(TieredStoreTest, ADeviceThatAnswersNothingInTimeIsDroppedAfterSoManyReads
   EXPECT_EQ(store_->device_state(), DeviceState::kLost);
   EXPECT_THAT(store_->DeviceTrouble(), HasSubstr("8 copies in a row were not done in time"));
   device_->Resume();
+}
+
+TEST_F(TieredStoreTest, DeadlinesBetweenCopiesThatWereDoneLoseNothing) {
+  device_options_.copy_deadline = absl::Milliseconds(50);
+  Open();
+  PutAll(0, 2);
+  Promote(0);
+  ASSERT_TRUE(*store_->host().Erase(KeyOf(0)));
+  const auto miss_deadlines = [&](int count) {
+    device_->Hold();
+    for (int i = 0; i < count; ++i) {
+      EXPECT_EQ(store_->Get(KeyOf(0)).status().code(), absl::StatusCode::kDeadlineExceeded);
+    }
+    device_->Resume();
+    ASSERT_TRUE(Eventually([&] { return store_->tiers().late_copies == 0; }));
+  };
+  ASSERT_NO_FATAL_FAILURE(miss_deadlines(TieredStore::kDeadlinesUntilLost - 1));
+  Promote(1);
+  if (!OnDevice(1)) GTEST_SKIP() << "this machine was too slow for the deadline";
+  ASSERT_NO_FATAL_FAILURE(miss_deadlines(1));
+  EXPECT_EQ(store_->device_state(), DeviceState::kReady) << "a promotion was done in between";
+}
+
+// The mover reports the failure to a store that is on its way out.
+TEST_F(TieredStoreTest, AStoreMayGoWhileItsDeviceFails) {
+  for (int round = 0; round < 20; ++round) {
+    const std::shared_ptr<Emulated> device = Emulated::Create({});
+    device_options_.device = device;
+    Open();
+    ASSERT_TRUE(Put(1).ok());
+    device->Hold();
+    Read(1);
+    Read(1);
+    ASSERT_TRUE(Eventually([&] { return store_->device()->Stats()->reserved_bytes == kBlock; }));
+    std::atomic<bool> going{false};
+    std::thread goer([&] {
+      going = true;
+      store_.reset();
+    });
+    EXPECT_TRUE(Eventually([&] { return going.load(); }));
+    for (int i = 0; i < round; ++i) std::this_thread::yield();
+    device->Fail("fell off the bus");
+    goer.join();
+    EXPECT_EQ(device->allocated_bytes(), 0u);
+  }
 }
 
 // --- Threads ---
