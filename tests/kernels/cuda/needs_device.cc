@@ -1,0 +1,25 @@
+// Of tests that run on a device: where there is none they are skipped, each by name and with the reason; where one is
+// required (tests/device/required.h), its absence is a failure.
+#include <cuda_runtime_api.h>
+
+#include "gtest/gtest.h"
+#include "tests/device/required.h"
+
+namespace kvist::cuda {
+namespace {
+
+class NeedsDevice final : public ::testing::Environment {
+  void SetUp() override {
+    int count = 0;
+    const cudaError_t found = cudaGetDeviceCount(&count);
+    if (found == cudaSuccess && count > 0) return;
+    const char* const why = found == cudaSuccess ? "none is visible" : cudaGetErrorString(found);
+    if (kvist::testing::DeviceIsRequired()) FAIL() << "no device: " << why;
+    GTEST_SKIP() << "no device: " << why << "; the emulated grid runs the same tests";
+  }
+};
+
+[[maybe_unused]] ::testing::Environment* const needs_device = ::testing::AddGlobalTestEnvironment(new NeedsDevice);
+
+}  // namespace
+}  // namespace kvist::cuda
