@@ -8,18 +8,21 @@
 namespace kvist::cuda {
 namespace {
 
-class NeedsDevice final : public ::testing::Environment {
-  void SetUp() override {
+class NeedsDevice final : public ::testing::EmptyTestEventListener {
+  void OnTestStart(const ::testing::TestInfo&) override {
     int count = 0;
     const cudaError_t found = cudaGetDeviceCount(&count);
     if (found == cudaSuccess && count > 0) return;
     const char* const why = found == cudaSuccess ? "none is visible" : cudaGetErrorString(found);
     if (kvist::testing::DeviceIsRequired()) FAIL() << "no device: " << why;
-    GTEST_SKIP() << "no device: " << why << "; the emulated grid runs the same tests";
+    GTEST_SKIP() << "no device: " << why << "; the emulated grid runs the same test";
   }
 };
 
-[[maybe_unused]] ::testing::Environment* const needs_device = ::testing::AddGlobalTestEnvironment(new NeedsDevice);
+[[maybe_unused]] const bool listens = [] {
+  ::testing::UnitTest::GetInstance()->listeners().Append(new NeedsDevice);
+  return true;
+}();
 
 }  // namespace
 }  // namespace kvist::cuda
