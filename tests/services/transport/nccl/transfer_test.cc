@@ -13,8 +13,8 @@
 #include "services/transport/nccl/device_fetch.h"
 #include "services/transport/nccl/device_link.h"
 #include "services/transport/nccl/transfer_sessions.h"
-#include "tests/services/transport/nccl/emulated_blocks.h"
 #include "tests/services/transport/nccl/pair.h"
+#include "tests/services/transport/nccl/placed_blocks.h"
 
 namespace kvist::testing {
 namespace {
@@ -86,7 +86,7 @@ struct Node {
         blocks(end.device.get()),
         sessions(std::in_place, end.communicators.get(), &blocks, "host", transfer) {}
   End end;
-  EmulatedBlocks blocks;
+  PlacedBlocks blocks;
   std::optional<TransferSessions> sessions;
 };
 

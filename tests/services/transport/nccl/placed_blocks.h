@@ -1,35 +1,43 @@
-// TransferBlocks over emulated device memory, and a fallback that counts: what stands on both sides of a transfer in tests.
-#ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
-#define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
+// TransferBlocks over memory of any device, and landings in it: what stands on both sides of a transfer in tests.
+#ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
+#define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
 
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
-#include "services/transport/nccl/device_fetch.h"
+#include "cachestore/device.h"
+#include "services/transport/nccl/device_link.h"
 #include "services/transport/nccl/transfer_blocks.h"
-#include "tests/device/emulated_device.h"
-#include "tests/services/transport/nccl/pair.h"
+#include "tests/device/device_kinds.h"
+#include "tests/gpu/numbered.h"
 
 namespace kvist::testing {
 
-inline Key KeyOf(uint32_t number) {
-  Key key;
-  std::memcpy(key.bytes.data(), &number, sizeof(number));
-  return key;
+inline Key KeyOf(uint32_t number) { return NumberedKey(number); }
+
+// Of a block, in order: none is even, and no piece begins at a round place but the first.
+inline std::vector<DeviceExtent> PiecesAt(DeviceAddress at, uint64_t size_bytes) {
+  const uint64_t first = size_bytes / 3 + 1;
+  return {{at, first}, {at + first, size_bytes - first}};
 }
 
 // Blocks in two pieces each, as a fragmented arena places them.
-class EmulatedBlocks final : public TransferBlocks {
+class PlacedBlocks final : public TransferBlocks {
  public:
-  explicit EmulatedBlocks(EmulatedDevice* device) : device_(device) {}
+  explicit PlacedBlocks(Device* device) : device_(device) {}
 
   void Add(const Key& key, const std::vector<uint8_t>& bytes) {
     std::shared_ptr<DeviceMemory> memory = *device_->Allocate(bytes.size());
-    device_->Write(memory->base(), bytes);
+    if (absl::Status status = WriteBytes(*device_, memory->base(), bytes); !status.ok()) {
+      std::fprintf(stderr, "placed blocks: %s\n", status.ToString().c_str());
+      std::abort();
+    }
     const std::lock_guard lock(mutex_);
     blocks_[key] = std::move(memory);
   }
@@ -49,8 +57,7 @@ class EmulatedBlocks final : public TransferBlocks {
         continue;
       }
       room_bytes -= memory->size_bytes();
-      const uint64_t first = memory->size_bytes() / 3 + 1;
-      block.extents = {{memory->base(), first}, {memory->base() + first, memory->size_bytes() - first}};
+      block.extents = PiecesAt(memory->base(), memory->size_bytes());
       ++pins_;
       block.pin = std::shared_ptr<void>(nullptr, [this, memory](void*) { --pins_; });
     }
@@ -59,14 +66,14 @@ class EmulatedBlocks final : public TransferBlocks {
   int pins() const { return pins_; }
 
  private:
-  EmulatedDevice* const device_;
+  Device* const device_;
   std::mutex mutex_;
   std::map<Key, std::shared_ptr<DeviceMemory>> blocks_;
   std::atomic<int> pins_{0};
 };
 
 // Landings of their own allocation: memory that is still held shows in allocated_bytes().
-inline TakeLanding Allocating(EmulatedDevice* device) {
+inline TakeLanding Allocating(Device* device) {
   return [device](uint64_t size_bytes) -> absl::StatusOr<Landing> {
     absl::StatusOr<std::unique_ptr<DeviceMemory>> memory = device->Allocate(size_bytes);
     if (!memory.ok()) return memory.status();
@@ -77,4 +84,4 @@ inline TakeLanding Allocating(EmulatedDevice* device) {
 
 }  // namespace kvist::testing
 
-#endif  // KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
+#endif  // KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
