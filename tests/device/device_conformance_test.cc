@@ -18,6 +18,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr uint64_t kBytes = 100'000;
+constexpr uint64_t kShared = uint64_t{4} << 20;  // CUDA shares whole pieces of 2 MiB with another process
 constexpr absl::Duration kLong = absl::Seconds(20);
 
 std::vector<uint8_t> Numbered(size_t size) {
@@ -190,14 +191,15 @@ TEST_P(DeviceConformance, AnotherProcessMapsWhatThisOneExports) {
     EXPECT_TRUE(absl::IsFailedPrecondition(device_->Export(*memory_).status()));
     return;
   }
+  const auto shared = device_->Allocate(kShared).value();
   ImportOrder order;
   GetParam().copy(order.kind, sizeof(order.kind) - 1);
-  order.handle = device_->Export(*memory_).value();
-  EXPECT_EQ(order.handle.size_bytes, kBytes);
-  order.offset = 5;
+  order.handle = device_->Export(*shared).value();
+  EXPECT_EQ(order.handle.size_bytes, kShared);
+  order.offset = kShared - 105;
   order.size_bytes = 100;
   ASSERT_EQ(other_process->Import(order), "");
-  EXPECT_EQ(ReadBytes(*device_, memory_->base() + 5, 100).value(), Numbered(100));
+  EXPECT_EQ(ReadBytes(*device_, shared->base() + order.offset, 100).value(), Numbered(100));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, DeviceConformance, ::testing::ValuesIn(DeviceKinds()),

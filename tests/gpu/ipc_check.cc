@@ -113,7 +113,8 @@ int Work(const std::string& kind, const std::string& path, Line& line) {
     }
   }
   const absl::Status later = (*client)->Get(keys, kLong).status();
-  return absl::IsUnavailable(later) ? kRight : Wrong(absl::StrCat("a node that was killed answers: ", later.ToString()));
+  return absl::IsUnavailable(later) ? kRight
+                                    : Wrong(absl::StrCat("a node that was killed answers: ", later.ToString()));
 }
 
 // --- The parent.
@@ -132,7 +133,8 @@ int Check(const std::string& kind, const std::string& path) {
 
   RoleProcess victim([&](Line& line) { return Work(kind, path, line); });
   if (!victim.line().Hear(4 * kLong).ok()) return Wrong("the worker did not read the blocks");
-  if (const std::string pins = PinsOf(node); pins != all) return Wrong(absl::StrCat("while a worker holds them: ", pins));
+  if (const std::string pins = PinsOf(node); pins != all)
+    return Wrong(absl::StrCat("while a worker holds them: ", pins));
   std::printf("right: %u blocks, every byte as it was stored, read from the node's memory\n", kBlocks);
   victim.Kill();
   if (!Comes([&] { return PinsOf(node) == none; })) return Wrong(absl::StrCat("of a dead worker: ", PinsOf(node)));

@@ -35,7 +35,8 @@ absl::StatusOr<nlohmann::json> Relay(RoleProcess& node, RoleProcess& worker) {
 
 void Print(const nlohmann::json& report) {
   std::printf("right: every byte of %d blocks came over NCCL %s, %s\n", report["extents"].get<int>() / 2,
-              report["nccl"].get<std::string>().c_str(), report["one_gpu"].get<bool>() ? "on one GPU" : "to another GPU");
+              report["nccl"].get<std::string>().c_str(),
+              report["one_gpu"].get<bool>() ? "on one GPU" : "to another GPU");
   std::printf("| %.0f MB in %d extents | GB/s |\n|---|---|\n", report["bytes"].get<double>() / 1e6,
               report["extents"].get<int>());
   for (const auto& [what, key] : {std::pair("transfers, two at once", "fetched_gb_per_s"),

@@ -42,8 +42,7 @@ class RawSender {
     nccl::UniqueId id;
     if (rank_->library->get_unique_id(&id) != nccl::kSuccess) return absl::UnavailableError("ncclGetUniqueId");
     line.Say(absl::StrCat("id ", absl::BytesToHexString(absl::string_view(id.bytes, sizeof(id.bytes)))));
-    absl::StatusOr<std::unique_ptr<RawNccl>> raw =
-        RawNccl::Open(*rank_->library, rank_->device.get(), id, 0, max_ctas);
+    absl::StatusOr<std::unique_ptr<RawNccl>> raw = RawNccl::Open(*rank_->library, rank_->device.get(), id, 0, max_ctas);
     if (!raw.ok()) return raw.status();
     raw_ = *std::move(raw);
     return absl::OkStatus();

@@ -26,7 +26,7 @@ struct NcclSetup {
   bool emulated() const { return kind == kEmulated; }
   uint32_t blocks() const { return emulated() ? 16 : 64; }
   uint64_t size_of(uint32_t number) const { return (emulated() ? 64 << 10 : 2 << 20) + 4 * uint64_t{number}; }
-  int rounds() const { return emulated() ? 4 : 24; }
+  int rounds() const { return emulated() ? 4 : 24; }  // of a measurement, at most
 };
 
 // A rank's device, library and communicators.

@@ -22,7 +22,7 @@
 namespace kvist::testing {
 namespace {
 
-constexpr absl::Duration kLong = absl::Seconds(40);
+constexpr absl::Duration kLong = absl::Seconds(40), kMeasured = absl::Seconds(3);
 constexpr int kTurns = 3, kAtOnce = 2;  // with two at once, one's control passes while the other's bytes move
 
 double Median(std::vector<double> values) {
@@ -93,7 +93,7 @@ class NcclWorker {
     const absl::Time begin = absl::Now();
     for (int i = 0; i < at_once; ++i) {
       threads.emplace_back([&, i] {
-        for (int round = 0; round < setup_.rounds() / at_once && ends[i].ok(); ++round) ends[i] = Fetch(i).status();
+        for (int round = 0; round < rounds_ / at_once && ends[i].ok(); ++round) ends[i] = Fetch(i).status();
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -101,7 +101,7 @@ class NcclWorker {
     for (const absl::Status& end : ends) {
       if (!end.ok()) return end;
     }
-    return double(bytes_) * setup_.rounds() / seconds / 1e9;
+    return double(bytes_) * rounds_ / seconds / 1e9;
   }
 
   absl::Status OpenRaw(int max_ctas) {
@@ -120,7 +120,7 @@ class NcclWorker {
 
   // The first round brings both ends together and is not counted.
   absl::StatusOr<double> MeasureRaw() {
-    const absl::StatusOr<std::string> answer = Ask(absl::StrCat("move ", 1 + setup_.rounds()));
+    const absl::StatusOr<std::string> answer = Ask(absl::StrCat("move ", 1 + rounds_));
     if (!answer.ok()) return answer.status();
     std::vector<DeviceExtent> extents;
     DeviceAddress at = landings_[0]->base();
@@ -130,11 +130,20 @@ class NcclWorker {
     }
     if (absl::Status status = raw_->Move(extents, 1); !status.ok()) return status;
     const absl::Time begin = absl::Now();
-    if (absl::Status status = raw_->Move(extents, setup_.rounds()); !status.ok()) return status;
-    return double(bytes_) * setup_.rounds() / absl::ToDoubleSeconds(absl::Now() - begin) / 1e9;
+    if (absl::Status status = raw_->Move(extents, rounds_); !status.ok()) return status;
+    return double(bytes_) * rounds_ / absl::ToDoubleSeconds(absl::Now() - begin) / 1e9;
+  }
+
+  // A measurement takes about kMeasured, since two processes that share one GPU may be slow. An even number of rounds.
+  absl::Status ChooseRounds() {
+    const absl::Time begin = absl::Now();
+    const absl::Status status = Fetch(0).status();
+    rounds_ = std::clamp(int(kMeasured / (absl::Now() - begin)) / kAtOnce * kAtOnce, kAtOnce, setup_.rounds());
+    return status;
   }
 
   absl::StatusOr<nlohmann::json> Measure() {
+    if (absl::Status status = ChooseRounds(); !status.ok()) return status;
     const auto alone = MeasureFetches(1);
     if (!alone.ok()) return alone.status();
     std::vector<double> fetched, raw;
@@ -150,10 +159,15 @@ class NcclWorker {
     if (absl::Status status = OpenRaw(0); !status.ok()) return status;
     const auto unbounded = MeasureRaw();
     if (!unbounded.ok()) return unbounded.status();
-    return nlohmann::json{{"fetched_gb_per_s", Median(fetched)}, {"raw_gb_per_s", Median(raw)},
-                          {"one_at_a_time_gb_per_s", *alone},    {"raw_unbounded_gb_per_s", *unbounded},
-                          {"bytes", bytes_},                     {"extents", 2 * setup_.blocks()},
-                          {"gpu", rank_->device->description().name}, {"one_gpu", rank_->one_gpu},
+    return nlohmann::json{{"fetched_gb_per_s", Median(fetched)},
+                          {"raw_gb_per_s", Median(raw)},
+                          {"one_at_a_time_gb_per_s", *alone},
+                          {"raw_unbounded_gb_per_s", *unbounded},
+                          {"bytes", bytes_},
+                          {"rounds", rounds_},
+                          {"extents", 2 * setup_.blocks()},
+                          {"gpu", rank_->device->description().name},
+                          {"one_gpu", rank_->one_gpu},
                           {"nccl", NcclVersionName(rank_->library->version)}};
   }
 
@@ -177,6 +191,7 @@ class NcclWorker {
   Line* const line_;
   std::vector<Key> keys_;
   uint64_t bytes_ = 0, room_bytes_ = 0;
+  int rounds_ = 0;
   std::array<std::shared_ptr<DeviceMemory>, kAtOnce> landings_;
   std::optional<ThreadPool> errands_;
   std::optional<DeviceLink> link_;

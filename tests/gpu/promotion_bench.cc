@@ -87,7 +87,8 @@ int Run(const std::string& kind, const char* json_path) {
   for (const uint64_t mebibytes : {1, 8}) {
     const auto latencies = Promote(*store, mebibytes << 20, kind == kEmulated ? 5 : 200);
     if (!latencies.ok()) return Wrong(latencies.status().ToString());
-    const absl::Duration median = (*latencies)[latencies->size() / 2], late = (*latencies)[latencies->size() * 99 / 100];
+    const absl::Duration median = (*latencies)[latencies->size() / 2],
+                         late = (*latencies)[latencies->size() * 99 / 100];
     std::printf("| %d MiB | %.2f ms | %.2f ms |\n", int(mebibytes), absl::ToDoubleMilliseconds(median),
                 absl::ToDoubleMilliseconds(late));
     report["rows"].push_back({{"what", absl::StrCat("promotion, ", mebibytes, " MiB")},
