@@ -206,6 +206,8 @@ class CudaDevice final : public Device {
     return std::make_unique<CudaMemory>(fate_, base, handle.size_bytes, /*imported=*/true);
   }
 
+  absl::Status MakeCurrent() override { return fate_->Enter(); }
+
   // Asks the runtime, too: an error of a kernel that others launched shows up here.
   absl::Status Health() override {
     if (absl::Status status = fate_->Enter(); !status.ok()) return status;

@@ -112,6 +112,8 @@ class Device {
   virtual absl::StatusOr<IpcHandle> Export(const DeviceMemory& memory) = 0;
   virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Import(const IpcHandle& handle) = 0;
   virtual absl::Status Health() = 0;
+  // Makes it the calling thread's own, for libraries that go by that (NCCL).
+  virtual absl::Status MakeCurrent() = 0;
 };
 
 // Waits for an event, at most `deadline` from now; polls with short sleeps. DeadlineExceeded, or what Done says.

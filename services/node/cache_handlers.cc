@@ -233,6 +233,10 @@ absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::ServerInfo() {
     response.set_max_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.max_lease)));
     *response.mutable_store() = ToWire(*stats);
     *response.mutable_load() = impl_->load();
+    if (!impl_->options.device_info) return response;
+    if (std::optional<v1::DeviceInfo> device = impl_->options.device_info()) {
+      *response.mutable_device() = *std::move(device);
+    }
     return response;
   });
 }

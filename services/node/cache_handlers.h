@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -64,7 +65,8 @@ struct CacheHandlersOptions {
   uint64_t capacity_bytes = 0;  // of the store: what AdmissionLimits' fractions are of
   Limits limits;
   AdmissionLimits admission;
-  std::function<std::shared_ptr<const View>()> view;  // null view: there is none yet. Empty = never one
+  std::function<std::shared_ptr<const View>()> view;           // null view: there is none yet. Empty = never one
+  std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   Hooks hooks;
 };
 

@@ -29,6 +29,7 @@ struct RawFlags {
   std::string max_gets = "256", max_queued = "512MiB", max_puts = "128", max_matches = "64", max_explains = "4",
               max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
               min_read_rate = "64KiB";
+  std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
   bool no_prefault = false, version = false, enable_test_faults = false;
 };
 
@@ -174,6 +175,30 @@ void FillLimits(const RawFlags& raw, NodeConfig* config, Problems* problems) {
   problems->Take("--min-read-rate", ParseSizeOrZero(raw.min_read_rate), &limits.min_read_rate);
 }
 
+absl::StatusOr<int> ParseOrdinal(const std::string& text) {
+  int ordinal = 0;
+  if (!absl::SimpleAtoi(text, &ordinal) || ordinal < 0 || ordinal > 127) {
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is no number of 0 to 127"));
+  }
+  return ordinal;
+}
+
+void FillDevice(const RawFlags& raw, NodeConfig* config, Problems* problems) {
+  DeviceConfig& device = config->device;
+  if (!raw.device_capacity.empty()) {
+    problems->Take("--device-capacity", ParseByteSize(raw.device_capacity), &device.capacity_bytes);
+  }
+  problems->Take("--device", ParseOrdinal(raw.device), &device.ordinal);
+  problems->Take("--device-staging", ParseByteSize(raw.device_staging), &device.staging_bytes);
+  device.ipc_socket = raw.device_socket;
+  device.nccl_library = raw.nccl;
+  for (const auto& [flag, value] : {std::pair("--device-socket", &raw.device_socket), std::pair("--nccl", &raw.nccl)}) {
+    if (!value->empty() && raw.device_capacity.empty()) {
+      problems->Add(flag, "needs --device-capacity: without it no block is in device memory");
+    }
+  }
+}
+
 absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   NodeConfig config;
   Problems problems;
@@ -187,6 +212,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   if (config.id.value.empty()) config.id.value = "local";
   FillAddresses(raw, &config, &problems);
   FillLimits(raw, &config, &problems);
+  FillDevice(raw, &config, &problems);
   if (!raw.capacity.empty()) problems.Take("--capacity", ParseByteSize(raw.capacity), &config.capacity_bytes);
   if (!raw.weight.empty()) problems.Take("--weight", ParseNumberWithin(raw.weight, 1e-6, 1e9), &config.weight);
   problems.Take("--max-lease", ParseDurationWithin(raw.max_lease, absl::Minutes(10)), &config.max_lease);
@@ -226,6 +252,18 @@ void AddMemberFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--drain-budget", raw->drain_budget, "Bytes to hand over then (default: half of the capacity)");
 }
 
+void AddDeviceFlags(CLI::App* app, RawFlags* raw) {
+  app->add_option("--device-capacity", raw->device_capacity,
+                  "Device tier, for example 16GiB of the GPU's memory (default: none)");
+  app->add_option("--device", raw->device, "Which GPU, as CUDA counts")->capture_default_str();
+  app->add_option("--device-staging", raw->device_staging, "Pinned host memory for copies to and from it")
+      ->capture_default_str();
+  app->add_option("--device-socket", raw->device_socket,
+                  "Unix socket for workers on the same GPU, which read blocks where they are (default: none)");
+  app->add_option("--nccl", raw->nccl,
+                  "libnccl for transfers to other GPUs: a file, or libnccl.so.2 for the loader's (default: none)");
+}
+
 void AddLimitFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--max-lease", raw->max_lease, "Longest lease that a worker is granted")->capture_default_str();
   app->add_option("--max-gets", raw->max_gets, "Reads under way; more are refused with a hint")->capture_default_str();
@@ -252,6 +290,7 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
   app.allow_extras();
   AddMemberFlags(&app, &raw);
   AddLimitFlags(&app, &raw);
+  AddDeviceFlags(&app, &raw);
   app.add_option("--listen", raw.listen,
                  "Data port, host:port; port 0 = chosen by the system (default: from the cluster file)");
   app.add_option("--capacity", raw.capacity, "Host tier, for example 8GiB (default: from the cluster file)");

@@ -14,15 +14,25 @@
 
 namespace kvist {
 
+// Of the device tier. Nothing of it is there unless `capacity_bytes` is set.
+struct DeviceConfig {
+  uint64_t capacity_bytes = 0;
+  int ordinal = 0;                       // of the GPU, as CUDA counts
+  uint64_t staging_bytes = 64ull << 20;  // pinned host memory that copies go through
+  std::string ipc_socket;                // for workers on this GPU; "" = not served
+  std::string nccl_library;              // a file, or a name as for dlopen; "" = not served
+};
+
 struct NodeConfig {
   NodeId id;
-  ViewNumber view;           // of the cluster file
-  std::string cluster_file;  // "" = members in etcd, or a node by itself
-  EtcdOptions etcd;          // no endpoints = not in etcd
-  Address listen;            // of the data port; port 0 = chosen by the system
-  Address advertise;         // where others reach it; empty host = the listen address; port 0 = the bound port
-  Address http;              // of /metrics, /healthz, /readyz
-  uint64_t capacity_bytes = 0;
+  ViewNumber view;              // of the cluster file
+  std::string cluster_file;     // "" = members in etcd, or a node by itself
+  EtcdOptions etcd;             // no endpoints = not in etcd
+  Address listen;               // of the data port; port 0 = chosen by the system
+  Address advertise;            // where others reach it; empty host = the listen address; port 0 = the bound port
+  Address http;                 // of /metrics, /healthz, /readyz
+  uint64_t capacity_bytes = 0;  // of the host tier
+  DeviceConfig device;
   double weight = 0;  // share of the keys; 0 = the capacity in GiB
   absl::Duration max_lease = absl::Seconds(30);
   absl::Duration join_ramp = absl::Seconds(30);       // time to take over the whole share

@@ -168,6 +168,7 @@ class GetState final : public OpenSession {
     if (!pass.ok()) return pass.status();
     ranges_ = *std::move(ranges);
     header.set_block_bytes(lookup->block->size_bytes());
+    header.set_tier(static_cast<v1::Tier>(lookup->tier));
     for (const ByteRange& range : ranges_) header.set_sent_bytes(header.sent_bytes() + range.size_bytes);
     events->read.emplace(lookup->traits.group, header.sent_bytes());
     block_ = std::make_shared<CountedPin>(CountedPin{std::move(lookup->block), *std::move(pass)});

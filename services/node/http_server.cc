@@ -86,11 +86,13 @@ class HttplibServer : public HttpServer {
     server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("ok\n", "text/plain");
     });
-    server_.Get("/readyz", [why_not_ready = std::move(options.why_not_ready)](const httplib::Request&,
-                                                                              httplib::Response& response) {
+    server_.Get("/readyz", [why_not_ready = std::move(options.why_not_ready), trouble = std::move(options.trouble)](
+                               const httplib::Request&, httplib::Response& response) {
       const std::string why_not = why_not_ready();
+      std::string answer = why_not.empty() ? "ready\n" : absl::StrCat("not ready: ", why_not, "\n");
+      if (const std::string amiss = trouble ? trouble() : ""; !amiss.empty()) absl::StrAppend(&answer, amiss, "\n");
       response.status = why_not.empty() ? 200 : 503;
-      response.set_content(why_not.empty() ? "ready\n" : absl::StrCat("not ready: ", why_not, "\n"), "text/plain");
+      response.set_content(answer, "text/plain");
     });
     if (!options.flip) return;
     server_.Post(

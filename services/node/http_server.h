@@ -19,6 +19,7 @@ struct HttpOptions {
   std::string address;  // "host:port", port 0 = chosen by the system
   std::function<std::string()> metrics;
   std::function<std::string()> why_not_ready;  // a sentence; "" = ready
+  std::function<std::string()> trouble;  // a sentence for /readyz, though the node serves; "" = none. May be empty
   // POST /test/flip?...: the parameter of that name, or ""; what to answer. Empty = no such path.
   using Parameter = std::function<std::string(const std::string& name)>;
   std::function<absl::StatusOr<std::string>(const Parameter& parameter)> flip;

@@ -1,6 +1,5 @@
 #include "services/node/metrics.h"
 
-#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
@@ -50,50 +49,46 @@ MetricFamily Family(MetricType type, std::string name, std::string help, double 
   return family;
 }
 
+// Figures of StoreStats, each a family with a metric for every tier.
+struct StoreFigure {
+  MetricType type;
+  const char *name, *help;
+  uint64_t StoreStats::*read;
+  bool by_cause = false;
+};
+constexpr StoreFigure kStoreFigures[] = {
+    {MetricType::Gauge, "kvist_blocks", "Committed blocks in the tier.", &StoreStats::blocks},
+    {MetricType::Gauge, "kvist_capacity_bytes", "Bytes that the tier may hold.", &StoreStats::capacity_bytes},
+    {MetricType::Gauge, "kvist_used_bytes", "Encoded bytes of committed blocks.", &StoreStats::used_bytes},
+    {MetricType::Gauge, "kvist_pinned_bytes", "Bytes of blocks that readers or leases pin.", &StoreStats::pinned_bytes},
+    {MetricType::Gauge, "kvist_reserved_bytes", "Bytes reserved by writers that have not committed.",
+     &StoreStats::reserved_bytes},
+    {MetricType::Gauge, "kvist_leases", "Leases that have not ended.", &StoreStats::leases},
+    {MetricType::Counter, "kvist_evicted_blocks_total", "Blocks dropped, by cause.", &StoreStats::evicted_blocks, true},
+    {MetricType::Counter, "kvist_evicted_bytes_total", "Encoded bytes of blocks dropped, by cause.",
+     &StoreStats::evicted_bytes, true},
+    {MetricType::Counter, "kvist_erased_blocks_total", "Blocks dropped by request.", &StoreStats::erased_blocks},
+    {MetricType::Counter, "kvist_expired_leases_total", "Leases that ended by their deadline.",
+     &StoreStats::expired_leases},
+    {MetricType::Counter, "kvist_refused_reservations_total", "Reservations refused for want of room.",
+     &StoreStats::refused_reservations},
+};
+
+// One family a name: metrics of one name that differ in their labels come one after the other.
+void Append(MetricFamily made, std::vector<MetricFamily>* families) {
+  if (!families->empty() && families->back().name == made.name) {
+    families->back().metric.push_back(std::move(made.metric[0]));
+  } else {
+    families->push_back(std::move(made));
+  }
+}
+
 }  // namespace
 
 std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
 
-// Reads the store's own figures when somebody looks, so that there is one count of each thing.
-class Metrics::StoreCollector : public prometheus::Collectable {
- public:
-  explicit StoreCollector(BlockStore* store) : store_(store) {}
-
-  std::vector<MetricFamily> Collect() const override {
-    const absl::StatusOr<StoreStats> stats = store_->Stats();
-    if (!stats.ok()) return {};
-    const std::vector<prometheus::ClientMetric::Label> host = {{"tier", "host"}};
-    const auto gauge = [&](std::string name, std::string help, double value) {
-      return Family(MetricType::Gauge, std::move(name), std::move(help), value, host);
-    };
-    const auto counter = [&](std::string name, std::string help, double value,
-                             std::vector<prometheus::ClientMetric::Label> labels) {
-      return Family(MetricType::Counter, std::move(name), std::move(help), value, std::move(labels));
-    };
-    return {
-        gauge("kvist_blocks", "Committed blocks in the tier.", stats->blocks),
-        gauge("kvist_capacity_bytes", "Bytes that the tier may hold.", stats->capacity_bytes),
-        gauge("kvist_used_bytes", "Encoded bytes of committed blocks.", stats->used_bytes),
-        gauge("kvist_pinned_bytes", "Bytes of blocks that readers or leases pin.", stats->pinned_bytes),
-        gauge("kvist_reserved_bytes", "Bytes reserved by writers that have not committed.", stats->reserved_bytes),
-        gauge("kvist_leases", "Leases that have not ended.", stats->leases),
-        counter("kvist_evicted_blocks_total", "Blocks dropped, by cause.", stats->evicted_blocks,
-                {{"tier", "host"}, {"cause", "capacity"}}),
-        counter("kvist_evicted_bytes_total", "Encoded bytes of blocks dropped, by cause.", stats->evicted_bytes,
-                {{"tier", "host"}, {"cause", "capacity"}}),
-        counter("kvist_erased_blocks_total", "Blocks dropped by request.", stats->erased_blocks, host),
-        counter("kvist_expired_leases_total", "Leases that ended by their deadline.", stats->expired_leases, host),
-        counter("kvist_refused_reservations_total", "Reservations refused for want of room.",
-                stats->refused_reservations, host),
-    };
-  }
-
- private:
-  BlockStore* const store_;
-};
-
-Metrics::Metrics(BlockStore* store, const std::string& node_id, const std::string& version)
-    : registry_(std::make_unique<prometheus::Registry>()), store_collector_(std::make_unique<StoreCollector>(store)) {
+Metrics::Metrics(const std::string& node_id, const std::string& version)
+    : registry_(std::make_unique<prometheus::Registry>()) {
   RegisterRpcs();
   RegisterLookups();
   RegisterBlocks();
@@ -203,20 +198,26 @@ void Metrics::AddFigure(Kind kind, std::string name, std::string help, std::map<
   figures_.push_back({kind, std::move(name), std::move(help), std::move(labels), std::move(read)});
 }
 
+void Metrics::AddTier(const std::string& tier, std::function<StoreStats()> read) {
+  tiers_.push_back({tier, std::move(read)});
+}
+
 std::string Metrics::Expose() const {
   std::vector<MetricFamily> families = registry_->Collect();
-  for (MetricFamily& family : store_collector_->Collect()) families.push_back(std::move(family));
+  std::vector<StoreStats> stats;
+  for (const TierSource& source : tiers_) stats.push_back(source.read());
+  for (const StoreFigure& figure : kStoreFigures) {
+    for (size_t i = 0; i < tiers_.size(); ++i) {
+      std::vector<prometheus::ClientMetric::Label> labels = {{"tier", tiers_[i].tier}};
+      if (figure.by_cause) labels.push_back({"cause", "capacity"});
+      Append(Family(figure.type, figure.name, figure.help, stats[i].*figure.read, std::move(labels)), &families);
+    }
+  }
   for (const Figure& figure : figures_) {
     std::vector<prometheus::ClientMetric::Label> labels;
     for (const auto& [name, value] : figure.labels) labels.push_back({name, value});
-    MetricFamily made = Family(figure.kind == Kind::kCounter ? MetricType::Counter : MetricType::Gauge, figure.name,
-                               figure.help, figure.read(), std::move(labels));
-    // One family a name: figures of one name that differ in their labels come one after the other.
-    if (families.back().name == made.name) {
-      families.back().metric.push_back(std::move(made.metric[0]));
-    } else {
-      families.push_back(std::move(made));
-    }
+    const MetricType type = figure.kind == Kind::kCounter ? MetricType::Counter : MetricType::Gauge;
+    Append(Family(type, figure.name, figure.help, figure.read(), std::move(labels)), &families);
   }
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -1,7 +1,7 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, limit, found_by. All label sets exist from the start, at
-// 0. Threads any; counting takes no lock.
+// Labels are bounded: tier, method, code, reason, op, cause, limit, found_by, state, direction, result. All label sets
+// exist from the start, at 0. Threads any; counting takes no lock.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -54,9 +54,12 @@ enum class StreamEnd : uint8_t { kSlowReader, kSlowWriter, kDeadline };
 
 class Metrics {
  public:
-  // `store` is asked for its Stats at each exposition; it must outlive this.
-  Metrics(BlockStore* store, const std::string& node_id, const std::string& version);
+  Metrics(const std::string& node_id, const std::string& version);
   ~Metrics();
+
+  // A tier whose figures are read at each exposition. Call it before the first Expose; `read` must be callable as long
+  // as Expose is.
+  void AddTier(const std::string& tier, std::function<StoreStats()> read);
 
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
   // Blocks found and not found by Match (op "match") or Get (op "get").
@@ -81,7 +84,10 @@ class Metrics {
   std::string Expose() const;
 
  private:
-  class StoreCollector;
+  struct TierSource {
+    std::string tier;
+    std::function<StoreStats()> read;
+  };
   struct Figure {
     Kind kind;
     std::string name, help;
@@ -94,7 +100,6 @@ class Metrics {
   void RegisterBlocks();
 
   std::unique_ptr<prometheus::Registry> registry_;
-  std::unique_ptr<StoreCollector> store_collector_;
   // Constant after construction; the registry owns what they point to.
   std::array<prometheus::Histogram*, kMethods> rpc_seconds_;
   std::array<std::array<prometheus::Counter*, 17>, kMethods> rpcs_;
@@ -106,6 +111,7 @@ class Metrics {
   std::array<prometheus::Counter*, 3> ended_streams_;
   std::array<prometheus::Counter*, 4> damaged_;
   prometheus::Counter *scrubbed_, *conflicts_;
+  std::vector<TierSource> tiers_;
   std::vector<Figure> figures_;
 };
 

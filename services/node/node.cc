@@ -5,6 +5,7 @@
 #include <grpcpp/server_builder.h>
 #include <netdb.h>
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,7 @@
 #include "services/cluster/node_claim.h"
 #include "services/cluster/static_file.h"
 #include "services/node/cache_service.h"
+#include "services/node/device_services.h"
 #include "services/node/http_server.h"
 #include "services/node/log.h"
 #include "services/node/node_core.h"
@@ -50,6 +52,24 @@ NodeCoreOptions CoreOptions(const NodeConfig& config) {
   return options;
 }
 
+absl::StatusOr<std::unique_ptr<DeviceTier>> MakeDeviceTier(const DeviceConfig& config, const DeviceOpener& open,
+                                                           const TierRules& rules) {
+  if (!open) return absl::FailedPreconditionError("this kvistd opens no GPU");
+  absl::StatusOr<std::unique_ptr<Device>> device = open(config.ordinal);
+  if (!device.ok()) return device.status();
+  const DeviceDescription description = (*device)->description();
+  Log(LogLevel::kInfo, "GPU opened",
+      {{"name", description.name},
+       {"ordinal", absl::StrCat(description.ordinal)},
+       {"memory_bytes", absl::StrCat(description.memory_bytes)}});
+  DeviceTierOptions options;
+  static_cast<TierRules&>(options) = rules;
+  options.device = *std::move(device);
+  options.capacity_bytes = config.capacity_bytes;
+  options.staging_bytes = config.staging_bytes;
+  return DeviceTier::Create(options);
+}
+
 // Null for a node by itself.
 absl::StatusOr<std::unique_ptr<Membership>> OpenMembership(const NodeConfig& config) {
   if (!config.etcd.endpoints.empty()) return NewEtcdMembership(config.etcd, RealRuntime());
@@ -76,7 +96,7 @@ absl::StatusOr<Address> AdvertisedAddress(const NodeConfig& config, const Addres
 
 class RunningNode : public NodeServer {
  public:
-  explicit RunningNode(const NodeConfig& config) : config_(config) {}
+  RunningNode(const NodeConfig& config, const DeviceOpener& open_device) : config_(config), open_device_(open_device) {}
   ~RunningNode() override {
     if (core_ != nullptr) core_->Stop();
     if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(absl::Now()));
@@ -91,10 +111,7 @@ class RunningNode : public NodeServer {
     absl::StatusOr<std::unique_ptr<Membership>> membership = OpenMembership(config_);
     if (!membership.ok()) return membership.status();
     membership_ = *std::move(membership);
-    absl::StatusOr<std::unique_ptr<NodeCore>> core =
-        NodeCore::Create(CoreOptions(config_), RealRuntime(), transport_.get(), membership_.get());
-    if (!core.ok()) return core.status();
-    core_ = *std::move(core);
+    if (absl::Status status = CreateCore(); !status.ok()) return status;
     cache_ = std::make_unique<CacheService>(core_->handlers());
     cluster_ = std::make_unique<ClusterService>(core_->handlers());
     if (absl::Status status = StartHttp(); !status.ok()) return status;
@@ -119,14 +136,47 @@ class RunningNode : public NodeServer {
   }
 
  private:
+  absl::Status CreateCore() {
+    NodeCoreOptions options = CoreOptions(config_);
+    if (config_.device.capacity_bytes > 0) {
+      options.make_device_tier = [this](const TierRules& rules) {
+        return MakeDeviceTier(config_.device, open_device_, rules);
+      };
+      options.device_info = [this]() -> std::optional<v1::DeviceInfo> {
+        if (device_ == nullptr) return std::nullopt;
+        return device_->info();
+      };
+    }
+    absl::StatusOr<std::unique_ptr<NodeCore>> core =
+        NodeCore::Create(std::move(options), RealRuntime(), transport_.get(), membership_.get());
+    if (!core.ok()) return core.status();
+    core_ = *std::move(core);
+    if (core_->store()->device() == nullptr) return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<DeviceServices>> device = DeviceServices::Start(config_.device, core_->store());
+    if (!device.ok()) return device.status();
+    device_ = *std::move(device);
+    device_->AddFigures(core_->metrics());
+    return absl::OkStatus();
+  }
+
+  // What /readyz adds, though the node serves.
+  std::string Trouble() const {
+    std::string trouble = core_->status().trouble;
+    if (device_ == nullptr || device_->trouble().empty()) return trouble;
+    return absl::StrCat(trouble, trouble.empty() ? "" : "; ", device_->trouble());
+  }
+
   absl::Status StartHttp() {
     HttpOptions options;
     options.address = config_.http.ToString();
     options.metrics = [this] { return core_->metrics()->Expose(); };
     options.why_not_ready = [this] { return core_->status().why_not; };
+    options.trouble = [this] { return Trouble(); };
     if (config_.enable_test_faults) {
       Log(LogLevel::kWarning, "test faults are enabled: whoever reaches the HTTP port can damage blocks");
-      options.flip = [this](const HttpOptions::Parameter& parameter) { return FlipBits(core_->store(), parameter); };
+      options.flip = [this](const HttpOptions::Parameter& parameter) {
+        return FlipBits(&core_->store()->host(), parameter);
+      };
     }
     absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(std::move(options));
     if (!http.ok()) return http.status();
@@ -157,6 +207,9 @@ class RunningNode : public NodeServer {
     builder.SetResourceQuota(quota);
     builder.RegisterService(cache_.get());
     builder.RegisterService(cluster_.get());
+    if (device_ != nullptr && device_->transfer_service() != nullptr) {
+      builder.RegisterService(device_->transfer_service());
+    }
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
       return absl::UnavailableError(absl::StrCat(
@@ -176,12 +229,14 @@ class RunningNode : public NodeServer {
   }
 
   const NodeConfig config_;
+  const DeviceOpener open_device_;
   Address data_address_, http_address_;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<NodeClaim> claim_;
   std::unique_ptr<Transport> transport_ = NewGrpcTransport();
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<NodeCore> core_;
+  std::unique_ptr<DeviceServices> device_;  // null without a device tier
   std::unique_ptr<CacheService> cache_;
   std::unique_ptr<ClusterService> cluster_;
   std::unique_ptr<HttpServer> http_;
@@ -190,8 +245,9 @@ class RunningNode : public NodeServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<NodeServer>> NodeServer::Start(const NodeConfig& config) {
-  auto node = std::make_unique<RunningNode>(config);
+absl::StatusOr<std::unique_ptr<NodeServer>> NodeServer::Start(const NodeConfig& config,
+                                                              const DeviceOpener& open_device) {
+  auto node = std::make_unique<RunningNode>(config, open_device);
   if (absl::Status status = node->Start(); !status.ok()) return status;
   return node;
 }

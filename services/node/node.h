@@ -1,4 +1,4 @@
-// One node: the host tier, the gRPC server over it, the HTTP port, and the timer that ends leases. Wiring, no logic.
+// One node: its tiers, the gRPC server over them, the HTTP port, and the ways to its device memory. Wiring, no logic.
 //
 // Threads Start and Stop are called by one thread; the servers bring their own.
 #ifndef KVIST_SERVICES_NODE_NODE_H_
@@ -9,9 +9,13 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "cachestore/device.h"
 #include "services/node/config.h"
 
 namespace kvist {
+
+// Opens a GPU by its ordinal: OpenCudaDevice (cachestore/cuda_device.h), or what a test has instead.
+using DeviceOpener = std::function<absl::StatusOr<std::unique_ptr<Device>>(int ordinal)>;
 
 class NodeServer {
  public:
@@ -19,8 +23,10 @@ class NodeServer {
   // Registers in the background: until it is a member, /readyz says what it waits for.
   // Errors: AlreadyExists      another process is this node of the cluster file (node_claim.h);
   //         Unavailable        a port is taken (named); ResourceExhausted  the memory cannot be had;
-  //         InvalidArgument    the advertised address resolves to nothing, or an option of etcd.
-  static absl::StatusOr<std::unique_ptr<NodeServer>> Start(const NodeConfig& config);
+  //         InvalidArgument    the advertised address resolves to nothing, an option of etcd, or no such GPU.
+  // `open_device` is called if config.device asks for it. Empty = built without: the node has host memory alone.
+  static absl::StatusOr<std::unique_ptr<NodeServer>> Start(const NodeConfig& config,
+                                                           const DeviceOpener& open_device = nullptr);
   virtual ~NodeServer() = default;  // stops at once if Stop was not called
 
   virtual Address data_address() const = 0;  // bound

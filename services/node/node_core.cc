@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/node/log.h"
 #include "services/node/member.h"
 #include "services/node/scrubber.h"
+#include "services/node/tier_figures.h"
 #include "services/version.h"
 
 namespace kvist {
@@ -51,15 +53,8 @@ class NodeCoreImpl final : public NodeCore {
       : options_(std::move(options)), runtime_(runtime), transport_(transport), membership_(membership) {}
 
   absl::Status Create() {
-    HostTierOptions tier;
-    tier.capacity_bytes = options_.capacity_bytes;
-    tier.clock = runtime_->clock();
-    tier.max_lease = options_.max_lease;
-    tier.prefault = options_.prefault;
-    absl::StatusOr<std::unique_ptr<HostTier>> store = HostTier::Create(tier);
-    if (!store.ok()) return store.status();
-    store_ = *std::move(store);
-    metrics_ = std::make_unique<Metrics>(store_.get(), options_.id.value, kVersion);
+    if (absl::Status status = CreateStore(); !status.ok()) return status;
+    metrics_ = std::make_unique<Metrics>(options_.id.value, kVersion);
     Hooks hooks;
     if (options_.make_hooks) {
       hooks = options_.make_hooks(
@@ -68,6 +63,7 @@ class NodeCoreImpl final : public NodeCore {
     member_ = std::make_unique<Member>(OptionsOfMember(std::move(hooks.drain)), runtime_, membership_);
     handlers_ = std::make_unique<CacheHandlers>(OptionsOfHandlers(std::move(hooks)));
     AddFigures();
+    AddTierFigures(store_.get(), no_device_.empty() ? "none" : "absent", metrics_.get());
     return absl::OkStatus();
   }
 
@@ -93,7 +89,7 @@ class NodeCoreImpl final : public NodeCore {
 
   CacheHandlers* handlers() override { return handlers_.get(); }
   Metrics* metrics() override { return metrics_.get(); }
-  HostTier* store() override { return store_.get(); }
+  TieredStore* store() override { return store_.get(); }
   std::shared_ptr<const View> view() const override {
     return membership_ == nullptr ? options_.fixed_view : membership_->view();
   }
@@ -110,6 +106,7 @@ class NodeCoreImpl final : public NodeCore {
     if (membership_ != nullptr) status.membership = membership_->health();
     status.why_not = WhyNotReady(status);
     status.ready = status.why_not.empty();
+    status.trouble = no_device_.empty() ? store_->DeviceTrouble() : no_device_;
     return status;
   }
 
@@ -121,6 +118,30 @@ class NodeCoreImpl final : public NodeCore {
   }
 
  private:
+  absl::Status CreateStore() {
+    HostTierOptions tier;
+    tier.capacity_bytes = options_.capacity_bytes;
+    tier.clock = runtime_->clock();
+    tier.max_lease = options_.max_lease;
+    tier.prefault = options_.prefault;
+    absl::StatusOr<std::unique_ptr<HostTier>> host = HostTier::Create(tier);
+    if (!host.ok()) return host.status();
+    std::unique_ptr<DeviceTier> device;
+    if (options_.make_device_tier) {
+      absl::StatusOr<std::unique_ptr<DeviceTier>> made = options_.make_device_tier(tier);
+      if (made.ok()) {
+        device = *std::move(made);
+      } else if (absl::IsFailedPrecondition(made.status()) || absl::IsUnavailable(made.status())) {
+        no_device_ = absl::StrCat("no device tier, host memory alone: ", made.status().message());
+        Log(LogLevel::kWarning, "no device tier", {{"why", std::string(made.status().message())}});
+      } else {
+        return made.status();
+      }
+    }
+    store_ = std::make_unique<TieredStore>(*std::move(host), std::move(device), MoveRules());
+    return absl::OkStatus();
+  }
+
   std::string WhyNotReady(const NodeStatus& status) const {
     if (stopped_) return "the node is stopping";
     if (status.draining) return "the node is draining";
@@ -157,6 +178,7 @@ class NodeCoreImpl final : public NodeCore {
     handlers.limits.max_block_bytes = std::min(handlers.limits.max_block_bytes, options_.capacity_bytes);
     handlers.admission = options_.admission;
     handlers.view = [this] { return view(); };
+    handlers.device_info = options_.device_info;
     handlers.hooks = std::move(hooks);
     handlers.hooks.drain = [this](const v1::DrainRequest& request) { return member_->Drain(request); };
     handlers.hooks.taking_blocks = [this] { return !stopped_ && !member_->draining(); };
@@ -201,8 +223,9 @@ class NodeCoreImpl final : public NodeCore {
   Transport* const transport_;
   Membership* const membership_;
   std::atomic<bool> started_ = false, stopped_ = false;
+  std::string no_device_;  // why, though one was asked for
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
-  std::unique_ptr<HostTier> store_;
+  std::unique_ptr<TieredStore> store_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Member> member_;
   std::unique_ptr<CacheHandlers> handlers_;

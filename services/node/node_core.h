@@ -1,4 +1,4 @@
-// All of a node but its sockets: the tier, the handlers, membership, the scrubber and the timers. kvistd puts gRPC and
+// All of a node but its sockets: the tiers, the handlers, membership, the scrubber and the timers. kvistd puts gRPC and
 // HTTP before it; the simulation builds it as it is.
 //
 // States  of the node in its cluster, as its record says:
@@ -13,11 +13,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "cachestore/host_tier.h"
+#include "cachestore/tiered_store.h"
 #include "services/cluster/membership.h"
 #include "services/node/cache_handlers.h"
 #include "services/node/metrics.h"
@@ -42,6 +43,11 @@ struct NodeCoreOptions {
   double weight = 0;  // 0 = the capacity in GiB
   absl::Duration max_lease = absl::Seconds(30);
   bool prefault = true;
+  // Makes the device tier, once, in Create; empty = there shall be none. Where it answers FailedPrecondition (no driver,
+  // no GPU) or Unavailable (a GPU that does not answer), the node goes on with host memory and says so; what else it
+  // answers is Create's answer too.
+  std::function<absl::StatusOr<std::unique_ptr<DeviceTier>>(const TierRules& rules)> make_device_tier;
+  std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   Limits limits;
   AdmissionLimits admission;
   absl::Duration join_ramp = absl::Seconds(30);
@@ -62,6 +68,7 @@ struct NodeCoreOptions {
 struct NodeStatus {
   bool ready = false;
   std::string why_not;  // a sentence; "" if ready
+  std::string trouble;  // a sentence: what is amiss though the node serves; "" if nothing is
   uint64_t view = 0;    // 0 = none yet
   NodeState state = NodeState::kServing;
   double ramp = 1;
@@ -73,7 +80,7 @@ struct NodeStatus {
 class NodeCore {
  public:
   // Takes the memory. `membership` may be null. All three outlive the core.
-  // Errors: InvalidArgument  an option; ResourceExhausted  the memory is not there.
+  // Errors: InvalidArgument  an option; ResourceExhausted  the memory is not there, in a host or a device tier.
   static absl::StatusOr<std::unique_ptr<NodeCore>> Create(NodeCoreOptions options, Runtime* runtime,
                                                           Transport* transport, Membership* membership);
   virtual ~NodeCore() = default;  // stops without draining; open sessions must be idle: they are ended
@@ -83,7 +90,7 @@ class NodeCore {
 
   virtual CacheHandlers* handlers() = 0;
   virtual Metrics* metrics() = 0;
-  virtual HostTier* store() = 0;
+  virtual TieredStore* store() = 0;
   virtual std::shared_ptr<const View> view() const = 0;
   virtual NodeStatus status() const = 0;
 

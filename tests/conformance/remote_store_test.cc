@@ -46,7 +46,7 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
     tier.max_lease = kMaxLease;
     tier.max_pinned_fraction = kMaxPinnedFraction;
     tier_ = *HostTier::Create(tier);
-    metrics_ = std::make_unique<Metrics>(tier_.get(), "test", "0");
+    metrics_ = std::make_unique<Metrics>("test", "0");
     CacheHandlersOptions options;
     options.store = tier_.get();
     options.metrics = metrics_.get();

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "tests/device/device_kinds.h"
 
@@ -115,6 +116,12 @@ TEST_P(DeviceConformance, SaysWhatItIs) {
   EXPECT_GE(description.memory_bytes, kBytes);
   EXPECT_EQ(OpenDevice(GetParam()).value()->description().uuid, description.uuid) << "opened twice, it is one device";
   EXPECT_TRUE(device_->Health().ok());
+}
+
+TEST_P(DeviceConformance, AnyThreadMakesItTheCurrentOne) {
+  absl::Status current = absl::UnknownError("not asked");
+  std::thread([&] { current = device_->MakeCurrent(); }).join();
+  EXPECT_TRUE(current.ok()) << current;
 }
 
 TEST_P(DeviceConformance, CopiesRunInOrderAndAnEventSaysWhenTheyAreDone) {

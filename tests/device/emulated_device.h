@@ -33,6 +33,7 @@ class EmulatedDevice final : public Device {
   absl::StatusOr<IpcHandle> Export(const DeviceMemory& memory) override;
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Import(const IpcHandle& handle) override;
   absl::Status Health() override;
+  absl::Status MakeCurrent() override { return Health(); }
 
   void Fail(std::string why);  // a poisoned context: every later call and event is Unavailable
   void Hold();                 // from here on no stream takes up work, until Resume or Fail

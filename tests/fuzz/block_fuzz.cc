@@ -6,40 +6,21 @@
 #include <vector>
 
 #include "kernels/codec.h"
-#include "kernels/header.h"
 #include "kernels/reference/decode.h"
-#include "tests/fuzz/fuzz.h"
-
-// After "kernels/*.h": macros of the hash.
-#include <xxhash.h>
+#include "tests/fuzz/block_input.h"
 
 namespace kvist {
 namespace {
 
+using Choice = fuzz::BlockChoice;
 using fuzz::Gate;
 
-constexpr size_t kChoiceBytes = 4;
-constexpr size_t kMaxPlainBytes = size_t{1} << 20;  // a mutant may claim a shape whose planes cannot be there
 constexpr uint16_t kGuard = 0xbeef;
 constexpr size_t kGuards = 64;
-constexpr int kPrecisions[] = {0, 2, 3, 4, 8, 16, 1, -1};
 
 Gate refused_checksum("refused for a checksum"), refused_table("refused for its shape or table"), parsed("parsed"),
     partial("parsed without its last planes"), bad_plane("a plane whose checksum is wrong"), decoded("decoded"),
     rotated("decoded as kept"), refused_by_decode("refused by Decode for what a plane holds");
-
-struct Choice {
-  uint32_t first_layer, last_layer;
-  int precision;
-  Basis basis;
-  uint8_t cut;
-};
-
-Choice TakeChoice(fuzz::Input* input) {
-  const uint8_t layers = input->Byte(), precision = input->Byte(), basis = input->Byte(), cut = input->Byte();
-  return {static_cast<uint32_t>(layers & 3), static_cast<uint32_t>(layers >> 2), kPrecisions[precision % 8],
-          static_cast<Basis>(basis & 1), cut};
-}
 
 void CheckRanges(const BlockView& view, const std::vector<ByteRange>& ranges) {
   KVIST_HOLDS(!ranges.empty() && ranges.front().offset == 0, "header and table come first");
@@ -87,7 +68,7 @@ void CheckThatRangesAreEnough(const BlockView& view, const Choice& choice, const
 }
 
 void DecodeBothWays(const BlockView& view, const Choice& choice) {
-  if (view.shape().PlainBytes() > kMaxPlainBytes) return;
+  if (view.shape().PlainBytes() > fuzz::kMaxPlainBytes) return;
   const Decoded simd = DecodeInto(view, choice, &Decode), oracle = DecodeInto(view, choice, &reference::Decode);
   KVIST_HOLDS(simd.status == oracle.status, simd.status.message(), " / ", oracle.status.message());
   KVIST_HOLDS(simd.status.ok() || !simd.status.message().empty(), "refused without a word");
@@ -136,37 +117,17 @@ void Read(const Choice& choice, absl::Span<const uint8_t> bytes) {
   CheckCut(*view, choice);
 }
 
-// Makes all checksums right that a mutant's own table can point at.
-void Reseal(absl::Span<uint8_t> block) {
-  if (block.size() < kHeaderBytes) return;
-  const size_t pieces = LoadLe(&block[16], 4) * block[13];
-  for (size_t i = 0; i < pieces && kHeaderBytes + (i + 1) * kPlaneEntryBytes <= block.size(); ++i) {
-    uint8_t* entry = &block[kHeaderBytes + i * kPlaneEntryBytes];
-    const uint64_t offset = LoadLe(entry, 4), size_bytes = LoadLe(entry + 4, 4);
-    if (offset + size_bytes <= block.size()) StoreLe(XXH3_64bits(&block[0] + offset, size_bytes), 8, entry + 8);
-  }
-  const size_t prefix_bytes = kHeaderBytes + pieces * kPlaneEntryBytes;
-  if (prefix_bytes <= block.size()) {
-    StoreLe(XXH3_64bits(block.data() + kHeaderBytes, prefix_bytes - kHeaderBytes), 8, &block[112]);
-  }
-  StoreLe(XXH3_64bits(block.data(), 120), 8, &block[120]);
-}
-
 }  // namespace
 }  // namespace kvist
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   kvist::fuzz::Input input(data, size);
-  const kvist::Choice choice = kvist::TakeChoice(&input);
+  const kvist::Choice choice = kvist::fuzz::TakeChoice(&input);
   const kvist::fuzz::ExactBytes block(input.Rest());
   kvist::Read(choice, block.span());
   return 0;
 }
 
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned int seed) {
-  size = LLVMFuzzerMutate(data, size, max_size);
-  if (seed % 4 != 0 && size > kvist::kChoiceBytes) {
-    kvist::Reseal({data + kvist::kChoiceBytes, size - kvist::kChoiceBytes});
-  }
-  return size;
+  return kvist::fuzz::MutateBlock(data, size, max_size, seed);
 }

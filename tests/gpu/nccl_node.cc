@@ -53,11 +53,11 @@ class RawSender {
   std::unique_ptr<RawNccl> raw_;
 };
 
-std::vector<DeviceExtent> ExtentsOf(TransferBlocks& blocks, uint32_t count) {
+std::vector<DeviceExtent> ExtentsOf(DeviceBlocks& blocks, uint32_t count) {
   std::vector<DeviceExtent> extents;
   for (uint32_t i = 0; i < count; ++i) {
-    const FoundBlocks found = *blocks.Find({NumberedKey(i)}, uint64_t{1} << 40);
-    extents.insert(extents.end(), found.blocks[0].extents.begin(), found.blocks[0].extents.end());
+    const DeviceLookup lookup = *blocks.GetOnDevice(NumberedKey(i));
+    extents.insert(extents.end(), lookup.pin->extents().begin(), lookup.pin->extents().end());
   }
   return extents;
 }

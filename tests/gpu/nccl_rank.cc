@@ -42,9 +42,7 @@ absl::StatusOr<NcclRank> OpenRank(const NcclSetup& setup, int rank) {
   if (opened.one_gpu) LetTwoRanksShareAGpu(opened.library->version, rank);
   NcclLimits limits;
   limits.open_limit = absl::Seconds(30);  // the first init of a process looks at the whole machine
-  // Any call of a device makes it the calling thread's.
-  opened.communicators = std::make_unique<Communicators>(opened.library, opened.device.get(), limits,
-                                                         [device = opened.device] { return device->Health(); });
+  opened.communicators = std::make_unique<Communicators>(opened.library, opened.device.get(), limits);
   return opened;
 }
 

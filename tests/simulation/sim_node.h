@@ -32,7 +32,7 @@ class SimNode {
   bool up() const { return core_ != nullptr; }
   uint64_t life() const { return life_; }  // how often it was started
   NodeCore* core() const { return core_.get(); }
-  HostTier* store() const { return core_->store(); }
+  TieredStore* store() const { return core_->store(); }
   SimHost* host() const { return host_; }
   const std::string& name() const { return host_->name(); }
   std::string address() const;

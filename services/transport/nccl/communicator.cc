@@ -128,9 +128,7 @@ void Communicator::Run() {
 }
 
 absl::Status Communicator::Open() {
-  if (options_.bind_thread) {
-    if (absl::Status status = options_.bind_thread(); !status.ok()) return status;
-  }
+  if (absl::Status status = options_.device->MakeCurrent(); !status.ok()) return status;
   const absl::StatusOr<nccl::UniqueId> id = options_.id ? *options_.id : Id();
   if (!id.ok()) return id.status();
   nccl::Config config;

@@ -48,8 +48,7 @@ class WakeUp {
 
 struct CommunicatorOptions {
   std::shared_ptr<const NcclLibrary> library;
-  std::function<absl::Status()>
-      bind_thread;  // makes the device the calling thread's (cudaSetDevice); null = nothing to do
+  Device* device = nullptr;
   std::shared_ptr<WakeUp> wake_up;
   int rank = 0, ranks = 2;
   std::optional<nccl::UniqueId> id;  // absent: this rank makes it

@@ -17,13 +17,8 @@ constexpr absl::Duration kCalmPause = absl::Milliseconds(5);
 
 }  // namespace
 
-Communicators::Communicators(std::shared_ptr<const NcclLibrary> library, Device* device, NcclLimits limits,
-                             std::function<absl::Status()> bind_thread)
-    : library_(std::move(library)),
-      device_(device),
-      limits_(limits),
-      bind_thread_(std::move(bind_thread)),
-      watchdog_([this] { Watch(); }) {}
+Communicators::Communicators(std::shared_ptr<const NcclLibrary> library, Device* device, NcclLimits limits)
+    : library_(std::move(library)), device_(device), limits_(limits), watchdog_([this] { Watch(); }) {}
 
 Communicators::~Communicators() {
   std::vector<std::shared_ptr<Communicator>> open;
@@ -46,7 +41,7 @@ absl::StatusOr<std::shared_ptr<Communicator>> Communicators::Open(Seat seat) {
   if (!stream.ok()) return stream.status();
   CommunicatorOptions options;
   options.library = library_;
-  options.bind_thread = bind_thread_;
+  options.device = device_;
   options.wake_up = wake_up_;
   options.rank = seat.rank;
   options.ranks = seat.ranks;

@@ -55,9 +55,8 @@ class Communicators {
     std::function<void(absl::StatusOr<nccl::UniqueId>)> on_id;
   };
 
-  // `device` outlives this. `bind_thread` as in CommunicatorOptions.
-  Communicators(std::shared_ptr<const NcclLibrary> library, Device* device, NcclLimits limits,
-                std::function<absl::Status()> bind_thread = nullptr);
+  // `device` outlives this.
+  Communicators(std::shared_ptr<const NcclLibrary> library, Device* device, NcclLimits limits);
   ~Communicators();
 
   absl::StatusOr<std::shared_ptr<Communicator>> Open(Seat seat);
@@ -92,7 +91,6 @@ class Communicators {
   const std::shared_ptr<const NcclLibrary> library_;
   Device* const device_;
   const NcclLimits limits_;
-  const std::function<absl::Status()> bind_thread_;
   const std::shared_ptr<WakeUp> wake_up_ = std::make_shared<WakeUp>();
 
   mutable std::mutex mutex_;

@@ -29,17 +29,6 @@ std::vector<Key> KeysOf(const std::string& bytes) {
   return keys;
 }
 
-v1::TransferResponse Describe(const FoundBlocks& found) {
-  v1::TransferResponse response;
-  for (const FoundBlock& block : found.blocks) {
-    v1::BlockOffer& offer = *response.add_blocks();
-    offer.set_miss(ToWire(block.miss));
-    offer.set_elsewhere(block.elsewhere);
-    for (const DeviceExtent& extent : block.extents) offer.add_extent_bytes(extent.size_bytes);
-  }
-  return response;
-}
-
 }  // namespace
 
 std::string HostId() {
@@ -50,7 +39,7 @@ std::string HostId() {
   return absl::StrCat(name, "/", boot);  // containers of one machine have one boot id, and GPUs of their own
 }
 
-TransferSessions::TransferSessions(Communicators* communicators, TransferBlocks* blocks, std::string host_id,
+TransferSessions::TransferSessions(Communicators* communicators, DeviceBlocks* blocks, std::string host_id,
                                    TransferLimits limits)
     : communicators_(communicators),
       blocks_(blocks),
@@ -140,6 +129,29 @@ absl::Status TransferSessions::CheckTransfer(const v1::TransferRequest& request)
   return absl::OkStatus();
 }
 
+absl::StatusOr<TransferSessions::Offer> TransferSessions::MakeOffer(const v1::TransferRequest& request,
+                                                                    v1::TransferResponse* response) {
+  Offer offer;
+  offer.pins = std::make_shared<Pins>();
+  offer.deadline = absl::Now() + std::min(absl::Milliseconds(request.deadline_ms()), limits_.longest);
+  for (const Key& key : KeysOf(request.keys())) {
+    absl::StatusOr<DeviceLookup> lookup = blocks_->GetOnDevice(key);
+    if (!lookup.ok()) return lookup.status();
+    v1::BlockOffer& described = *response->add_blocks();
+    described.set_miss(ToWire(lookup->miss));
+    const bool fits = lookup->pin != nullptr && lookup->pin->size_bytes() <= limits_.max_bytes - offer.bytes;
+    described.set_elsewhere(lookup->tier != Tier::kNone && !fits);
+    if (!fits) continue;
+    for (const DeviceExtent& extent : lookup->pin->extents()) {
+      described.add_extent_bytes(extent.size_bytes);
+      offer.extents.push_back(extent);
+    }
+    offer.bytes += lookup->pin->size_bytes();
+    offer.pins->push_back(std::move(lookup->pin));
+  }
+  return offer;
+}
+
 absl::StatusOr<v1::TransferResponse> TransferSessions::Transfer(const v1::TransferRequest& request) {
   if (absl::Status status = CheckTransfer(request); !status.ok()) return status;
   {
@@ -150,18 +162,14 @@ absl::StatusOr<v1::TransferResponse> TransferSessions::Transfer(const v1::Transf
       return absl::ResourceExhaustedError(absl::StrCat(limits_.max_offered, " operations wait for their start"));
     }
   }
-  Offer offer;
-  absl::StatusOr<FoundBlocks> found = blocks_->Find(KeysOf(request.keys()), limits_.max_bytes);
-  if (!found.ok()) return found.status();
-  offer.found = *std::move(found);
-  for (const FoundBlock& block : offer.found.blocks) offer.bytes += TotalBytes(block.extents);
-  offer.deadline = absl::Now() + std::min(absl::Milliseconds(request.deadline_ms()), limits_.longest);
-  v1::TransferResponse response = Describe(offer.found);
-  if (offer.bytes == 0) return response;
+  v1::TransferResponse response;
+  absl::StatusOr<Offer> offer = MakeOffer(request, &response);
+  if (!offer.ok()) return offer.status();
+  if (offer->bytes == 0) return response;
   const std::lock_guard lock(mutex_);
   const absl::StatusOr<Session*> session = FindLocked(request.epoch());
   if (!session.ok()) return session.status();
-  if (!(*session)->offers.emplace(request.operation(), std::move(offer)).second) {
+  if (!(*session)->offers.emplace(request.operation(), *std::move(offer)).second) {
     return absl::InvalidArgumentError(absl::StrCat("operation ", request.operation(), " is there already"));
   }
   return response;
@@ -179,17 +187,14 @@ absl::StatusOr<v1::StartResponse> TransferSessions::Start(const v1::StartRequest
   Operation operation;
   operation.kind = Operation::Kind::kSend;
   operation.peer = 1;
-  for (const FoundBlock& block : offer.found.blocks) {
-    operation.extents.insert(operation.extents.end(), block.extents.begin(), block.extents.end());
-  }
-  operation.after = offer.found.ready;
+  operation.extents = std::move(offer.extents);
   operation.deadline = offer.deadline;
   operation.done = [tally = tally_, bytes = offer.bytes](absl::Status status) {
     const std::lock_guard tally_lock(tally->mutex);
     ++(status.ok() ? tally->counts.sent : tally->counts.failed);
     if (status.ok()) tally->counts.sent_bytes += bytes;
   };
-  operation.hold = std::make_shared<FoundBlocks>(std::move(offer.found));
+  operation.hold = std::move(offer.pins);
   {
     const std::lock_guard tally_lock(tally_->mutex);
     ++tally_->counts.started;

@@ -15,14 +15,15 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "cachestore/device_blocks.h"
 #include "kvist/v1/transfer.pb.h"
 #include "services/transport/nccl/communicators.h"
-#include "services/transport/nccl/transfer_blocks.h"
 
 namespace kvist {
 
@@ -49,7 +50,7 @@ class TransferSessions {
   };
 
   // `communicators` and `blocks` outlive this.
-  TransferSessions(Communicators* communicators, TransferBlocks* blocks, std::string host_id, TransferLimits limits);
+  TransferSessions(Communicators* communicators, DeviceBlocks* blocks, std::string host_id, TransferLimits limits);
   ~TransferSessions();  // aborts what is open
 
   // `done` is called once, on this thread or another, within the limits of NCCL's calls.
@@ -62,8 +63,10 @@ class TransferSessions {
   Counts counts() const;
 
  private:
+  using Pins = std::vector<std::unique_ptr<DevicePin>>;
   struct Offer {
-    FoundBlocks found;
+    std::vector<DeviceExtent> extents;  // in the order of the response
+    std::shared_ptr<Pins> pins;
     uint64_t bytes = 0;
     absl::Time deadline;
   };
@@ -81,10 +84,12 @@ class TransferSessions {
   absl::Status CheckWorker(const v1::OpenEpochRequest& request);
   absl::StatusOr<Session*> FindLocked(uint64_t epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckTransfer(const v1::TransferRequest& request) const;
+  // Pins what is on the device, and describes all of it.
+  absl::StatusOr<Offer> MakeOffer(const v1::TransferRequest& request, v1::TransferResponse* response);
   void Sweep(absl::Time now);
 
   Communicators* const communicators_;
-  TransferBlocks* const blocks_;
+  DeviceBlocks* const blocks_;
   const std::string host_id_;
   const TransferLimits limits_;
   const std::shared_ptr<Tally> tally_ = std::make_shared<Tally>();

@@ -193,5 +193,31 @@ TEST(ConfigTest, HelpAndVersionPrintAndExit) {
   EXPECT_THAT(version->print_and_exit, HasSubstr("kvistd 0."));
 }
 
+TEST(ConfigTest, TheDeviceTierIsOffUnlessItHasACapacity) {
+  const auto off = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB"});
+  ASSERT_TRUE(off.ok()) << off.status();
+  EXPECT_EQ(off->config.device.capacity_bytes, 0u);
+  const auto on =
+      Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--device-capacity", "2GiB", "--device", "1",
+             "--device-staging", "16MiB", "--device-socket", "/run/kvist/gpu.sock", "--nccl", "libnccl.so.2"});
+  ASSERT_TRUE(on.ok()) << on.status();
+  const DeviceConfig& device = on->config.device;
+  EXPECT_EQ(device.capacity_bytes, uint64_t{2} << 30);
+  EXPECT_EQ(device.ordinal, 1);
+  EXPECT_EQ(device.staging_bytes, 16u << 20);
+  EXPECT_EQ(device.ipc_socket, "/run/kvist/gpu.sock");
+  EXPECT_EQ(device.nccl_library, "libnccl.so.2");
+}
+
+TEST(ConfigTest, WaysToADeviceTierThatIsNotThereAndNoOrdinalsAreNamed) {
+  const auto flags = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--device", "first", "--device-socket",
+                            "/run/gpu.sock", "--nccl", "libnccl.so.2"});
+  ASSERT_TRUE(absl::IsInvalidArgument(flags.status())) << flags.status();
+  for (const char* sentence : {"--device: 'first' is no number of 0 to 127", "--device-socket: needs --device-capacity",
+                               "--nccl: needs --device-capacity"}) {
+    EXPECT_THAT(std::string(flags.status().message()), HasSubstr(sentence));
+  }
+}
+
 }  // namespace
 }  // namespace kvist

@@ -30,7 +30,8 @@ struct LocalNode {
     options.capacity_bytes = kCapacity;
     options.clock = runtime.clock();
     tier = *HostTier::Create(options);
-    metrics = std::make_unique<Metrics>(tier.get(), "n0", "0");
+    metrics = std::make_unique<Metrics>("n0", "0");
+    metrics->AddTier("host", [this] { return *tier->Stats(); });
     CacheHandlersOptions given;
     given.store = tier.get();
     given.metrics = metrics.get();

@@ -389,7 +389,7 @@ TEST_F(NodeCoreTest, TheScrubFindsAFlippedBitAtItsRateAndTellsTheHook) {
   };
   const auto core = Create(nullptr);
   for (uint8_t i = 1; i <= 100; ++i) ASSERT_TRUE(Put(core.get(), TestKey(i)).ok());  // 40 KB each: 4 s at that rate
-  ASSERT_TRUE(core->store()->FlipBitsForTest(TestKey(77), 30'000, 0x80));
+  ASSERT_TRUE(core->store()->host().FlipBitsForTest(TestKey(77), 30'000, 0x80));
   const absl::Time begin = runtime_.Now();
   Start(core.get());
   ASSERT_TRUE(Pass([&] { return Figure(*core, "kvist_scrubbed_blocks_total") == 100; }, absl::Milliseconds(20)));

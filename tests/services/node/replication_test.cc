@@ -119,9 +119,7 @@ TEST_F(ReplicationTest, ADamagedBlockIsDroppedAndFetchedAgainFromItsCopy) {
   const std::vector<size_t> owners = NodesOf(KeyOf(1), 2).owners;
   ASSERT_TRUE(Put(Name(owners[0]), 1, 2).ok());
   ASSERT_TRUE(WaitFor([&] { return Has(Name(owners[1]), 1); }));
-  auto* tier = dynamic_cast<HostTier*>(cluster_.node(Name(owners[0]))->store());
-  ASSERT_NE(tier, nullptr);
-  ASSERT_TRUE(tier->FlipBitsForTest(KeyOf(1), 5000, 0x10));
+  ASSERT_TRUE(cluster_.node(Name(owners[0]))->store()->host().FlipBitsForTest(KeyOf(1), 5000, 0x10));
   v1::ReportRequest report;
   report.set_keys(KeyOf(1).bytes.data(), sizeof(Key));
   const auto reported = cluster_.Connect(Name(owners[0]) + ":1")->Report(report, In(10));

@@ -19,7 +19,7 @@ namespace {
 
 class CollectingSink : public GetSink {
  public:
-  explicit CollectingSink(Fetched* fetched) : fetched_(fetched) {}
+  explicit CollectingSink(ReceivedBlocks* fetched) : fetched_(fetched) {}
   absl::Status OnHeader(const v1::GetHeader& header) override {
     fetched_->headers.push_back(header);
     fetched_->bytes.emplace_back(header.block_bytes(), '\0');
@@ -33,7 +33,7 @@ class CollectingSink : public GetSink {
   }
 
  private:
-  Fetched* const fetched_;
+  ReceivedBlocks* const fetched_;
 };
 
 }  // namespace
@@ -101,8 +101,8 @@ absl::Status PutBlock(Channel* channel, const Key& key, const std::string& block
   return (*stream)->Commit(block.size()).status();
 }
 
-absl::StatusOr<Fetched> GetBlocks(Channel* channel, const v1::GetRequest& request, absl::Time deadline) {
-  Fetched fetched;
+absl::StatusOr<ReceivedBlocks> GetBlocks(Channel* channel, const v1::GetRequest& request, absl::Time deadline) {
+  ReceivedBlocks fetched;
   CollectingSink sink(&fetched);
   const absl::StatusOr<v1::GetTrailer> trailer = channel->Get(request, deadline, &sink);
   if (!trailer.ok()) return trailer.status();

@@ -41,11 +41,11 @@ absl::Status PutBlock(Channel* channel, const Key& key, const std::string& block
                       const std::string& namespace_digest = kTestNamespace);
 
 // What one Get brought, item by item.
-struct Fetched {
+struct ReceivedBlocks {
   std::vector<v1::GetHeader> headers;
   std::vector<std::string> bytes;  // of the whole block's length; parts not sent are zero
 };
-absl::StatusOr<Fetched> GetBlocks(Channel* channel, const v1::GetRequest& request, absl::Time deadline = In(10));
+absl::StatusOr<ReceivedBlocks> GetBlocks(Channel* channel, const v1::GetRequest& request, absl::Time deadline = In(10));
 v1::GetRequest GetRequestFor(const std::vector<Key>& keys);
 
 // One GET of the node's HTTP port; "" if it does not answer.

@@ -23,7 +23,7 @@ class NodeThatDrains {
     tier.capacity_bytes = 16 << 20;
     tier.clock = RealRuntime()->clock();
     tier_ = *HostTier::Create(tier);
-    metrics_ = std::make_unique<Metrics>(tier_.get(), id, "0");
+    metrics_ = std::make_unique<Metrics>(id, "0");
     CacheHandlersOptions options;
     options.store = tier_.get();
     options.metrics = metrics_.get();

@@ -1,4 +1,4 @@
-// TransferBlocks over memory of any device, and landings in it: what stands on both sides of a transfer in tests.
+// Blocks in the memory of any device, and landings: what stands on both sides of a transfer in tests.
 #ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
 #define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
 
@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "cachestore/device.h"
+#include "cachestore/device_blocks.h"
 #include "services/transport/nccl/device_link.h"
-#include "services/transport/nccl/transfer_blocks.h"
 #include "tests/device/device_kinds.h"
 #include "tests/gpu/numbered.h"
 
@@ -28,7 +28,7 @@ inline std::vector<DeviceExtent> PiecesAt(DeviceAddress at, uint64_t size_bytes)
 }
 
 // Blocks in two pieces each, as a fragmented arena places them.
-class PlacedBlocks final : public TransferBlocks {
+class PlacedBlocks final : public DeviceBlocks {
  public:
   explicit PlacedBlocks(Device* device) : device_(device) {}
 
@@ -41,31 +41,44 @@ class PlacedBlocks final : public TransferBlocks {
     const std::lock_guard lock(mutex_);
     blocks_[key] = std::move(memory);
   }
-  absl::StatusOr<FoundBlocks> Find(absl::Span<const Key> keys, uint64_t room_bytes) override {
+  absl::StatusOr<DeviceLookup> GetOnDevice(const Key& key) override {
     const std::lock_guard lock(mutex_);
-    FoundBlocks found;
-    for (const Key& key : keys) {
-      FoundBlock& block = found.blocks.emplace_back();
-      const auto entry = blocks_.find(key);
-      if (entry == blocks_.end()) {
-        block.miss = MissReason::kNeverStored;
-        continue;
-      }
-      const std::shared_ptr<DeviceMemory>& memory = entry->second;
-      if (memory->size_bytes() > room_bytes) {
-        block.elsewhere = true;
-        continue;
-      }
-      room_bytes -= memory->size_bytes();
-      block.extents = PiecesAt(memory->base(), memory->size_bytes());
-      ++pins_;
-      block.pin = std::shared_ptr<void>(nullptr, [this, memory](void*) { --pins_; });
+    DeviceLookup lookup;
+    const auto entry = blocks_.find(key);
+    if (entry == blocks_.end()) {
+      lookup.miss = MissReason::kNeverStored;
+      return lookup;
     }
-    return found;
+    lookup.tier = Tier::kDevice;
+    lookup.pin = std::make_unique<Pin>(entry->second, &pins_);
+    return lookup;
+  }
+  // The bytes of a block; none if it is not there.
+  std::vector<uint8_t> Bytes(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto entry = blocks_.find(key);
+    if (entry == blocks_.end()) return {};
+    return ReadBytes(*device_, entry->second->base(), entry->second->size_bytes()).value();
   }
   int pins() const { return pins_; }
 
  private:
+  class Pin final : public DevicePin {
+   public:
+    Pin(std::shared_ptr<DeviceMemory> memory, std::atomic<int>* pins)
+        : memory_(std::move(memory)), pins_(pins), extents_(PiecesAt(memory_->base(), memory_->size_bytes())) {
+      ++*pins_;
+    }
+    ~Pin() override { --*pins_; }
+    uint64_t size_bytes() const override { return memory_->size_bytes(); }
+    absl::Span<const DeviceExtent> extents() const override { return extents_; }
+
+   private:
+    const std::shared_ptr<DeviceMemory> memory_;
+    std::atomic<int>* const pins_;
+    const std::vector<DeviceExtent> extents_;
+  };
+
   Device* const device_;
   std::mutex mutex_;
   std::map<Key, std::shared_ptr<DeviceMemory>> blocks_;

@@ -17,24 +17,21 @@ constexpr size_t kPart = 512 << 10;
 
 class CacheOfBlocks final : public v1::Cache::Service {
  public:
-  CacheOfBlocks(EmulatedDevice* device, TransferBlocks* blocks) : device_(device), blocks_(blocks) {}
+  explicit CacheOfBlocks(PlacedBlocks* blocks) : blocks_(blocks) {}
 
   grpc::Status Get(grpc::ServerContext*, const v1::GetRequest* request,
                    grpc::ServerWriter<v1::GetResponse>* stream) override {
     std::vector<Key> keys(request->keys().size() / 32);
     for (size_t i = 0; i < keys.size(); ++i) std::memcpy(keys[i].bytes.data(), request->keys().data() + 32 * i, 32);
-    const FoundBlocks found = *blocks_->Find(keys, uint64_t{1} << 40);
     for (size_t i = 0; i < keys.size(); ++i) {
-      const FoundBlock& block = found.blocks[i];
-      const uint64_t size = TotalBytes(block.extents);
+      const std::vector<uint8_t> bytes = blocks_->Bytes(keys[i]);
+      const uint64_t size = bytes.size();
       v1::GetResponse header;
       header.mutable_header()->set_item(uint32_t(i));
       header.mutable_header()->set_block_bytes(size);
       header.mutable_header()->set_sent_bytes(size);
       if (size == 0) header.mutable_header()->set_miss(v1::MISS_REASON_NEVER_STORED);
       stream->Write(header);
-      if (size == 0) continue;
-      const std::vector<uint8_t> bytes = device_->Read(block.extents[0].address, size);
       for (size_t at = 0; at < size; at += kPart) {
         v1::GetResponse part;
         part.mutable_part()->set_item(uint32_t(i));
@@ -50,15 +47,13 @@ class CacheOfBlocks final : public v1::Cache::Service {
   }
 
  private:
-  EmulatedDevice* const device_;
-  TransferBlocks* const blocks_;
+  PlacedBlocks* const blocks_;
 };
 
 }  // namespace
 
 struct TransferNode::Server {
-  Server(EmulatedDevice* device, TransferBlocks* blocks, TransferSessions* sessions)
-      : cache(device, blocks), transfer(NewTransferService(sessions)) {}
+  Server(PlacedBlocks* blocks, TransferSessions* sessions) : cache(blocks), transfer(NewTransferService(sessions)) {}
   CacheOfBlocks cache;
   std::unique_ptr<grpc::Service> transfer;
   std::unique_ptr<grpc::Server> server;
@@ -68,7 +63,7 @@ TransferNode::TransferNode(uint32_t count, NcclLimits limits)
     : end(limits, 0),
       blocks(end.device.get()),
       sessions(end.communicators.get(), &blocks, HostId(), {}),
-      server_(std::make_unique<Server>(end.device.get(), &blocks, &sessions)) {
+      server_(std::make_unique<Server>(&blocks, &sessions)) {
   for (uint32_t i = 0; i < count; ++i) blocks.Add(KeyOf(i), BlockBytes(i));
   int port = 0;
   grpc::ServerBuilder builder;

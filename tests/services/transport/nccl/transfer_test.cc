@@ -53,30 +53,28 @@ class DirectControl final : public TransferControl {
 // Brings the node's blocks by a plain copy, as gRPC would.
 class CopyingFallback final : public BlockFallback {
  public:
-  CopyingFallback(TransferBlocks* blocks, EmulatedDevice* from, EmulatedDevice* to)
-      : blocks_(blocks), from_(from), to_(to) {}
+  CopyingFallback(PlacedBlocks* blocks, EmulatedDevice* to) : blocks_(blocks), to_(to) {}
   absl::StatusOr<Fetched> Fetch(absl::Span<const Key> keys, const TakeLanding& take, absl::Time) override {
-    const FoundBlocks found = *blocks_->Find(keys, uint64_t{1} << 40);
     Fetched fetched;
     std::vector<std::shared_ptr<void>> holds;
-    for (const FoundBlock& block : found.blocks) {
+    for (const Key& key : keys) {
       FetchedBlock& result = fetched.blocks.emplace_back();
-      if (block.miss != MissReason::kNone) {
+      const std::vector<uint8_t> bytes = blocks_->Bytes(key);
+      if (bytes.empty()) {
         result.miss = v1::MISS_REASON_NEVER_STORED;
         continue;
       }
-      const Landing landing = *take(TotalBytes(block.extents));
+      const Landing landing = *take(bytes.size());
       holds.push_back(landing.hold);
-      result.extent = {landing.address, TotalBytes(block.extents)};
-      to_->Write(landing.address, from_->Read(block.extents[0].address, result.extent.size_bytes));
+      result.extent = {landing.address, bytes.size()};
+      to_->Write(landing.address, bytes);
     }
     fetched.hold = std::make_shared<std::vector<std::shared_ptr<void>>>(std::move(holds));
     return fetched;
   }
 
  private:
-  TransferBlocks* const blocks_;
-  EmulatedDevice* const from_;
+  PlacedBlocks* const blocks_;
   EmulatedDevice* const to_;
 };
 
@@ -92,9 +90,7 @@ struct Node {
 
 struct Worker {
   Worker(Node* node, std::string id, NcclLimits limits = TestLimits(), int ordinal = 1)
-      : end(limits, ordinal),
-        errands(std::in_place, RealRuntime(), 2),
-        fallback(&node->blocks, node->end.device.get(), end.device.get()) {
+      : end(limits, ordinal), errands(std::in_place, RealRuntime(), 2), fallback(&node->blocks, end.device.get()) {
     DeviceLinkOptions options;
     options.worker_id = std::move(id);
     options.host_id = "host";
@@ -227,7 +223,7 @@ TEST(TransferTest, AnotherVersionOfNcclIsRefusedBeforeAnythingElseAndBlocksComeO
   Communicators communicators(*library, device.get(), TestLimits());
   ThreadPool errands(RealRuntime(), 1);
   DeviceLink link(&communicators, std::make_unique<DirectControl>(&*node.sessions), &errands, {"w", "host"});
-  CopyingFallback fallback(&node.blocks, node.end.device.get(), device.get());
+  CopyingFallback fallback(&node.blocks, device.get());
   DeviceFetch fetch(&link, &fallback);
   const Fetched fetched = fetch.Fetch({KeyOf(1)}, Allocating(device.get()), absl::Now() + kTestDeadline);
   EXPECT_EQ(device->Read(fetched.blocks[0].extent.address, 5000), Bytes(5000, 1));
@@ -386,7 +382,7 @@ TEST(TransferTest, WithoutNcclEveryBlockComesOverGrpc) {
   Node node;
   node.blocks.Add(KeyOf(1), Bytes(5000, 1));
   const auto device = EmulatedDevice::Create({.ordinal = 1});
-  CopyingFallback fallback(&node.blocks, node.end.device.get(), device.get());
+  CopyingFallback fallback(&node.blocks, device.get());
   DeviceFetch fetch(nullptr, &fallback);
   const Fetched fetched = fetch.Fetch({KeyOf(1)}, Allocating(device.get()), absl::Now() + kTestDeadline);
   EXPECT_EQ(device->Read(fetched.blocks[0].extent.address, 5000), Bytes(5000, 1));
