@@ -10,28 +10,10 @@
 #include "kernels/cuda/decode_ladder.h"
 #include "kernels/cuda/decode_plain.h"
 #include "kernels/cuda/resolve.h"
+#include "tests/kernels/cuda/device_bytes.h"
 #include "tests/kernels/cuda/grid.h"
 
 namespace kvist::cuda {
-
-// Bytes aligned as device allocations are, and not one more than asked for.
-class DeviceBytes {
- public:
-  explicit DeviceBytes(size_t size) : size_(size), bytes_(new (std::align_val_t{256}) uint8_t[size]()) {}
-  explicit DeviceBytes(absl::Span<const uint8_t> bytes) : DeviceBytes(bytes.size()) {
-    std::copy(bytes.begin(), bytes.end(), bytes_.get());
-  }
-  uint8_t* data() { return bytes_.get(); }
-  const uint8_t* data() const { return bytes_.get(); }
-  size_t size() const { return size_; }
-
- private:
-  struct Release {
-    void operator()(uint8_t* bytes) const { ::operator delete[](bytes, std::align_val_t{256}); }
-  };
-  size_t size_;
-  std::unique_ptr<uint8_t[], Release> bytes_;
-};
 
 template <template <uint32_t> class Body>
 void RunPlain(const LaunchGroup& group, const DecodeArguments& arguments) {

@@ -13,8 +13,8 @@
 #include "services/transport/nccl/device_fetch.h"
 #include "services/transport/nccl/device_link.h"
 #include "services/transport/nccl/transfer_sessions.h"
-#include "tests/services/transport/nccl/emulated_blocks.h"
 #include "tests/services/transport/nccl/pair.h"
+#include "tests/services/transport/nccl/placed_blocks.h"
 
 namespace kvist::testing {
 namespace {
@@ -53,7 +53,7 @@ class DirectControl final : public TransferControl {
 // Brings the node's blocks by a plain copy, as gRPC would.
 class CopyingFallback final : public BlockFallback {
  public:
-  CopyingFallback(EmulatedBlocks* blocks, EmulatedDevice* to) : blocks_(blocks), to_(to) {}
+  CopyingFallback(PlacedBlocks* blocks, EmulatedDevice* to) : blocks_(blocks), to_(to) {}
   absl::StatusOr<Fetched> Fetch(absl::Span<const Key> keys, const TakeLanding& take, absl::Time) override {
     Fetched fetched;
     std::vector<std::shared_ptr<void>> holds;
@@ -74,7 +74,7 @@ class CopyingFallback final : public BlockFallback {
   }
 
  private:
-  EmulatedBlocks* const blocks_;
+  PlacedBlocks* const blocks_;
   EmulatedDevice* const to_;
 };
 
@@ -84,7 +84,7 @@ struct Node {
         blocks(end.device.get()),
         sessions(std::in_place, end.communicators.get(), &blocks, "host", transfer) {}
   End end;
-  EmulatedBlocks blocks;
+  PlacedBlocks blocks;
   std::optional<TransferSessions> sessions;
 };
 
