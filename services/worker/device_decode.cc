@@ -44,7 +44,9 @@ uint64_t DeviceDecode::PrefixBytes(const BlockShape& shape) {
 }
 
 absl::Status DeviceDecode::Prepare(std::vector<DeviceBlock>* blocks) {
-  prefixes_bytes_ = blocks->size() * PrefixBytes(uses_.core->shape);
+  const uint64_t prefix_bytes = PrefixBytes(uses_.core->shape);
+  blocks->resize(std::min<uint64_t>(blocks->size(), lane_->pinned().size() / 2 / prefix_bytes));
+  prefixes_bytes_ = blocks->size() * prefix_bytes;
   const absl::StatusOr<size_t> enqueued = EnqueuePrepare(absl::MakeSpan(*blocks));
   const absl::Status done = Finish(enqueued.status(), *blocks, /*writes_pages=*/false);
   if (absl::IsDeadlineExceeded(done)) {

@@ -1,6 +1,7 @@
 #include "services/worker/device_get.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -53,6 +54,7 @@ absl::Status DeviceGet::RunWindow(std::shared_ptr<DeviceLane> lane) {
   if (!window.ok()) return window.status();
   if (group_ != nullptr) LimitToGroup(&*window);
   std::vector<DeviceBlock>& blocks = window->blocks;
+  RenewPins(lane, absl::MakeSpan(blocks));
   const size_t fetched = blocks.size(), before = at_;
   DeviceDecode decode({core_, parts_->lanes.get(), parts_->options.decoder}, lane, pages_, deadline_);
   if (fetched > 0) {
@@ -61,7 +63,7 @@ absl::Status DeviceGet::RunWindow(std::shared_ptr<DeviceLane> lane) {
   const bool more = window->more || blocks.size() < fetched;  // the lane had no room for the rest
   const BlockVerdict end = EndOf(*window, more);
   if (group_ != nullptr) Give(blocks, lane, end.miss);
-  if (absl::Status decoded = Decode(lane, &decode, &blocks); !decoded.ok()) return decoded;
+  if (absl::Status decoded = Decode(&decode, &blocks); !decoded.ok()) return decoded;
   if (over_) return absl::OkStatus();
   if (end.miss != v1::MISS_REASON_UNSPECIFIED) {
     Missed(end.miss, end.why, window->fetched.miss_node);
@@ -90,8 +92,9 @@ absl::StatusOr<DeviceGet::Window> DeviceGet::Fetch(BlockRange range, const std::
   if (absl::IsUnavailable(trouble)) return trouble;
   Window window;
   window.fetched = *std::move(fetched);
-  window.more = trouble.ok() && landing->full();
-  if (!trouble.ok() && window.fetched.miss == v1::MISS_REASON_OVERLOADED) {
+  const bool not_taken = window.fetched.miss == v1::MISS_REASON_OVERLOADED;
+  window.more = not_taken && trouble.ok() && landing->full();
+  if (not_taken && !trouble.ok()) {
     window.fetched.miss = v1::MISS_REASON_DEADLINE;
     window.fetched.why = std::string(trouble.message());
   }
@@ -116,14 +119,37 @@ void DeviceGet::LimitToGroup(Window* window) const {
   }
 }
 
+// Of blocks that had to wait for others for too long: another question costs nothing, and they are mostly still there.
+void DeviceGet::RenewPins(const std::shared_ptr<DeviceLane>& lane, absl::Span<DeviceBlock> blocks) {
+  std::map<std::shared_ptr<NodeLink>, std::vector<DeviceBlock*>> expired;
+  for (DeviceBlock& block : blocks) {
+    const LandedBlock& landed = block.landed;
+    if (landed.ipc != nullptr && !landed.ipc->StillHeld().ok()) expired[landed.node].push_back(&block);
+  }
+  for (const auto& [node, of_node] : expired) {
+    std::vector<Key> keys;
+    std::vector<size_t> numbers;
+    for (const DeviceBlock* block : of_node) {
+      keys.push_back(block->key);
+      numbers.push_back(block->block);
+    }
+    DeviceLanding landing(parts_->staging, lane);
+    (void)parts_->ways->Fetch(node, keys, numbers, &landing, share_by_);
+    std::map<size_t, LandedBlock> renewed = landing.Blocks();
+    for (DeviceBlock* block : of_node) {
+      const auto found = renewed.find(block->block);
+      if (found != renewed.end()) block->landed = std::move(found->second);
+    }
+  }
+}
+
 size_t DeviceGet::WindowBlocks() const {
   const uint64_t likely = LandingBytes(core_->reserve_bytes);
   const uint64_t prefixes = parts_->options.pinned_bytes / 2 / DeviceDecode::PrefixBytes(core_->shape);
   return std::clamp<uint64_t>(std::min(parts_->options.landing_bytes / likely, prefixes), 1, kMostWindowBlocks);
 }
 
-absl::Status DeviceGet::Decode(const std::shared_ptr<DeviceLane>& lane, DeviceDecode* decode,
-                               std::vector<DeviceBlock>* blocks) {
+absl::Status DeviceGet::Decode(DeviceDecode* decode, std::vector<DeviceBlock>* blocks) {
   const absl::Status decoded = decode->Decode(blocks);
   if (decode->writing() != nullptr) {
     ++parts_->late;
@@ -204,8 +230,10 @@ absl::Status DeviceGet::TakeOnce(std::shared_ptr<DeviceLane> lane) {
   if (!blocks.empty()) {
     DeviceDecode decode({core_, parts_->lanes.get(), parts_->options.decoder}, lane, pages_, deadline_);
     if (absl::Status prepared = decode.Prepare(&blocks); !prepared.ok()) return prepared;
-    if (absl::Status decoded = Decode(lane, &decode, &blocks); !decoded.ok()) return decoded;
+    if (absl::Status decoded = Decode(&decode, &blocks); !decoded.ok()) return decoded;
   }
+  if (!over_ && at_ < shared_)
+    Missed(v1::MISS_REASON_OVERLOADED, "this rank had no room for what the group has fetched");
   if (told_ && !over_) Missed(taken->blocks.back().miss, "rank 0 of the group got no more");
   return absl::OkStatus();
 }

@@ -47,15 +47,16 @@ class DeviceGet {
   struct Window {  // what a fetch came to
     GetResult fetched;
     std::vector<DeviceBlock> blocks;
-    bool more = false;  // there may be more where it ends: the lane had no room
+    bool more = false;  // where it ends nobody missed a block: the lane had no room
   };
   absl::Status RunWindow(std::shared_ptr<DeviceLane> lane);
   static BlockVerdict EndOf(const Window& window, bool more);
   absl::StatusOr<Window> Fetch(BlockRange range, const std::shared_ptr<DeviceLane>& lane);
   absl::Status TakeOnce(std::shared_ptr<DeviceLane> lane);
-  absl::Status Decode(const std::shared_ptr<DeviceLane>& lane, DeviceDecode* decode, std::vector<DeviceBlock>* blocks);
+  absl::Status Decode(DeviceDecode* decode, std::vector<DeviceBlock>* blocks);
   void Give(absl::Span<const DeviceBlock> blocks, const std::shared_ptr<DeviceLane>& lane, v1::MissReason end);
   void LimitToGroup(Window* window) const;
+  void RenewPins(const std::shared_ptr<DeviceLane>& lane, absl::Span<DeviceBlock> blocks);
   size_t WindowBlocks() const;
   void Missed(v1::MissReason miss, std::string why, std::string node = "");
   std::string NodeName(const DeviceBlock& block) const;

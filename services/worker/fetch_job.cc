@@ -111,6 +111,7 @@ void FetchJob::SkipDirect(absl::Span<const size_t> blocks) {
   Ask(blocks, /*budget=*/nullptr, &streams);
   if (!streams.empty()) changed_->NotifyAll();  // they may be late too
   lock.unlock();
+  for (size_t i = 0; i < streams.size(); ++i) core_->hedges.Earn();
   Start(std::move(streams));
 }
 

@@ -119,7 +119,7 @@ class DeviceReaderTest : public ::testing::Test {
 
   std::unique_ptr<DeviceReader> NewReader(End* end) {
     DeviceReaderOptions options = reader_options_;
-    options.device = std::shared_ptr<Device>(end->device.get(), [](Device*) {});  // `end` has it
+    options.device = end->device;
     options.decoder = &decoder_;
     options.communicators = end->communicators.get();
     options.connect_control = [this](const std::string& address) { return cluster_->ConnectControl(address); };

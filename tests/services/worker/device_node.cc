@@ -57,7 +57,7 @@ class DeviceChannel final : public Channel {
     return Up([&] { return channel_->Release(request, deadline); });
   }
   absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) override {
-    ++node_->infos_asked_;
+    ++node_->infos_asked;
     absl::StatusOr<v1::ServerInfoResponse> response = Up([&] { return channel_->ServerInfo(deadline); });
     if (response.ok() && node_->reach != Reach::kHostOnly) *response->mutable_device() = node_->info();
     return response;
@@ -81,6 +81,7 @@ class DeviceChannel final : public Channel {
     return Up([&] { return channel_->Drain(request, deadline); });
   }
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
+    EXPECT_TRUE(Eventually([&] { return !node_->hold_gets; }));
     return Up([&] { return channel_->Get(request, deadline, sink); });
   }
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
@@ -98,7 +99,7 @@ class DeviceChannel final : public Channel {
   const std::unique_ptr<Channel> channel_;
 };
 
-std::unique_ptr<TieredStore> NewStore(EmulatedDevice* device) {
+std::unique_ptr<TieredStore> NewStore(const std::shared_ptr<EmulatedDevice>& device) {
   HostTierOptions host;
   host.capacity_bytes = kCapacity;
   host.clock = RealRuntime()->clock();
@@ -109,7 +110,7 @@ std::unique_ptr<TieredStore> NewStore(EmulatedDevice* device) {
     options.capacity_bytes = kCapacity;
     options.staging_bytes = uint64_t{1} << 20;
     options.copy_deadline = kTestDeadline;
-    options.device = std::shared_ptr<Device>(device, [](Device*) {});  // the node's `end` has it
+    options.device = device;
     tier = *DeviceTier::Create(options);
   }
   return std::make_unique<TieredStore>(*HostTier::Create(host), std::move(tier), MoveRules());
@@ -120,7 +121,7 @@ std::unique_ptr<TieredStore> NewStore(EmulatedDevice* device) {
 DeviceNode::DeviceNode(Reach reach_in, int number)
     : reach(reach_in),
       end(TestLimits(), reach == Reach::kIpc ? 0 : 1 + number),
-      store(NewStore(reach == Reach::kHostOnly ? nullptr : end.device.get())),
+      store(NewStore(reach == Reach::kHostOnly ? nullptr : end.device)),
       metrics(std::make_unique<Metrics>(store.get(), absl::StrCat("n", number), "0")),
       blocks(std::make_unique<StoreBlocks>(store.get())),
       number_(number) {

@@ -38,7 +38,6 @@ class DeviceNode {
   void Promote(const Key& key);           // it is on the device, too
   DeviceExtent OnDevice(const Key& key);  // where it begins there
   v1::DeviceInfo info() const;
-  int infos_asked() const { return infos_asked_; }
 
   const Reach reach;
   End end;
@@ -48,8 +47,9 @@ class DeviceNode {
   std::unique_ptr<DeviceIpcServer> ipc;
   std::unique_ptr<TransferBlocks> blocks;
   std::optional<TransferSessions> sessions;
-  std::atomic<bool> down = false;  // every call is refused
-  std::atomic<int> infos_asked_ = 0;
+  std::atomic<bool> down = false;       // every call is refused
+  std::atomic<bool> hold_gets = false;  // no Get over the channel begins
+  std::atomic<int> infos_asked = 0;
 
  private:
   const int number_;

@@ -4,7 +4,8 @@
 // emulated grid over emulated device memory, which the host cannot touch.
 #include "services/worker/device_reader.h"
 
-#include "absl/strings/str_cat.h"
+#include <thread>
+
 #include "tests/services/worker/device_fixture.h"
 
 namespace kvist::testing {
@@ -68,8 +69,8 @@ TEST_F(DeviceReaderTest, OneGetTakesEveryWayAtOnce) {
 TEST_F(DeviceReaderTest, ANodeIsAskedForItsDeviceOnceInItsLife) {
   Start({Reach::kIpc, Reach::kHostOnly});
   for (int i = 0; i < 3; ++i) EXPECT_EQ(Get().blocks, kPromptBlocks);
-  EXPECT_EQ(cluster_->node(0).infos_asked(), 1);
-  EXPECT_EQ(cluster_->node(1).infos_asked(), 1);
+  EXPECT_EQ(cluster_->node(0).infos_asked, 1);
+  EXPECT_EQ(cluster_->node(1).infos_asked, 1);
 }
 
 TEST_F(DeviceReaderTest, WhatIsOnlyInHostMemoryComesOverGrpcBesideWhatIsOnTheDevice) {
@@ -86,6 +87,26 @@ TEST_F(DeviceReaderTest, ARangeInTheMiddleOfAPromptLandsInItsOwnPages) {
   Promote();
   EXPECT_EQ(Get({3, 9}).blocks, 6u);
   EXPECT_EQ(Get({5, 5}).blocks, 0u);
+}
+
+TEST_F(DeviceReaderTest, ConcurrentGetsShareTheRoomOnTheDeviceAndKeepTheirBytesApart) {
+  reader_options_.gets = 2;
+  Start({Reach::kIpc, Reach::kNccl, Reach::kHostOnly});
+  Promote();
+  ASSERT_TRUE(OpensNccl());
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 5; ++i) {
+    threads.emplace_back([&] {
+      DeviceTensors tensors(worker_->device.get(), shape(), shape().heads, /*first_head=*/0);
+      for (size_t first = 0; first < 4; ++first) {
+        const auto got = reader_->Get(chain_, {first, kPromptBlocks}, tensors.pages());
+        ASSERT_TRUE(got.ok()) << got.status();
+        EXPECT_EQ(got->blocks, kPromptBlocks - first) << got->why;
+      }
+      EXPECT_EQ(tensors.Different({0, kPromptBlocks}, kPromptBlocks, stored_), 0u);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(DeviceReaderTest, APromptLargerThanTheLandingComesInWindows) {
@@ -243,7 +264,7 @@ TEST_F(DeviceReaderTest, PagesThatNoKernelServesAreRefusedBeforeAnyNodeIsAsked) 
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(reader_->Take(chain_, {0, 1}, tensors_->pages(), nullptr).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(cluster_->node(0).infos_asked(), 0);
+  EXPECT_EQ(cluster_->node(0).infos_asked, 0);
 }
 
 TEST_F(DeviceReaderTest, EveryOptionThatIsWrongIsNamed) {
