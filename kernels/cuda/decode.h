@@ -60,6 +60,13 @@ struct DecodeRequest {
   uint32_t first_page_token = 0;            // where the block starts in its first page
 };
 
+// Tokens of engine positions that a block of this shape covers: its own, and twice as many for position channels.
+uint32_t EngineTokens(const PageLayout& layout, const BlockShape& shape);
+
+// What Make says of the layout, the layers, heads, page addresses and the block table, whatever the block's bytes: for
+// those who want to know before they fetch any. `request` needs neither bytes nor prefix.
+absl::Status CheckPages(const PageLayout& layout, const BlockShape& shape, const DecodeRequest& request);
+
 // Launches of one kernel.
 struct LaunchGroup {
   Codec codec;

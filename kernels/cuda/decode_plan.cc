@@ -61,11 +61,14 @@ absl::Status CheckBlockTable(const PageLayout& layout, const BlockShape& shape, 
   return absl::OkStatus();
 }
 
-absl::Status CheckAddresses(const DecodeRequest& request) {
-  if (request.device_bytes == nullptr || reinterpret_cast<uintptr_t>(request.device_bytes) % kBlockAlignment != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("block at ", reinterpret_cast<uintptr_t>(request.device_bytes),
-                                                   ": not an address aligned to ", kBlockAlignment, " bytes"));
-  }
+absl::Status CheckBlockAddress(const DecodeRequest& request) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(request.device_bytes);
+  if (address != 0 && address % kBlockAlignment == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("block at ", address, ": not an address aligned to ", kBlockAlignment, " bytes"));
+}
+
+absl::Status CheckPageAddresses(const DecodeRequest& request) {
   if (request.layer_pages.size() != request.layers.last - request.layers.first) {
     return absl::InvalidArgumentError(absl::StrCat(request.layer_pages.size(), " page tensors for layers [",
                                                    request.layers.first, ", ", request.layers.last, ")"));
@@ -124,30 +127,40 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
   if (!view.ok()) return view.status();
   checked.view = *view;
   const BlockShape& shape = view->shape();
-  if (request.layers.first >= request.layers.last || request.layers.last > shape.layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layers [", request.layers.first, ", ", request.layers.last, ") of a block of ", shape.layers));
-  }
   absl::StatusOr<PageStrides> strides = StridesFor(layout, shape, view->codec());
   if (!strides.ok()) return strides.status();
   checked.strides = *strides;
-  if (uint64_t{request.first_head} + layout.heads > shape.heads) {
-    return absl::InvalidArgumentError(absl::StrCat("heads [", request.first_head, ", ",
-                                                   uint64_t{request.first_head} + layout.heads, ") of a block of ",
-                                                   shape.heads));
-  }
+  if (absl::Status pages = CheckPages(layout, shape, request); !pages.ok()) return pages;
   if (request.basis == Basis::kKeptRotated && view->codec() != Codec::kLadder) {
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(CodecName(view->codec())), " does not rotate: no kept basis"));
   }
-  for (const absl::Status& status : {CheckAddresses(request), CheckBlockTable(layout, shape, request),
-                                     ChoosePrecision(request, checked), CheckSides(*view, request.layers)}) {
+  for (const absl::Status& status :
+       {CheckBlockAddress(request), ChoosePrecision(request, checked), CheckSides(*view, request.layers)}) {
     if (!status.ok()) return status;
   }
   return checked;
 }
 
 }  // namespace
+
+uint32_t EngineTokens(const PageLayout& layout, const BlockShape& shape) { return TokensOf(layout, shape).covered; }
+
+absl::Status CheckPages(const PageLayout& layout, const BlockShape& shape, const DecodeRequest& request) {
+  if (request.layers.first >= request.layers.last || request.layers.last > shape.layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layers [", request.layers.first, ", ", request.layers.last, ") of a block of ", shape.layers));
+  }
+  // Raw16 goes wherever a block of this shape can go.
+  if (absl::Status status = StridesFor(layout, shape, Codec::kRaw16).status(); !status.ok()) return status;
+  const uint64_t last_head = uint64_t{request.first_head} + layout.heads;
+  if (last_head > shape.heads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("heads [", request.first_head, ", ", last_head, ") of a block of ", shape.heads));
+  }
+  if (absl::Status status = CheckPageAddresses(request); !status.ok()) return status;
+  return CheckBlockTable(layout, shape, request);
+}
 
 class PlanBuilder {
  public:

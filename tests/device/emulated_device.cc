@@ -35,6 +35,15 @@ class Ranges {
   void Add(uint64_t base, uint64_t size_bytes, uint8_t* alias) {
     const std::lock_guard lock(mutex_);
     ranges_[base] = {size_bytes, alias};
+    if (kernels_ > 0) Protect(base, size_bytes, PROT_READ | PROT_WRITE);
+  }
+  void BeginKernel() {
+    const std::lock_guard lock(mutex_);
+    if (++kernels_ == 1) ProtectAll(PROT_READ | PROT_WRITE);
+  }
+  void EndKernel() {
+    const std::lock_guard lock(mutex_);
+    if (--kernels_ == 0) ProtectAll(PROT_NONE);
   }
   void Remove(uint64_t base) {
     const std::lock_guard lock(mutex_);
@@ -55,8 +64,14 @@ class Ranges {
     uint64_t size_bytes;
     uint8_t* alias;
   };
+  static void Protect(uint64_t base, uint64_t size_bytes, int protection);
+  void ProtectAll(int protection) {
+    for (const auto& [base, range] : ranges_) Protect(base, range.size_bytes, protection);
+  }
+
   std::mutex mutex_;
   std::map<uint64_t, Range> ranges_;
+  int kernels_ = 0;  // that run now
 };
 
 Ranges& DeviceRanges() {
@@ -76,7 +91,14 @@ uint8_t* Map(uint64_t size_bytes, int protection, int flags, int fd) {
 
 uint64_t RoundUp(uint64_t size_bytes) { return (size_bytes + kPage - 1) / kPage * kPage; }
 
+void Ranges::Protect(uint64_t base, uint64_t size_bytes, int protection) {
+  Require(mprotect(reinterpret_cast<void*>(base), RoundUp(size_bytes), protection) == 0, "mprotect failed");
+}
+
 }  // namespace
+
+EmulatedKernel::EmulatedKernel() { DeviceRanges().BeginKernel(); }
+EmulatedKernel::~EmulatedKernel() { DeviceRanges().EndKernel(); }
 
 struct EmulatedDevice::Core {
   DeviceDescription description;

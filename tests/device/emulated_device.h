@@ -55,6 +55,15 @@ class EmulatedDevice final : public Device {
   const std::shared_ptr<Core> core_;
 };
 
+// While any of these lives, device addresses of this process can be followed: for code that stands in for kernels, and
+// runs on a stream's thread (kvist_emulated_enqueue). Outside of them the host still crashes.
+class EmulatedKernel {
+ public:
+  EmulatedKernel();
+  ~EmulatedKernel();
+  EmulatedKernel(const EmulatedKernel&) = delete;
+};
+
 }  // namespace kvist::testing
 
 // For libraries that stand in for ones which take device pointers and streams; they look these up by name.

@@ -49,6 +49,21 @@ TEST_F(EmulatedDeviceTest, AHostThatFollowsADeviceAddressCrashes) {
   EXPECT_DEATH(std::fprintf(stderr, "%d", *static_cast<volatile uint8_t*>(memory_->base().pointer())), "");
 }
 
+TEST_F(EmulatedDeviceTest, OnlyWhileAKernelRunsCanADeviceAddressBeFollowed) {
+  const auto follow = [](const DeviceMemory& memory) { return static_cast<uint8_t*>(memory.base().pointer()); };
+  std::unique_ptr<DeviceMemory> later;
+  {
+    const EmulatedKernel first, second;
+    *follow(*memory_) = 7;
+    later = device_->Allocate(16).value();
+    *follow(*later) = 8;
+  }
+  EXPECT_EQ(device_->Read(memory_->base(), 1)[0], 7);
+  EXPECT_EQ(device_->Read(later->base(), 1)[0], 8);
+  EXPECT_DEATH(*follow(*memory_) = 9, "");
+  EXPECT_DEATH(*follow(*later) = 9, "");
+}
+
 TEST_F(EmulatedDeviceTest, ACopyFromMemoryThatIsNotPinnedEndsTheTest) {
   const std::vector<uint8_t> bytes(16);
   EXPECT_DEATH((void)stream_->CopyToDevice(memory_->base(), bytes), "not pinned");

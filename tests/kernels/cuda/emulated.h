@@ -29,12 +29,8 @@ using LadderOriginal = DecodeLadderBody<kHeadDim, Basis::kOriginal>;
 template <uint32_t kHeadDim>
 using LadderRotated = DecodeLadderBody<kHeadDim, Basis::kKeptRotated>;
 
-// Runs the plan; the status word of each request.
-inline std::vector<uint32_t> RunDecode(const DecodePlan& plan) {
-  const DeviceBytes table(plan.table_bytes());
-  DeviceBytes workspace(plan.workspace_bytes());
-  std::memset(workspace.data(), 0xee, workspace.size());
-  const DecodeTables tables = plan.TablesAt(table.data(), workspace.data());
+// The kernels of LaunchDecode in their order, over tables wherever they are.
+inline void RunKernels(const DecodePlan& plan, const DecodeTables& tables) {
   std::memset(tables.status, 0, plan.requests() * sizeof(uint32_t));
   constexpr uint32_t kPieces = ComparePiecesBody::kPieces;
   RunGrid<SumKibsBody>(tables, plan.sum_items());
@@ -52,6 +48,15 @@ inline std::vector<uint32_t> RunDecode(const DecodePlan& plan) {
       RunPlain<LadderRotated>(group, arguments);
     }
   }
+}
+
+// Runs the plan; the status word of each request.
+inline std::vector<uint32_t> RunDecode(const DecodePlan& plan) {
+  const DeviceBytes table(plan.table_bytes());
+  DeviceBytes workspace(plan.workspace_bytes());
+  std::memset(workspace.data(), 0xee, workspace.size());
+  const DecodeTables tables = plan.TablesAt(table.data(), workspace.data());
+  RunKernels(plan, tables);
   return {tables.status, tables.status + plan.requests()};
 }
 

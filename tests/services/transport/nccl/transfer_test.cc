@@ -13,6 +13,7 @@
 #include "services/transport/nccl/device_fetch.h"
 #include "services/transport/nccl/device_link.h"
 #include "services/transport/nccl/transfer_sessions.h"
+#include "tests/services/transport/nccl/direct_control.h"
 #include "tests/services/transport/nccl/pair.h"
 #include "tests/services/transport/nccl/placed_blocks.h"
 
@@ -20,35 +21,6 @@ namespace kvist::testing {
 namespace {
 
 using State = DeviceLink::State;
-
-class DirectControl final : public TransferControl {
- public:
-  explicit DirectControl(TransferSessions* sessions) : sessions_(sessions) {}
-  absl::StatusOr<v1::OpenEpochResponse> Open(const v1::OpenEpochRequest& request, absl::Time deadline) override {
-    auto answer = std::make_shared<std::promise<absl::StatusOr<v1::OpenEpochResponse>>>();
-    auto answered = answer->get_future();
-    sessions_->Open(request, [answer](auto response) { answer->set_value(std::move(response)); });
-    if (answered.wait_until(absl::ToChronoTime(deadline)) != std::future_status::ready) {
-      return absl::DeadlineExceededError("no answer");
-    }
-    return answered.get();
-  }
-  absl::StatusOr<v1::TransferResponse> Transfer(const v1::TransferRequest& request, absl::Time) override {
-    return sessions_->Transfer(request);
-  }
-  absl::StatusOr<v1::StartResponse> Start(const v1::StartRequest& request, absl::Time) override {
-    return sessions_->Start(request);
-  }
-  absl::StatusOr<v1::AbortResponse> Abort(const v1::AbortRequest& request, absl::Time) override {
-    return sessions_->Abort(request);
-  }
-  absl::StatusOr<v1::CloseEpochResponse> Close(const v1::CloseEpochRequest& request, absl::Time) override {
-    return sessions_->Close(request);
-  }
-
- private:
-  TransferSessions* const sessions_;
-};
 
 // Brings the node's blocks by a plain copy, as gRPC would.
 class CopyingFallback final : public BlockFallback {
