@@ -1,6 +1,6 @@
 #include "tests/services/worker/device_node.h"
 
-#include <unistd.h>
+#include <stdlib.h>
 
 #include <filesystem>
 #include <utility>
@@ -73,6 +73,13 @@ class DeviceChannel final : public Channel {
   const std::unique_ptr<Channel> channel_;
 };
 
+// Of its own, with a short name: test processes may have one id each in namespaces of their own.
+std::string NewFolder() {
+  std::string folder = (std::filesystem::temp_directory_path() / "kvist-XXXXXX").string();
+  EXPECT_NE(mkdtemp(folder.data()), nullptr);
+  return folder;
+}
+
 std::unique_ptr<TieredStore> NewStore(const std::shared_ptr<EmulatedDevice>& device) {
   HostTierOptions host;
   host.capacity_bytes = kCapacity;
@@ -97,7 +104,7 @@ DeviceNode::DeviceNode(Reach reach_in, int number)
       end(TestLimits(), reach == Reach::kIpc ? 0 : 1 + number),
       store(NewStore(reach == Reach::kHostOnly ? nullptr : end.device)),
       metrics(std::make_unique<Metrics>(absl::StrCat("n", number), "0")),
-      number_(number) {
+      folder_(NewFolder()) {
   CacheHandlersOptions options;
   options.store = store.get();
   options.metrics = metrics.get();
@@ -109,14 +116,15 @@ DeviceNode::DeviceNode(Reach reach_in, int number)
   if (reach == Reach::kNccl) sessions.emplace(end.communicators.get(), store.get(), HostId(), TransferLimits());
 }
 
-DeviceNode::~DeviceNode() = default;
+DeviceNode::~DeviceNode() {
+  StopIpc();
+  std::filesystem::remove_all(folder_);
+}
 
 void DeviceNode::StartIpc(absl::Duration pinned_for, DeviceBlocks* of, const DeviceMemory* memory) {
   ipc.reset();
   DeviceIpcOptions options;
-  options.path = socket_ =
-      (std::filesystem::temp_directory_path() / absl::StrCat("kvist-reader-", getpid(), "-", number_, "-", sockets_++))
-          .string();
+  options.path = socket_ = folder_ + "/socket";
   options.pinned_for = pinned_for;
   ipc = *DeviceIpcServer::Start(options, end.device.get(), memory == nullptr ? &store->device()->memory() : memory,
                                 of == nullptr ? store.get() : of);

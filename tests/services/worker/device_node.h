@@ -51,8 +51,7 @@ class DeviceNode {
   std::atomic<int> infos_asked = 0;
 
  private:
-  const int number_;
-  int sockets_ = 0;
+  const std::string folder_;
   std::string socket_;
 };
 
