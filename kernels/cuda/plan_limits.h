@@ -24,11 +24,13 @@ inline constexpr uint64_t kMaxGrid = std::numeric_limits<int32_t>::max();
 
 // InvalidArgument: names the first count that is too large, and the limit.
 inline absl::Status CheckLimits(const PlanCounts& counts) {
-  const std::pair<const char*, uint64_t> all[] = {
-      {"requests", counts.requests},     {"layers of blocks", counts.layers},
-      {"tiles", counts.tiles},           {"entries of block tables", counts.pages},
-      {"grid blocks of decode", counts.decode_blocks}, {"pieces", counts.pieces},
-      {"grid blocks of checksums", counts.sum_blocks}};
+  const std::pair<const char*, uint64_t> all[] = {{"requests", counts.requests},
+                                                  {"layers of blocks", counts.layers},
+                                                  {"tiles", counts.tiles},
+                                                  {"entries of block tables", counts.pages},
+                                                  {"grid blocks of decode", counts.decode_blocks},
+                                                  {"pieces", counts.pieces},
+                                                  {"grid blocks of checksums", counts.sum_blocks}};
   for (const auto& [what, count] : all) {
     if (count <= kMaxGrid) continue;
     return absl::InvalidArgumentError(
