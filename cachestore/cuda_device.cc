@@ -6,13 +6,36 @@
 #include <mutex>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "cachestore/cuda_verdicts.h"
 
 namespace kvist {
 namespace {
 
-std::string Version(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
+// The numbers of cuda_verdicts.h are NVIDIA's.
+static_assert(CudaError::kInvalidValue == cudaErrorInvalidValue);
+static_assert(CudaError::kMemoryAllocation == cudaErrorMemoryAllocation);
+static_assert(CudaError::kCudartUnloading == cudaErrorCudartUnloading);
+static_assert(CudaError::kInsufficientDriver == cudaErrorInsufficientDriver);
+static_assert(CudaError::kNoDevice == cudaErrorNoDevice);
+static_assert(CudaError::kDeviceUninitialized == cudaErrorDeviceUninitialized);
+static_assert(CudaError::kEccUncorrectable == cudaErrorECCUncorrectable);
+static_assert(CudaError::kNvlinkUncorrectable == cudaErrorNvlinkUncorrectable);
+static_assert(CudaError::kContained == cudaErrorContained);
+static_assert(CudaError::kIllegalAddress == cudaErrorIllegalAddress);
+static_assert(CudaError::kLaunchTimeout == cudaErrorLaunchTimeout);
+static_assert(CudaError::kContextIsDestroyed == cudaErrorContextIsDestroyed);
+static_assert(CudaError::kAssert == cudaErrorAssert);
+static_assert(CudaError::kHardwareStackError == cudaErrorHardwareStackError);
+static_assert(CudaError::kIllegalInstruction == cudaErrorIllegalInstruction);
+static_assert(CudaError::kMisalignedAddress == cudaErrorMisalignedAddress);
+static_assert(CudaError::kInvalidAddressSpace == cudaErrorInvalidAddressSpace);
+static_assert(CudaError::kInvalidPc == cudaErrorInvalidPc);
+static_assert(CudaError::kLaunchFailure == cudaErrorLaunchFailure);
+static_assert(CudaError::kTensorMemoryLeak == cudaErrorTensorMemoryLeak);
+static_assert(CudaError::kMpsClientTerminated == cudaErrorMpsClientTerminated);
+static_assert(CudaError::kExternalDevice == cudaErrorExternalDevice);
+static_assert(CudaError::kUnknown == cudaErrorUnknown);
 
 std::string Words(cudaError_t error) { return absl::StrCat(cudaGetErrorName(error), ": ", cudaGetErrorString(error)); }
 
@@ -29,15 +52,11 @@ class Fate {
   absl::Status Judge(cudaError_t error, const char* call) {
     if (error == cudaSuccess) return absl::OkStatus();
     cudaGetLastError();  // an error that is not sticky shall not be told to the next call as well
-    const std::string message = absl::StrCat("GPU ", ordinal_, ", ", call, ": ", Words(error));
-    if (CudaErrorIsSticky(error)) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (failure_.ok()) failure_ = absl::UnavailableError(message);
-      return failure_;
-    }
-    if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
-    if (error == cudaErrorInvalidValue) return absl::InvalidArgumentError(message);
-    return absl::InternalError(message);
+    const absl::Status status = StatusOfCuda(error, absl::StrCat("GPU ", ordinal_, ", ", call, ": ", Words(error)));
+    if (!absl::IsUnavailable(status)) return status;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (failure_.ok()) failure_ = status;
+    return failure_;
   }
   absl::Status Health() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -166,8 +185,8 @@ class CudaDevice final : public Device {
     const cudaError_t error = cudaHostAlloc(&base, size_bytes, cudaHostAllocPortable);
     if (absl::Status status = fate_->Judge(error, "cudaHostAlloc"); !status.ok()) {
       if (!absl::IsResourceExhausted(status)) return status;
-      return absl::ResourceExhaustedError(
-          absl::StrCat("cannot pin ", size_bytes, " bytes of host memory for GPU ", description_.ordinal));
+      return absl::ResourceExhaustedError(absl::StrCat("cannot pin ", size_bytes, " bytes of host memory for GPU ",
+                                                       description_.ordinal, ": see free memory and `ulimit -l`"));
     }
     return std::make_unique<CudaPinned>(fate_, static_cast<uint8_t*>(base), size_bytes);
   }
@@ -225,73 +244,31 @@ class CudaDevice final : public Device {
     if (absl::Status status = fate_->Judge(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"); !status.ok()) {
       return status;
     }
-    return absl::ResourceExhaustedError(absl::StrCat("GPU ", description_.ordinal, " (", description_.name,
-                                                     "): ", size_bytes, " bytes were asked, ", free_bytes, " of ",
-                                                     total_bytes, " are free"));
+    return OutOfDeviceMemory(description_.ordinal, description_.name, size_bytes, free_bytes, total_bytes);
   }
 
   const FateRef fate_;
   const DeviceDescription description_;
 };
 
-// That there is a driver which this runtime can use, and how many devices it shows.
-absl::StatusOr<int> CountDevices(DeviceDescription& description) {
-  cudaDriverGetVersion(&description.driver_version);
-  cudaRuntimeGetVersion(&description.runtime_version);
+DriverAnswer AskDriver() {
+  DriverAnswer answer;
+  cudaDriverGetVersion(&answer.driver_version);
+  cudaRuntimeGetVersion(&answer.runtime_version);
+  const cudaError_t error = cudaGetDeviceCount(&answer.devices);
+  answer.error = error;
+  answer.error_words = Words(error);
   cudaGetLastError();
-  if (description.driver_version == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("no CUDA driver here: libcuda.so.1 was not found (built with CUDA ",
-                     Version(description.runtime_version), ")"));
-  }
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaErrorInsufficientDriver) {
-    return absl::FailedPreconditionError(absl::StrCat("the CUDA driver is too old: it is for CUDA ",
-                                                      Version(description.driver_version), ", this was built with ",
-                                                      Version(description.runtime_version)));
-  }
-  if (error == cudaErrorNoDevice) return 0;
-  if (error != cudaSuccess) return absl::UnavailableError(absl::StrCat("cudaGetDeviceCount: ", Words(error)));
-  return count;
+  return answer;
 }
 
 }  // namespace
 
-bool CudaErrorIsSticky(int error) {
-  switch (error) {
-    case cudaErrorECCUncorrectable:
-    case cudaErrorNvlinkUncorrectable:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchFailure:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorAssert:
-    case cudaErrorContextIsDestroyed:
-    case cudaErrorCudartUnloading:
-    case cudaErrorDeviceUninitialized:
-    case cudaErrorDevicesUnavailable:
-    case cudaErrorExternalDevice:
-    case cudaErrorUnknown:
-      return true;
-    default:
-      return false;
-  }
-}
-
 absl::StatusOr<std::unique_ptr<Device>> OpenCudaDevice(int ordinal) {
-  DeviceDescription description;
-  const absl::StatusOr<int> count = CountDevices(description);
-  if (!count.ok()) return count.status();
-  if (*count == 0) return absl::FailedPreconditionError("the CUDA driver shows no GPU (see CUDA_VISIBLE_DEVICES)");
-  if (ordinal < 0 || ordinal >= *count) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no GPU ", ordinal, ": there are ", *count, ", numbered 0 to ", *count - 1));
-  }
+  const DriverAnswer answer = AskDriver();
+  const absl::StatusOr<int> devices = DevicesOf(answer);
+  if (!devices.ok()) return devices.status();
+  if (absl::Status status = CheckOrdinal(ordinal, *devices); !status.ok()) return status;
   const auto fate = std::make_shared<Fate>(ordinal);
   if (absl::Status status = fate->Enter(); !status.ok()) return absl::UnavailableError(status.message());
   cudaDeviceProp properties;
@@ -299,12 +276,14 @@ absl::StatusOr<std::unique_ptr<Device>> OpenCudaDevice(int ordinal) {
   if (absl::Status status = fate->Judge(error, "cudaGetDeviceProperties"); !status.ok()) {
     return absl::UnavailableError(status.message());
   }
+  DeviceDescription description;
+  description.driver_version = answer.driver_version;
+  description.runtime_version = answer.runtime_version;
   description.ordinal = ordinal;
   description.name = properties.name;
   std::memcpy(description.uuid.data(), properties.uuid.bytes, description.uuid.size());
   description.memory_bytes = properties.totalGlobalMem;
-  // The runtime does not say it; the driver puts it into the name ("NVIDIA H100 80GB HBM3 MIG 1g.10gb").
-  description.mig = absl::StrContains(description.name, " MIG ");
+  description.mig = IsMigSlice(description.name);
   return std::make_unique<CudaDevice>(fate, std::move(description));
 }
 

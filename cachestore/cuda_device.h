@@ -7,7 +7,7 @@
 //         Unavailable         the device is there and does not answer.
 //         Later, in the words of device.h. An error that poisons the context (an illegal address, a launch that failed,
 //         memory that cannot be corrected) is sticky: the runtime gives it to every later call, and so do we. Any other
-//         is the caller's own and leaves the device whole.
+//         is the caller's own and leaves the device whole. cuda_verdicts.h decides which is which.
 //
 // Why no context of our own: kernels, NCCL and engines in one process use the primary one, and memory is shared only
 // within it.
@@ -23,9 +23,6 @@
 namespace kvist {
 
 absl::StatusOr<std::unique_ptr<Device>> OpenCudaDevice(int ordinal);
-
-// Whether an error of this number ends the context. By number, so that a test needs no device.
-bool CudaErrorIsSticky(int error);
 
 }  // namespace kvist
 

@@ -7,6 +7,4 @@ absl::StatusOr<std::unique_ptr<Device>> OpenCudaDevice(int /*ordinal*/) {
   return absl::FailedPreconditionError("built without CUDA: build without --config=cpu to use a GPU");
 }
 
-bool CudaErrorIsSticky(int /*error*/) { return false; }
-
 }  // namespace kvist

@@ -66,6 +66,7 @@ absl::StatusOr<std::unique_ptr<Staging>> Staging::Create(std::shared_ptr<Device>
 // memory is left to it, for good. A device in that state has failed, and this happens once.
 Staging::~Staging() {
   std::lock_guard<std::mutex> lock(late_mutex_);
+  RecordMissing();
   bool all_done = true;
   for (const Late& late : late_) {
     if (late.event == nullptr || !Await(*late.event, copy_deadline_).ok()) all_done = false;
@@ -102,9 +103,10 @@ template <typename CopyPart>
 absl::Status Staging::Copy(Lane& lane, const Target& target, const BufferRef& buffer, const std::shared_ptr<void>& held,
                            const CopyPart& copy_part) {
   std::shared_ptr<DeviceEvent> event;
+  absl::Status enqueued;
   {
     std::lock_guard<std::mutex> lock(lane.mutex);
-    absl::Status enqueued =
+    enqueued =
         ForEachRun(*target.extents, target.offset, target.size_bytes, [&](uint64_t at, uint64_t size, uint64_t place) {
           const DeviceAddress device = target.base + place;
           return ForEachRun(
@@ -112,27 +114,35 @@ absl::Status Staging::Copy(Lane& lane, const Target& target, const BufferRef& bu
                 return copy_part(*lane.stream, device + (host_at - (at - target.offset)), host_place, part);
               });
         });
-    absl::StatusOr<std::unique_ptr<DeviceEvent>> recorded = lane.stream->Record();
+    absl::StatusOr<std::unique_ptr<DeviceEvent>> recorded = lane.stream->Record();  // also behind a part of it
     if (recorded.ok()) event = *std::move(recorded);
-    const absl::Status failed = enqueued.ok() ? recorded.status() : enqueued;
-    if (!failed.ok()) {
-      Keep(event, buffer, held);  // what was enqueued before may still run
-      return failed;
-    }
+    enqueued.Update(recorded.status());
   }
-  absl::Status done = Await(*event, copy_deadline_);
-  if (!done.ok()) Keep(std::move(event), buffer, held);
+  absl::Status done = enqueued.ok() ? Await(*event, copy_deadline_) : enqueued;
+  if (!done.ok()) Keep(lane, std::move(event), buffer, held);  // what was enqueued may still run
   return done;
 }
 
-void Staging::Keep(std::shared_ptr<DeviceEvent> event, const BufferRef& buffer, const std::shared_ptr<void>& held) {
+void Staging::Keep(Lane& lane, std::shared_ptr<DeviceEvent> event, const BufferRef& buffer,
+                   const std::shared_ptr<void>& held) {
   std::lock_guard<std::mutex> lock(late_mutex_);
-  late_.push_back({std::move(event), buffer, held});
+  late_.push_back({&lane, std::move(event), buffer, held});
+}
+
+void Staging::RecordMissing() {
+  for (Late& late : late_) {
+    if (late.event != nullptr) continue;
+    std::lock_guard<std::mutex> lock(late.lane->mutex);
+    if (absl::StatusOr<std::unique_ptr<DeviceEvent>> now = late.lane->stream->Record(); now.ok()) {
+      late.event = *std::move(now);
+    }
+  }
 }
 
 void Staging::DropDone() {
   std::vector<Late> done;  // let go after the mutex: what they hold takes others
   std::lock_guard<std::mutex> lock(late_mutex_);
+  RecordMissing();
   const auto first_done = std::partition(late_.begin(), late_.end(), [](const Late& late) {
     return late.event == nullptr || !late.event->Done().value_or(false);
   });

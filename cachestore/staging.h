@@ -1,12 +1,14 @@
 // Pinned host memory of a fixed size that every copy between the host and a device goes through.
 //
 // Units   bytes.
-// Threads every method of Staging from any thread; a Buffer belongs to its holder.
+// Threads every method of Staging from any thread; a Buffer belongs to its holder. The mutex of a lane is taken alone or
+//         under that of the late copies.
 // Waiting a copy is enqueued on a stream of ours and its event polled until the deadline (device.h: Await). When that
 //         passes, the copy may still come about: its buffer and what the caller gave along as `held` are kept until the
 //         event is done, or for ever where the device has failed, and nobody else gets their memory meanwhile.
 // Errors  DeadlineExceeded  the device was not done in time. The bytes are not to be used.
 //         Unavailable       the device has failed.
+//         ResourceExhausted the device has no memory for an event: the copy counts as late, the device is whole.
 //
 // Why its own memory and not that of the host tier: pinning 100 GiB costs minutes at start and all the page tables of the
 // driver, while a copy through a warm piece of staging loses one memcpy, which is several times as fast as PCIe.
@@ -85,7 +87,8 @@ class Staging {
     std::unique_ptr<Stream> stream ABSL_GUARDED_BY(mutex);
   };
   struct Late {
-    std::shared_ptr<DeviceEvent> event;  // null: the device failed when it should have been recorded
+    Lane* lane;
+    std::shared_ptr<DeviceEvent> event;  // null: there was no memory for one, or the device has failed
     BufferRef buffer;
     std::shared_ptr<void> held;
   };
@@ -103,9 +106,11 @@ class Staging {
   template <typename CopyPart>
   absl::Status Copy(Lane& lane, const Target& target, const BufferRef& buffer, const std::shared_ptr<void>& held,
                     const CopyPart& copy_part);
-  void Keep(std::shared_ptr<DeviceEvent> event, const BufferRef& buffer, const std::shared_ptr<void>& held);
+  void Keep(Lane& lane, std::shared_ptr<DeviceEvent> event, const BufferRef& buffer, const std::shared_ptr<void>& held);
   // Lets go what is done by now.
   void DropDone();
+  // An event of now stands behind all that was enqueued before, so it serves a copy that got none.
+  void RecordMissing() ABSL_EXCLUSIVE_LOCKS_REQUIRED(late_mutex_);
 
   std::unique_ptr<Memory> memory_;
   const absl::Duration copy_deadline_;

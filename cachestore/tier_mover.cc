@@ -33,26 +33,29 @@ class TierMover::Registered {
 };
 
 TierMover::TierMover(HostTier* host, DeviceTier* device, const MoveRules& rules,
-                     std::function<void(const absl::Status&)> on_fault)
+                     std::function<void(const absl::Status&)> on_outcome)
     : host_(host->core()),
       device_(device),
       rules_(rules),
-      on_fault_(std::move(on_fault)),
+      on_outcome_(std::move(on_outcome)),
       max_block_bytes_(static_cast<uint64_t>(device->core()->capacity_bytes * rules.max_block_fraction)),
       kept_free_bytes_(static_cast<uint64_t>(device->core()->capacity_bytes * rules.kept_free_fraction)),
       hits_(std::max<size_t>(1, rules.remembered_hits), rules.hit_window),
       up_(rules.promoted_bytes_per_second, rules.burst_bytes),
-      down_(rules.demoted_bytes_per_second, rules.burst_bytes),
-      thread_([this] { Run(); }) {}
+      down_(rules.demoted_bytes_per_second, rules.burst_bytes) {}
 
-TierMover::~TierMover() {
+void TierMover::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+void TierMover::End() {
   Stop();
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ended_ = true;
   }
   wake_.notify_all();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void TierMover::Stop() {
@@ -112,7 +115,7 @@ void TierMover::Run() {
       wake_.wait_for(lock, kLook);
       if (stopped_ || !queue_.empty() || room_taken_) continue;
       lock.unlock();
-      Fault(device_->device().Health());
+      if (absl::Status health = device_->device().Health(); !health.ok()) on_outcome_(health);
       lock.lock();
       continue;
     }
@@ -155,13 +158,13 @@ void TierMover::Promote(const Key& key) {
   }
   (*place)->written().block()->SetContent(source.content());
   up_.Take(source.size_bytes());
-  if (absl::Status copied = CopyUp(source, **place); !copied.ok()) {
+  const absl::Status copied = CopyUp(source, **place);
+  on_outcome_(copied);
+  if (!copied.ok()) {
     (*place)->Abandon();
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      ++(absl::IsResourceExhausted(copied) ? figures_.refused_promotions : figures_.dropped_moves);
-    }
-    return Fault(copied);
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++(absl::IsResourceExhausted(copied) ? figures_.refused_promotions : figures_.dropped_moves);
+    return;
   }
   const bool published =
       Publish(registered.move(), source, *device_->core(), [&] { return (*place)->Commit(source.size_bytes()); });
@@ -201,10 +204,9 @@ bool TierMover::Demote(const Key& key) {
   WrittenBlock written(host_, *begun);
   (*begun)->SetContent(source->content());
   down_.Take(source->size_bytes());
-  if (absl::Status copied = CopyDown(source, **begun); !copied.ok()) {
-    Fault(copied);
-    return false;
-  }
+  const absl::Status copied = CopyDown(source, **begun);
+  on_outcome_(copied);
+  if (!copied.ok()) return false;
   const bool published = Publish(registered.move(), *source, *host_, [&] {
     (*begun)->place.moved = demotions_.load(std::memory_order_relaxed) + 1;
     absl::Status status = written.Publish(source->size_bytes());
@@ -270,10 +272,6 @@ absl::Status TierMover::CopyDown(const std::shared_ptr<Block>& from, Block& to) 
 bool TierMover::HostHas(const Key& key) {
   CallTime time(&host_->clock);
   return host_->index.Probe(key, time).size_bytes > 0;
-}
-
-void TierMover::Fault(const absl::Status& status) {
-  if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) on_fault_(status);
 }
 
 }  // namespace kvist

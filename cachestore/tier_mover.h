@@ -49,10 +49,13 @@ struct MoveRules {
 
 class TierMover {
  public:
-  // `on_fault` is told every Unavailable and DeadlineExceeded of the device, on the mover's thread.
+  // `on_outcome` is told how every copy went, and when a look at the idle device found it failed, on the mover's thread.
+  // It may call Stop.
   TierMover(HostTier* host, DeviceTier* device, const MoveRules& rules,
-            std::function<void(const absl::Status&)> on_fault);
-  ~TierMover();  // ends the move that is under way, at most a copy's deadline later
+            std::function<void(const absl::Status&)> on_outcome);
+  void Start();  // once; nothing moves before
+  void End();    // for good; waits for the move that is under way, at most a copy's deadline
+  ~TierMover() { End(); }
 
   // A reader of device memory was served from the host.
   void NoteHit(const Key& key, uint64_t size_bytes);
@@ -90,7 +93,6 @@ class TierMover {
   absl::Status CopyDown(const std::shared_ptr<Block>& from, Block& to);
   bool HostHas(const Key& key);
   uint64_t SliceBytes() const;
-  void Fault(const absl::Status& status);
   // Publishes `publish` unless the move was called off or the block's time is over. What is published takes
   // the time that the source has by now.
   bool Publish(const Move& move, const Block& source, TierCore& target, const std::function<absl::Status()>& publish);
@@ -98,7 +100,7 @@ class TierMover {
   const std::shared_ptr<TierCore> host_;
   DeviceTier* const device_;
   const MoveRules rules_;
-  const std::function<void(const absl::Status&)> on_fault_;
+  const std::function<void(const absl::Status&)> on_outcome_;
   const uint64_t max_block_bytes_, kept_free_bytes_;
 
   HitWindow hits_;
@@ -114,7 +116,7 @@ class TierMover {
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   Figures figures_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;  // last: it uses the rest
+  std::thread thread_;
 };
 
 }  // namespace kvist

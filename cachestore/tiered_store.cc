@@ -59,10 +59,13 @@ TieredStore::TieredStore(std::unique_ptr<HostTier> host, std::unique_ptr<DeviceT
   };
   state_.store(DeviceState::kReady, std::memory_order_release);
   mover_ = std::make_unique<TierMover>(host_.get(), device_.get(), rules,
-                                       [this](const absl::Status& status) { NoteFault(status); });
+                                       [this](const absl::Status& status) { NoteOutcome(status); });
+  mover_->Start();
 }
 
-TieredStore::~TieredStore() { mover_.reset(); }
+TieredStore::~TieredStore() {
+  if (mover_ != nullptr) mover_->End();
+}
 
 // --- Reads ---
 
@@ -77,13 +80,13 @@ void TieredStore::GetBelow(const Key& key, bool touch, absl::StatusOr<Lookup>& l
   if (live()) {
     const uint32_t demotions = mover_->demotions();
     absl::StatusOr<Lookup> below = device_->Get(key, touch);
-    NoteFault(below.status());
+    if (!below.ok()) NoteOutcome(below.status());
     if (!below.ok() && !absl::IsUnavailable(below.status())) {
       lookup = std::move(below);
       return;
     }
     if (below.ok() && below->block != nullptr) {
-      deadlines_in_a_row_.store(0, std::memory_order_relaxed);
+      NoteOutcome(absl::OkStatus());
       lookup = std::move(below);
       return;
     }
@@ -128,6 +131,7 @@ absl::StatusOr<DeviceLookup> TieredStore::GetOnDevice(const Key& key) {
 }
 
 TieredStore::Found TieredStore::Find(const Key& key, CallTime& time) {
+  const uint32_t demotions = live() ? mover_->demotions() : 0;
   std::optional<Removal> above_gone, below_gone;
   const Index::Found above = host_core().index.Probe(key, time, &above_gone);
   if (above.size_bytes > 0) return {.home = Home::kHost, .size_bytes = above.size_bytes, .tokens = above.tokens};
@@ -135,6 +139,7 @@ TieredStore::Found TieredStore::Find(const Key& key, CallTime& time) {
   if (live()) {
     below = device_core().index.Probe(key, time, &below_gone);
     if (below.size_bytes > 0) return {.home = Home::kDevice, .size_bytes = below.size_bytes, .tokens = below.tokens};
+    if (mover_->demotions() != demotions) return Find(key, time);  // it may have come down since the host was asked
   } else if ((below_gone = LostWith(key, time))) {
     below.miss = below_gone->cause;
   }
@@ -145,7 +150,7 @@ TieredStore::Found TieredStore::Find(const Key& key, CallTime& time) {
 // --- Match and leases ---
 
 absl::StatusOr<MatchResult> TieredStore::Match(absl::Span<const Key> chain, absl::Duration lease_ttl) {
-  if (device_ == nullptr || device_core().index.blocks() == 0) return host_->Match(chain, lease_ttl);
+  if (device_ == nullptr) return host_->Match(chain, lease_ttl);
   const bool wants_lease = lease_ttl > absl::ZeroDuration();
   CallTime time(&host_core().clock);
   time.Exact();
@@ -177,6 +182,7 @@ void TieredStore::TouchBoth(absl::Span<const Key> hits, CallTime& time) {
 }
 
 Block* TieredStore::PinForLease(const Key& key, CallTime& time, Leased& leased, bool& over_budget) {
+  const uint32_t demotions = mover_->demotions();
   Index::Found found = leased.host.index.PinForLease(key, time);
   over_budget = found.over_budget;
   if (found.block != nullptr) leased.on_host.push_back(found.block);
@@ -184,7 +190,8 @@ Block* TieredStore::PinForLease(const Key& key, CallTime& time, Leased& leased, 
   found = leased.device.index.PinForLease(key, time);
   over_budget = found.over_budget;
   if (found.block != nullptr) leased.on_device.push_back(found.block);
-  return found.block;
+  if (found.block != nullptr || over_budget || mover_->demotions() == demotions) return found.block;
+  return PinForLease(key, time, leased, over_budget);  // it may have come down since the host was asked
 }
 
 // As TierCore's: deepest first, and where a block has gone since it was counted the chain ends.
@@ -242,8 +249,9 @@ absl::Status TieredStore::Release(LeaseId lease) {
 
 // --- Writes ---
 
-// The host first: a move looks at its source once more after its target has a name (TierMover::Publish), so a time that
-// is missed there has been set here.
+// What is there is prolonged in host, device, host: a move looks at its source once more after its target has a name
+// (TierMover::Publish). So a promotion that is missed on the device has had its source set before, and a demotion that is
+// missed in the host tier the first time has a name by the second, or its source was set before it looked.
 absl::StatusOr<std::unique_ptr<Reservation>> TieredStore::Reserve(const Key& key, size_t size_bytes,
                                                                   const BlockTraits& traits) {
   if (!live()) return host_->Reserve(key, size_bytes, traits);
@@ -252,6 +260,7 @@ absl::StatusOr<std::unique_ptr<Reservation>> TieredStore::Reserve(const Key& key
   if (below.size_bytes > 0 || below.miss == MissReason::kBeingWritten) {
     host_core().index.ProlongPresent(key, traits, time);
     if (ProlongOnDevice(key, traits)) {
+      host_core().index.ProlongPresent(key, traits, time);
       return absl::AlreadyExistsError(absl::StrCat(
           "block ", key.Hex(), below.size_bytes > 0 ? " is stored" : " is being written", " in device memory"));
     }
@@ -275,6 +284,7 @@ absl::StatusOr<std::unique_ptr<DeviceReservation>> TieredStore::ReserveOnDevice(
     return absl::AlreadyExistsError(absl::StrCat("block ", key.Hex(), " is stored or being written in host memory"));
   }
   auto reservation = device_->ReserveOnDevice(key, size_bytes, traits);
+  if (absl::IsAlreadyExists(reservation.status())) host_core().index.ProlongPresent(key, traits, time);
   mover_->NoteRoomTaken();
   return reservation;
 }
@@ -360,7 +370,8 @@ TierFigures TieredStore::tiers() {
 
 // --- The device's end ---
 
-void TieredStore::NoteFault(const absl::Status& status) {
+void TieredStore::NoteOutcome(const absl::Status& status) {
+  if (status.ok()) deadlines_in_a_row_.store(0, std::memory_order_relaxed);
   if (absl::IsUnavailable(status)) return Lose(std::string(status.message()));
   if (!absl::IsDeadlineExceeded(status)) return;
   if (deadlines_in_a_row_.fetch_add(1) + 1 < kDeadlinesUntilLost) return;

@@ -121,7 +121,7 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   void TouchBoth(absl::Span<const Key> hits, CallTime& time);
   bool IsElsewhere(const ScannedBlock& block, uint32_t scan_start, CallTime& time);
   bool ProlongOnDevice(const Key& key, const BlockTraits& traits);
-  void NoteFault(const absl::Status& status);
+  void NoteOutcome(const absl::Status& status);  // of a copy, or of a look at the device
   void Lose(const std::string& why);
 
   const std::unique_ptr<HostTier> host_;
@@ -132,7 +132,7 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   std::mutex end_mutex_;
   std::string why_lost_ ABSL_GUARDED_BY(end_mutex_);
   std::atomic<int64_t> lost_ns_{0};
-  std::unique_ptr<TierMover> mover_;  // last: its thread uses the rest
+  std::unique_ptr<TierMover> mover_;  // its thread uses all of this, from Start to End
 };
 
 }  // namespace kvist

@@ -11,7 +11,8 @@
 // Units   counts; bytes in names that end in _bytes; device addresses as pointers that the host never follows.
 // Threads a plan is immutable; any number of launches may use one at once, each with a workspace of its own.
 // Errors  of Make, all before anything is launched:
-//           InvalidArgument     a layout, range or address that is wrong in itself; the message names value and limit
+//           InvalidArgument     a layout, range or address that is wrong in itself; two requests that write the same
+//                               tokens of a page; a plan beyond a grid. The message names value and limit
 //           Unimplemented       a layout, dtype or shape that no kernel serves
 //           FailedPrecondition  the device holds fewer bytes than the precision needs; a codec that does not rotate
 //           and those of BlockView::Parse for the host's copy of header and table.
@@ -58,6 +59,13 @@ struct DecodeRequest {
   absl::Span<const uint32_t> block_table;   // pages of the block's tokens in order
   uint32_t first_page_token = 0;            // where the block starts in its first page
 };
+
+// Tokens of engine positions that a block of this shape covers: its own, and twice as many for position channels.
+uint32_t EngineTokens(const PageLayout& layout, const BlockShape& shape);
+
+// What Make says of the layout, the layers, heads, page addresses and the block table, whatever the block's bytes: for
+// those who want to know before they fetch any. `request` needs neither bytes nor prefix.
+absl::Status CheckPages(const PageLayout& layout, const BlockShape& shape, const DecodeRequest& request);
 
 // Launches of one kernel.
 struct LaunchGroup {

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <map>
 #include <string>
 #include <tuple>
@@ -9,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/page_strides.h"
+#include "kernels/cuda/page_uses.h"
+#include "kernels/cuda/plan_limits.h"
 #include "kernels/cuda/tuning.h"
 #include "kernels/cuda/xxh3.h"
 #include "kernels/header.h"
@@ -17,7 +18,6 @@ namespace kvist::cuda {
 namespace {
 
 constexpr size_t kBlockAlignment = 64, kPageAlignment = 16, kSection = 64;
-constexpr uint64_t kMaxGrid = std::numeric_limits<int32_t>::max();
 
 absl::Status Named(size_t request, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat("request ", request, ": ", status.message()));
@@ -61,11 +61,14 @@ absl::Status CheckBlockTable(const PageLayout& layout, const BlockShape& shape, 
   return absl::OkStatus();
 }
 
-absl::Status CheckAddresses(const DecodeRequest& request) {
-  if (request.device_bytes == nullptr || reinterpret_cast<uintptr_t>(request.device_bytes) % kBlockAlignment != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("block at ", reinterpret_cast<uintptr_t>(request.device_bytes),
-                                                   ": not an address aligned to ", kBlockAlignment, " bytes"));
-  }
+absl::Status CheckBlockAddress(const DecodeRequest& request) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(request.device_bytes);
+  if (address != 0 && address % kBlockAlignment == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("block at ", address, ": not an address aligned to ", kBlockAlignment, " bytes"));
+}
+
+absl::Status CheckPageAddresses(const DecodeRequest& request) {
   if (request.layer_pages.size() != request.layers.last - request.layers.first) {
     return absl::InvalidArgumentError(absl::StrCat(request.layer_pages.size(), " page tensors for layers [",
                                                    request.layers.first, ", ", request.layers.last, ")"));
@@ -77,6 +80,10 @@ absl::Status CheckAddresses(const DecodeRequest& request) {
                                                    ": not an address aligned to ", kPageAlignment, " bytes"));
   }
   return absl::OkStatus();
+}
+
+uint32_t Chunks(const BlockShape& shape) {
+  return (shape.tokens + RowsOfBlock(shape.head_dim) - 1) / RowsOfBlock(shape.head_dim);
 }
 
 // Whether planes [0, planes) of the layers end inside the device's bytes.
@@ -120,24 +127,16 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
   if (!view.ok()) return view.status();
   checked.view = *view;
   const BlockShape& shape = view->shape();
-  if (request.layers.first >= request.layers.last || request.layers.last > shape.layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layers [", request.layers.first, ", ", request.layers.last, ") of a block of ", shape.layers));
-  }
   absl::StatusOr<PageStrides> strides = StridesFor(layout, shape, view->codec());
   if (!strides.ok()) return strides.status();
   checked.strides = *strides;
-  if (uint64_t{request.first_head} + layout.heads > shape.heads) {
-    return absl::InvalidArgumentError(absl::StrCat("heads [", request.first_head, ", ",
-                                                   uint64_t{request.first_head} + layout.heads, ") of a block of ",
-                                                   shape.heads));
-  }
+  if (absl::Status pages = CheckPages(layout, shape, request); !pages.ok()) return pages;
   if (request.basis == Basis::kKeptRotated && view->codec() != Codec::kLadder) {
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(CodecName(view->codec())), " does not rotate: no kept basis"));
   }
-  for (const absl::Status& status : {CheckAddresses(request), CheckBlockTable(layout, shape, request),
-                                     ChoosePrecision(request, checked), CheckSides(*view, request.layers)}) {
+  for (const absl::Status& status :
+       {CheckBlockAddress(request), ChoosePrecision(request, checked), CheckSides(*view, request.layers)}) {
     if (!status.ok()) return status;
   }
   return checked;
@@ -145,9 +144,45 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
 
 }  // namespace
 
+uint32_t EngineTokens(const PageLayout& layout, const BlockShape& shape) { return TokensOf(layout, shape).covered; }
+
+absl::Status CheckPages(const PageLayout& layout, const BlockShape& shape, const DecodeRequest& request) {
+  if (request.layers.first >= request.layers.last || request.layers.last > shape.layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layers [", request.layers.first, ", ", request.layers.last, ") of a block of ", shape.layers));
+  }
+  // Raw16 goes wherever a block of this shape can go.
+  if (absl::Status status = StridesFor(layout, shape, Codec::kRaw16).status(); !status.ok()) return status;
+  const uint64_t last_head = uint64_t{request.first_head} + layout.heads;
+  if (last_head > shape.heads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("heads [", request.first_head, ", ", last_head, ") of a block of ", shape.heads));
+  }
+  if (absl::Status status = CheckPageAddresses(request); !status.ok()) return status;
+  return CheckBlockTable(layout, shape, request);
+}
+
 class PlanBuilder {
  public:
   explicit PlanBuilder(const PageLayout& layout) : layout_(layout) {}
+
+  // What `request` adds to the plan.
+  void Count(const DecodeRequest& request, const Checked& checked, PlanCounts& counts) const {
+    const BlockShape& shape = checked.view.shape();
+    const uint64_t layers = request.layers.last - request.layers.first;
+    ++counts.requests;
+    counts.layers += layers;
+    counts.tiles += layers * 2 * shape.heads;
+    counts.pages += request.block_table.size();
+    counts.decode_blocks += layers * 2 * layout_.heads * Chunks(shape);
+    counts.pieces += layers * checked.planes;
+    for (uint32_t layer = request.layers.first; layer < request.layers.last; ++layer) {
+      for (int plane = 0; plane < checked.planes; ++plane) {
+        const uint64_t kibs = xxh3::ChainedKibs(checked.view.Plane(plane, layer).size_bytes);
+        counts.sum_blocks += (kibs + kSumsOfBlock - 1) / kSumsOfBlock;
+      }
+    }
+  }
 
   void Add(const DecodeRequest& request, const Checked& checked) {
     const BlockShape& shape = checked.view.shape();
@@ -160,7 +195,7 @@ class PlanBuilder {
         uint64_t{4} * (request.layers.last - request.layers.first) * layout_.heads * shape.TileElements();
   }
 
-  absl::StatusOr<DecodePlan> Finish() {
+  DecodePlan Finish() {
     plan_.requests_ = blocks_.size();
     plan_.layer_tasks_ = uint32_t(layers_.size());
     plan_.pieces_ = uint32_t(pieces_.size());
@@ -170,10 +205,6 @@ class PlanBuilder {
       plan_.groups_.push_back({std::get<0>(kernel), std::get<1>(kernel), std::get<2>(kernel), uint32_t(items.size()),
                                uint32_t(work.size())});
       items.insert(items.end(), work.begin(), work.end());
-    }
-    if (std::max({items.size(), sum_items_.size(), layers_.size(), tiles_}) > kMaxGrid) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a plan of ", items.size(), " grid blocks; the limit is ", kMaxGrid));
     }
     Append(blocks_, plan_.table_);
     plan_.at_layers_ = Append(layers_, plan_.table_);
@@ -225,7 +256,7 @@ class PlanBuilder {
       task.pieces[plane] = {entry.offset, entry.size_bytes};
       AddPiece(entry, task.block);
     }
-    const uint32_t chunks = (shape.tokens + RowsOfBlock(shape.head_dim) - 1) / RowsOfBlock(shape.head_dim);
+    const uint32_t chunks = Chunks(shape);
     std::vector<WorkItem>& work = items_[{checked.view.codec(), shape.head_dim, request.basis}];
     for (uint32_t kv = 0; kv < 2; ++kv) {
       for (uint32_t head = 0; head < layout_.heads; ++head) {
@@ -261,11 +292,17 @@ class PlanBuilder {
 absl::StatusOr<DecodePlan> DecodePlan::Make(const PageLayout& layout, absl::Span<const DecodeRequest> requests) {
   if (requests.empty()) return absl::InvalidArgumentError("a plan of no requests");
   PlanBuilder builder(layout);
+  PageUses uses(layout, requests);
+  PlanCounts counts;
   for (size_t i = 0; i < requests.size(); ++i) {
     absl::StatusOr<Checked> checked = Check(layout, requests[i]);
     if (!checked.ok()) return Named(i, checked.status());
+    builder.Count(requests[i], *checked, counts);
+    if (absl::Status status = CheckLimits(counts); !status.ok()) return status;
     builder.Add(requests[i], *checked);
+    uses.Add(i, checked->view.shape());
   }
+  if (absl::Status status = uses.Check(); !status.ok()) return status;
   return builder.Finish();
 }
 

@@ -1,4 +1,4 @@
-// The encoder's choices of scales and codes, for host and device.
+// The encoder's codes, for host and device; its scales are those of kernels/encode_scales.h.
 //
 // Units   scales are bytes of FORMAT.md, "Log scales".
 // Threads pure functions.
@@ -13,14 +13,11 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/encode_scales.h"
 #include "kernels/half.h"
 #include "kernels/tables.h"
 
 namespace kvist::cuda {
-
-inline constexpr uint32_t kPartialSums = 16;
-inline constexpr int kSinkhornPasses = 8;
-inline constexpr float kLeastScaleOfMean = 0.01f;
 
 KVIST_HD float Magnitude(float value) { return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0x7fffffff); }
 KVIST_HD float Larger(float a, float b) { return a < b ? b : a; }  // std::max(a, b)
@@ -29,28 +26,6 @@ KVIST_HD float SumInOrder(const float* sums) {
   float total = 0;
   for (uint32_t j = 0; j < kPartialSums; ++j) total += sums[j];
   return total;
-}
-
-// The u with s(u) nearest to `value` on the log axis, clamped; 0 for anything that is not above zero.
-KVIST_HD uint8_t NearestLogScale(float value) {
-  if (!(value > LogScale(0))) return 0;
-  if (!(value < LogScale(255))) return 255;
-  // Eight boundaries 2^((2i + 1) / 16) in the mantissa.
-  constexpr uint32_t kBoundaries[8] = {0x3f85aac3, 0x3f91c3d3, 0x3f9ef532, 0x3fad583f,
-                                       0x3fbd08a4, 0x3fce248c, 0x3fe0ccdf, 0x3ff5257d};
-  const uint32_t bits = std::bit_cast<uint32_t>(value), mantissa = (bits & 0x7fffff) | 0x3f800000;
-  int u = (int(bits >> 23) - 127 + 16) * 8;
-  KVIST_UNROLL
-  for (int i = 0; i < 8; ++i) u += mantissa > kBoundaries[i];
-  return uint8_t(u < 0 ? 0 : u > 255 ? 255 : u);
-}
-
-// The least u with 127 * s(u) >= absmax.
-KVIST_HD uint8_t CoveringLogScale(float absmax) {
-  int u = NearestLogScale(absmax / 127.0f);
-  while (u < 255 && 127.0f * LogScale(uint8_t(u)) < absmax) ++u;
-  while (u > 0 && 127.0f * LogScale(uint8_t(u - 1)) >= absmax) --u;
-  return uint8_t(u);
 }
 
 // Nearest integer, ties to even, from -127 to 127; some code for NaN too.
@@ -72,8 +47,9 @@ KVIST_HD uint8_t NearestLevel(float value) {
 }
 
 KVIST_HD int32_t LevelOf(uint32_t code) {
-  constexpr int8_t kLevels[8] = {6, 18, 31, 44, 58, 75, 96, 127};
-  return code < 8 ? -kLevels[7 - code] : kLevels[code - 8];
+  constexpr int8_t kAbove[8] = {kLevels4[8],  kLevels4[9],  kLevels4[10], kLevels4[11],
+                                kLevels4[12], kLevels4[13], kLevels4[14], kLevels4[15]};
+  return code < 8 ? -kAbove[7 - code] : kAbove[code - 8];
 }
 
 // What a channel's multiplier stands for; zero for a channel too small to be kept.

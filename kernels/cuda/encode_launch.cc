@@ -1,18 +1,9 @@
 #include "kernels/cuda/encode_launch.h"
 
-#include "absl/strings/str_cat.h"
 #include "kernels/cuda/encode.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/launch_status.h"
 
 namespace kvist::cuda {
-namespace {
-
-absl::Status StatusOfLaunch(const char* what, int error) {
-  if (error == 0) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("launch of ", what, ": ", ErrorText(error)));
-}
-
-}  // namespace
 
 absl::Status LaunchEncode(const EncodePlan& plan, const uint8_t* device_table, uint8_t* device_workspace,
                           void* stream) {

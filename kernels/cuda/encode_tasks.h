@@ -13,8 +13,6 @@
 
 namespace kvist::cuda {
 
-inline constexpr uint32_t kEncodeThreads = 256;
-
 // One block to be encoded. Tiles are numbered layer by layer, K heads then V heads.
 struct EncodeBlock {
   const uint16_t* pages;

@@ -7,6 +7,7 @@
 #include "kernels/cuda/arithmetic.h"
 #include "kernels/cuda/encode_arithmetic.h"
 #include "kernels/cuda/encode_tasks.h"
+#include "kernels/cuda/tuning.h"
 
 namespace kvist::cuda {
 

@@ -4,6 +4,7 @@
 #define KVIST_KERNELS_CUDA_ENCODE_WRITE_H_
 
 #include "kernels/cuda/encode_tasks.h"
+#include "kernels/cuda/tuning.h"
 #include "kernels/cuda/xxh3.h"
 
 namespace kvist::cuda {

@@ -10,9 +10,12 @@
 
 namespace kvist::cuda {
 
-// Threads of a block of every kernel: four warps, so that a multiprocessor holds several blocks, and one block's
+// Threads of a block of every decode kernel: four warps, so that a multiprocessor holds several blocks, and one block's
 // barrier waits while the others load.
 inline constexpr uint32_t kBlockThreads = 128;
+
+// Of the encode kernels, where a block takes a whole tile: a thread for each token of the largest.
+inline constexpr uint32_t kEncodeThreads = 256;
 
 // Rows of a tile that one block decodes: 8192 values are 16 KiB of shared memory as 16-bit integers, which lets at
 // least six blocks live on a multiprocessor. 80 and 96 have a short second strip: 64 rows give each thread one strip.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/encode_scales.h"
 #include "kernels/tables.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -18,11 +19,7 @@ HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
 
 constexpr size_t kMaxHeadDim = 256, kMaxTokens = 256;
-constexpr size_t kSums = 16;  // tokens are a multiple of 16, and so is head_dim
-constexpr int kPasses = 8;
-// A channel's scale is at least this part of its mean, so that the mean's code fits beside it; at 1/100 the noise that
-// this adds is 50 dB below the mean.
-constexpr float kLeastScaleOfMean = 0.01f;
+constexpr size_t kSums = kPartialSums;
 
 HWY_INLINE float WidenFinite(uint16_t bits, bool f16) {
   const uint32_t wide = uint32_t{bits};
@@ -38,27 +35,6 @@ HWY_INLINE float SumOf(const float* sums) {
   float total = 0;
   for (size_t j = 0; j < kSums; ++j) total += sums[j];
   return total;
-}
-
-// The u with s(u) nearest to `value` on the log axis, clamped; 0 for anything that is not above zero.
-HWY_INLINE uint8_t NearestLogScale(float value) {
-  if (!(value > LogScale(0))) return 0;
-  if (!(value < LogScale(255))) return 255;
-  // Eight boundaries 2^((2i + 1) / 16) in the mantissa.
-  constexpr uint32_t kBoundaries[8] = {0x3f85aac3, 0x3f91c3d3, 0x3f9ef532, 0x3fad583f,
-                                       0x3fbd08a4, 0x3fce248c, 0x3fe0ccdf, 0x3ff5257d};
-  const uint32_t bits = std::bit_cast<uint32_t>(value), mantissa = (bits & 0x7fffff) | 0x3f800000;
-  int u = (int(bits >> 23) - 127 + 16) * 8;
-  for (uint32_t boundary : kBoundaries) u += mantissa > boundary;
-  return uint8_t(std::clamp(u, 0, 255));
-}
-
-// The least u with 127 * s(u) >= absmax.
-HWY_INLINE uint8_t CoveringLogScale(float absmax) {
-  int u = NearestLogScale(absmax / 127.0f);
-  while (u < 255 && 127.0f * LogScale(uint8_t(u)) < absmax) ++u;
-  while (u > 0 && 127.0f * LogScale(uint8_t(u - 1)) >= absmax) --u;
-  return uint8_t(u);
 }
 
 // Some code for NaN too (finite values near the largest overflow when they are rotated): such a tile misses its floor.
@@ -238,7 +214,7 @@ void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const flo
   statistics.rows = float(shape.tokens - sinks);
   for (size_t t = 0; t < shape.tokens; ++t) statistics.weight[t] = statistics.inverse[t] = t < sinks ? 0.0f : 1.0f;
   TakeSquares(shape, keep_mean, rotated, squares, statistics);
-  for (int pass = 0; pass < kPasses; ++pass) SinkhornPass(shape, squares, statistics);
+  for (int pass = 0; pass < kSinkhornPasses; ++pass) SinkhornPass(shape, squares, statistics);
   QuantizeChannels(shape, statistics, scales);
   QuantizeTokens(shape, squares, scales, statistics, scales);
   if (keep_mean) QuantizeMeans(shape, statistics, scales);

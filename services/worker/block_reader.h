@@ -22,11 +22,18 @@ struct ExpectedBlock {
 };
 
 struct BlockVerdict {
-  v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;  // UNSPECIFIED = decoded
+  v1::MissReason miss = v1::MISS_REASON_UNSPECIFIED;  // UNSPECIFIED = nothing is wrong
   std::string why;                                    // a sentence, for a miss
 };
 
-// Checks `bytes` against `expected` and decodes them into `pages` (base = the block's first token).
+// Everything that a block's first bytes (header and table, and any number behind) and its size can tell; the planes'
+// checksums are not compared. For blocks that lie where the host cannot read them.
+BlockVerdict CheckPrefix(absl::Span<const uint8_t> prefix, uint64_t size_bytes, const ExpectedBlock& expected);
+
+// The same, and compares the checksums of all planes.
+BlockVerdict CheckBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& expected);
+
+// The same, and decodes into `pages` (base = the block's first token).
 //   CHECKSUM           not a block, cut off, or a header, table or plane that differs from its checksum
 //   IDENTITY_MISMATCH  another key, namespace, profile, position or shape, or a format that this version does not read
 //   PRECISION          fewer bits per code, or a lower promised SQNR, than expected

@@ -8,6 +8,7 @@
 #include "services/worker/client_core.h"
 #include "services/worker/explain_job.h"
 #include "services/worker/fetch_job.h"
+#include "services/worker/host_pages.h"
 #include "services/worker/match_job.h"
 #include "services/worker/put_job.h"
 #include "services/worker/segments.h"
@@ -93,7 +94,12 @@ absl::StatusOr<GetResult> Client::Get(absl::Span<const Key> chain, BlockRange ra
     return absl::InvalidArgumentError(absl::StrCat("blocks [", range.first, ", ", range.last,
                                                    ") are not within the prompt's ", chain.size(), " full blocks"));
   }
-  return std::make_shared<FetchJob>(core_.get(), chain, range, pages, core_->Deadline())->Run();
+  absl::StatusOr<GetResult> result =
+      std::make_shared<FetchJob>(core_.get(), chain, range, std::make_shared<HostPages>(core_->runtime(), pages),
+                                 core_->Deadline())
+          ->Run();
+  if (result.ok()) core_->CountGet(*result);
+  return result;
 }
 
 absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPages& pages) {

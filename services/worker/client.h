@@ -209,6 +209,7 @@ class Client {
   ClientCounters counters() const;
 
  private:
+  friend class DeviceReader;  // shares the core
   explicit Client(std::unique_ptr<ClientCore> core);
   std::unique_ptr<ClientCore> core_;
 };

@@ -62,6 +62,10 @@ BlockIdentity ClientCore::Identity(const Key& key, size_t block) const {
   return identity;
 }
 
+ExpectedBlock ClientCore::Expected(const Key& key, size_t block) const {
+  return {Identity(key, block), shape, options.min_precision, options.floor_db};
+}
+
 std::optional<absl::Time> ClientCore::ToldTime(const absl::Status& status) {
   const std::optional<absl::Duration> hint = RetryHint(status);
   if (!absl::IsResourceExhausted(status) || !hint) return std::nullopt;
@@ -77,6 +81,25 @@ std::optional<absl::Time> ClientCore::RetryTime(const absl::Status& status, absl
 
 void ClientCore::CountMiss(v1::MissReason reason) {
   if (reason != v1::MISS_REASON_UNSPECIFIED) ++counters.misses[reason];
+}
+
+void ClientCore::CountGet(const GetResult& result) {
+  counters.fetched_blocks += result.blocks;
+  counters.fetched_bytes += result.fetched_bytes;
+  counters.decode_ns += absl::ToInt64Nanoseconds(result.decode_time);
+  CountMiss(result.miss);
+}
+
+void ClientCore::ReportDamage(const std::shared_ptr<NodeLink>& node, const Key& key) {
+  ++counters.damaged;
+  v1::ReportRequest request;
+  request.set_keys(PackKeys({&key, 1}, {0}));
+  errands.Submit([this, node, request = std::move(request)] {
+    const absl::Time deadline = Now() + kErrandDeadline;
+    node->Ask<v1::ReportResponse>([&](Channel& channel) { return channel.Report(request, deadline); })
+        .status()
+        .IgnoreError();  // the node's own scrub will find it
+  });
 }
 
 std::vector<OwnerBlocks> GroupByOwner(absl::Span<const Key> chain, BlockRange range, const View& view) {

@@ -12,6 +12,7 @@
 
 #include "services/runtime/thread_pool.h"
 #include "services/runtime/wait.h"
+#include "services/worker/block_reader.h"
 #include "services/worker/buffer_pool.h"
 #include "services/worker/client.h"
 #include "services/worker/counters.h"
@@ -36,12 +37,16 @@ struct ClientCore {
   absl::Time Deadline() const { return Now() + options.deadline; }
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
-  void Resize(size_t nodes);  // before a view with so many is used
+  ExpectedBlock Expected(const Key& key, size_t block) const;  // of any node that says it has the block
+  void Resize(size_t nodes);                                   // before a view with so many is used
   // When a node that refused a call because it is full said to come again, jittered; empty if it said nothing.
   std::optional<absl::Time> ToldTime(const absl::Status& status);
   // The same, if the retry budget, which pays for it, and the deadline allow another call then.
   std::optional<absl::Time> RetryTime(const absl::Status& status, absl::Time deadline);
   void CountMiss(v1::MissReason reason);
+  void CountGet(const GetResult& result);
+  // Counts it, and has the node verify its copy, which it drops if it is damaged there and not on the way.
+  void ReportDamage(const std::shared_ptr<NodeLink>& node, const Key& key);
   LinkedViewRef view() const { return keeper.current(); }
 
   // Constant after construction.

@@ -4,23 +4,22 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/worker/block_reader.h"
 #include "services/worker/candidates.h"
 #include "services/worker/cpu_time.h"
 #include "services/worker/fetch_sink.h"
 
 namespace kvist {
-FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange range, const Pages& pages,
-                   absl::Time deadline)
+FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange range, std::shared_ptr<BlockTarget> target,
+                   absl::Time deadline, std::shared_ptr<DirectWay> direct)
     : core_(core),
       view_(core->view()),
       chain_(chain.begin(), chain.end()),
       range_(range),
-      pages_(pages),
       start_(core->Now()),
       deadline_(deadline),
       segments_(Segments(chain_, range, *view_, core->options.replicas, &core->locations)),
-      door_(core->runtime()),
+      target_(std::move(target)),
+      direct_(std::move(direct)),
       changed_(core->runtime()->NewCondition()),
       blocks_(range.last - range.first),
       settled_(range.first),
@@ -29,17 +28,19 @@ FetchJob::FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange ran
 
 absl::StatusOr<GetResult> FetchJob::Run() {
   ChooseCandidates();
-  std::vector<size_t> all;
-  for (size_t block = range_.first; block < range_.last; ++block) all.push_back(block);
+  std::vector<size_t> rest;
+  std::vector<OwnerBlocks> direct = TakeDirect(&rest);
   Streams streams;
   std::unique_lock lock(mutex_);
-  Ask(all, /*budget=*/nullptr, &streams);
+  Ask(rest, /*budget=*/nullptr, &streams);
   lock.unlock();
   for (size_t i = 0; i < streams.size(); ++i) core_->hedges.Earn();
+  StartDirect(std::move(direct));
   Start(std::move(streams));
   WaitAndHedge();
-  door_.Close();
-  return Conclude();
+  absl::StatusOr<GetResult> result = Conclude();  // before the target refuses what is late: that is no reason
+  target_->Close();
+  return result;
 }
 
 void FetchJob::ChooseCandidates() {
@@ -49,6 +50,69 @@ void FetchJob::ChooseCandidates() {
     candidates_.push_back(CandidatesOf(segments_[i], *view_, core_->runtime()));
     alternatives_ = alternatives_ || candidates_.back().size() > 1;
   }
+}
+
+std::vector<OwnerBlocks> FetchJob::TakeDirect(std::vector<size_t>* rest) {
+  std::vector<bool> leads(view_->links.size());
+  for (size_t node = 0; direct_ != nullptr && node < leads.size(); ++node) {
+    leads[node] = view_->links[node]->Refusal().ok() && direct_->LeadsTo(view_->links[node]);
+  }
+  std::vector<OwnerBlocks> direct;
+  std::lock_guard lock(mutex_);
+  for (size_t block = range_.first; block < range_.last; ++block) {
+    const size_t node = candidates_[At(block).segment].front();
+    if (!leads[node]) {
+      rest->push_back(block);
+      continue;
+    }
+    const auto same = std::find_if(direct.begin(), direct.end(), [&](const auto& d) { return d.owner == node; });
+    (same == direct.end() ? direct.emplace_back(OwnerBlocks{node, {}}) : *same).blocks.push_back(block);
+    ++At(block).asked;
+  }
+  return direct;
+}
+
+void FetchJob::StartDirect(std::vector<OwnerBlocks> direct) {
+  const absl::Time now = core_->Now(), deadline = now + (deadline_ - now) / 2;
+  for (OwnerBlocks& of_node : direct) {
+    const auto shared = std::make_shared<const OwnerBlocks>(std::move(of_node));
+    const absl::Status taken = view_->links[shared->owner]->Submit(
+        [self = shared_from_this(), shared, deadline] { self->RunDirect(*shared, deadline); });
+    if (!taken.ok()) SkipDirect(shared->blocks);
+  }
+}
+
+void FetchJob::RunDirect(const OwnerBlocks& direct, absl::Time deadline) {
+  if (!WantsAny(direct.blocks)) return Leave(direct.blocks);
+  const std::vector<DirectBlock> came = direct_->Fetch(view_->links[direct.owner], direct.blocks, deadline);
+  std::vector<size_t> elsewhere;
+  for (size_t i = 0; i < came.size(); ++i) {
+    const size_t block = direct.blocks[i];
+    if (came[i].outcome == DirectBlock::Outcome::kElsewhere) {
+      elsewhere.push_back(block);
+    } else if (came[i].outcome == DirectBlock::Outcome::kHere) {
+      Received(came[i].received_bytes);
+      if (Claim(direct.owner, block)) Delivered(block, absl::ZeroDuration());
+    } else {
+      {
+        std::lock_guard lock(mutex_);
+        ++At(block).next;  // over the wire it would say the same
+      }
+      Failed(direct.owner, {&block, 1}, Known(came[i].miss), "");
+    }
+  }
+  SkipDirect(elsewhere);
+}
+
+void FetchJob::SkipDirect(absl::Span<const size_t> blocks) {
+  Streams streams;
+  std::unique_lock lock(mutex_);
+  for (const size_t block : blocks) --At(block).asked;
+  Ask(blocks, /*budget=*/nullptr, &streams);
+  if (!streams.empty()) changed_->NotifyAll();  // they may be late too
+  lock.unlock();
+  for (size_t i = 0; i < streams.size(); ++i) core_->hedges.Earn();
+  Start(std::move(streams));
 }
 
 size_t FetchJob::OwnerOf(size_t block) const {
@@ -211,10 +275,6 @@ absl::StatusOr<GetResult> FetchJob::Conclude() {
   result_.blocks = end_ - range_.first;
   result_.plain_bytes = result_.blocks * core_->shape.PlainBytes();
   result_.fetch_time = last_arrival_ - start_;
-  core_->counters.fetched_blocks += result_.blocks;
-  core_->counters.fetched_bytes += result_.fetched_bytes;
-  core_->counters.decode_ns += absl::ToInt64Nanoseconds(result_.decode_time);
-  core_->CountMiss(result_.miss);
   return result_;
 }
 
@@ -265,36 +325,25 @@ absl::Status FetchJob::FetchBatch(const Stream& stream, absl::Span<const size_t>
 }
 
 void FetchJob::Decode(const Stream& stream, size_t block, absl::Span<const uint8_t> bytes) {
-  if (!Claim(stream.node, block) || !door_.Enter()) return;
-  const ExpectedBlock expected = {core_->Identity(chain_[block], block), core_->shape, core_->options.min_precision,
-                                  core_->options.floor_db};
-  Pages pages = pages_;
-  pages.base += block * core_->shape.tokens * pages.token_stride;
+  if (!Claim(stream.node, block)) return;
   const absl::Duration before = ThreadCpuTime();
-  const BlockVerdict verdict = ReadBlock(bytes, expected, pages);
+  const std::optional<BlockVerdict> verdict = target_->Take(block, bytes, core_->Expected(chain_[block], block));
   const absl::Duration decode_time = ThreadCpuTime() - before;
-  door_.Leave();
-  if (verdict.miss == v1::MISS_REASON_UNSPECIFIED) return Delivered(block, decode_time);
-  if (verdict.miss == v1::MISS_REASON_CHECKSUM) ReportDamage(stream.node, block);
+  if (!verdict) return NotTaken(block);
+  if (verdict->miss == v1::MISS_REASON_UNSPECIFIED) return Delivered(block, decode_time);
+  if (verdict->miss == v1::MISS_REASON_CHECKSUM) core_->ReportDamage(view_->links[stream.node], chain_[block]);
   {
     std::lock_guard lock(mutex_);
     At(block).decoding = false;
     ++At(block).asked;  // of which Failed takes it
   }
-  Failed(stream.node, {&block, 1}, verdict.miss, verdict.why);
+  Failed(stream.node, {&block, 1}, verdict->miss, verdict->why);
 }
 
-// The node verifies its copy and drops it if it is damaged there, and not on the way.
-void FetchJob::ReportDamage(size_t node, size_t block) {
-  ++core_->counters.damaged;
-  v1::ReportRequest request;
-  request.set_keys(PackKeys(chain_, {block}));
-  core_->errands.Submit([core = core_, link = view_->links[node], request = std::move(request)] {
-    const absl::Time deadline = core->Now() + kErrandDeadline;
-    link->Ask<v1::ReportResponse>([&](Channel& channel) { return channel.Report(request, deadline); })
-        .status()
-        .IgnoreError();  // the node's own scrub will find it
-  });
+void FetchJob::NotTaken(size_t block) {
+  std::lock_guard lock(mutex_);
+  NoteReason(OwnerOf(block), block, v1::MISS_REASON_OVERLOADED, "this worker had no room for the block");
+  EndRun(block);
 }
 
 bool FetchJob::Wanted(size_t block) { return block < end_ && fault_.ok() && !At(block).delivered; }

@@ -1,14 +1,17 @@
-// One Get: a stream per node, each block decoded on the pool as soon as it is complete, until the run ends. Internal to
-// services/worker.
+// One Get: a stream per node, each block given to its target on the decoders' pool as soon as it is complete, until the
+// run ends. Internal to services/worker.
+//
+// Where a direct way leads to the first node that is to be asked for a block, it is tried first, for half of the time
+// that is left; what it does not bring takes the turns below, that node's Cache.Get first.
 //
 // A block has candidates: the less loaded of two known holders, then all others that may have it. What one cannot give
 // (it is down, lacks the block, or sent bytes that are wrong) is asked of the next, while there is time. So is what a
 // node refuses because it is full, within the retry budget; when nobody else is left, it is asked again when it said.
 // A stream that is late is hedged: the next candidates are asked for its blocks too, within a budget of its own. The
-// first copy that is verified is decoded; pages are written once.
+// first copy that is verified is taken; pages are written once.
 //
 // Threads Run is called once, by the caller's thread, which also starts streams that had to rest. Streams and decoders
-//         hold the job by shared_ptr, because a stream may end after Run has returned; the door keeps them away from
+//         hold the job by shared_ptr, because a stream may end after Run has returned; the target keeps them away from
 //         the caller's pages by then.
 #ifndef KVIST_SERVICES_WORKER_FETCH_JOB_H_
 #define KVIST_SERVICES_WORKER_FETCH_JOB_H_
@@ -25,16 +28,20 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "services/worker/block_target.h"
 #include "services/worker/client_core.h"
+#include "services/worker/direct_way.h"
 #include "services/worker/segments.h"
 
 namespace kvist {
 
 class FetchJob : public std::enable_shared_from_this<FetchJob> {
  public:
-  // REQUIRES: `range` is within `chain`.
-  FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange range, const Pages& pages, absl::Time deadline);
+  // `direct` may be null. REQUIRES: `range` is within `chain`.
+  FetchJob(ClientCore* core, absl::Span<const Key> chain, BlockRange range, std::shared_ptr<BlockTarget> target,
+           absl::Time deadline, std::shared_ptr<DirectWay> direct = nullptr);
 
+  // Counts nothing but what happened on the way: ClientCore::CountGet takes the result.
   absl::StatusOr<GetResult> Run();
 
  private:
@@ -72,6 +79,12 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
 
   void ChooseCandidates();
 
+  // What a direct way is tried for; the other blocks of the range are added to `rest`.
+  std::vector<OwnerBlocks> TakeDirect(std::vector<size_t>* rest);
+  void StartDirect(std::vector<OwnerBlocks> direct);
+  void RunDirect(const OwnerBlocks& direct, absl::Time deadline);
+  void SkipDirect(absl::Span<const size_t> blocks);  // they take their turns at nodes
+
   // Takes the next turn of each block, or ends the run at those that have none. Each stream that this makes is taken
   // from the budget, if there is one: false if that was not enough. Streams to start are added to `streams`.
   bool Ask(absl::Span<const size_t> blocks, Budget* budget, Streams* streams) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -90,7 +103,7 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   void RunStream(const std::shared_ptr<Stream>& stream);
   absl::Status FetchBatch(const Stream& stream, absl::Span<const size_t> blocks, Sink* sink);
   void Decode(const Stream& stream, size_t block, absl::Span<const uint8_t> bytes);
-  void ReportDamage(size_t node, size_t block);
+  void NotTaken(size_t block);  // by the target
 
   bool SignOfLife(Stream& stream, size_t block);  // whether the run may still need the block from this stream
   bool Wanted(size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -116,12 +129,12 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   const LinkedViewRef view_;
   const std::vector<Key> chain_;
   const BlockRange range_;
-  const Pages pages_;  // behind door_
   const absl::Time start_, deadline_;
   const std::vector<Segment> segments_;
   std::vector<std::vector<size_t>> candidates_;  // by segment; constant after Run has begun
   bool alternatives_ = false;                    // some block has a second candidate; constant likewise
-  Door door_;
+  const std::shared_ptr<BlockTarget> target_;
+  const std::shared_ptr<DirectWay> direct_;
 
   const std::unique_ptr<Condition> changed_;
   std::mutex mutex_;

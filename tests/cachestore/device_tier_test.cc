@@ -115,6 +115,17 @@ TEST_F(DeviceTierTest, SaysHowMuchDeviceMemoryWasAskedAndHowMuchIsFree) {
   EXPECT_THAT(status.message(), AllOf(HasSubstr("1099511627776"), HasSubstr("268435456")));
 }
 
+TEST_F(DeviceTierTest, AStartWithoutPinnedMemorySaysSoAndGivesTheDeviceMemoryBack) {
+  const std::shared_ptr<Emulated> device = Emulated::Create({.pinned_bytes = kBlock});
+  DeviceTierOptions options = Options();
+  options.device = device;
+  const absl::Status status = DeviceTier::Create(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("262144 bytes asked, 65536 free"));
+  EXPECT_EQ(device->allocated_bytes(), 0u);
+  EXPECT_EQ(device->pinned_bytes(), 0u);
+}
+
 TEST_F(DeviceTierTest, TakesItsMemoryAtStartAndGivesItBackWithTheLastPin) {
   auto tier = Open(Options());
   EXPECT_GE(device_->allocated_bytes(), 16 * kBlock);
@@ -254,6 +265,21 @@ TEST_F(DeviceTierTest, AWriteThatTheDeviceDoesNotTakeInTimeIsNoBlock) {
   ASSERT_TRUE(Eventually([&] { return tier->late_copies() == 0; }));
   EXPECT_EQ(tier->Stats()->reserved_bytes, 0u);
   EXPECT_TRUE(Put(*tier, 1).ok());
+}
+
+TEST_F(DeviceTierTest, ADeviceWithoutMemoryForAnEventRefusesTheCopyAndIsWhole) {
+  auto tier = Open(Options());
+  ASSERT_TRUE(Put(*tier, 1).ok());
+  device_->Starve(true);
+  EXPECT_EQ(tier->Get(KeyOf(1)).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Put(*tier, 2).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(tier->late_copies(), 2u) << "nothing says that they are done";
+  device_->Starve(false);
+  ASSERT_TRUE(Eventually([&] { return tier->late_copies() == 0; }));
+  EXPECT_EQ(tier->staging_free_bytes(), tier->staging_bytes());
+  EXPECT_EQ(tier->Stats()->reserved_bytes + tier->Stats()->pinned_bytes, 0u);
+  EXPECT_TRUE(BytesOf(*tier->Get(KeyOf(1))->block) == BlockOf(1));
+  EXPECT_TRUE(Put(*tier, 2).ok());
 }
 
 TEST_F(DeviceTierTest, AFailedDeviceIsUnavailableForReadsAndWritesAndSaysWhy) {

@@ -1,22 +1,25 @@
-// Goal: the device tier is a BlockStore. Method: the conformance suite over an emulated device, whose memory crashes a
-// host that reads it; with the default index and with a single shard.
+// Goal: the device tier is a BlockStore. Method: the conformance suite over every kind of device (the emulated one's memory
+// crashes a host that reads it); with the default index and with a single shard.
 #include "cachestore/device_tier.h"
 
 #include <atomic>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/conformance/block_store_conformance.h"
-#include "tests/device/emulated_device.h"
+#include "tests/device/device_kinds.h"
 
 namespace kvist {
 namespace {
 
 class DeviceTierUnderTest final : public StoreUnderTest {
  public:
-  DeviceTierUnderTest(uint64_t capacity_bytes, size_t shards) {
+  DeviceTierUnderTest(std::shared_ptr<Device> device, uint64_t capacity_bytes, size_t shards) {
     DeviceTierOptions options;
-    options.device = kvist::testing::EmulatedDevice::Create({});
+    options.device = std::move(device);
     options.capacity_bytes = capacity_bytes;
     options.staging_bytes = 4 * capacity_bytes;  // the suite holds as many copies as blocks, and reserves the capacity
     options.clock = [this] { return absl::FromUnixMillis(now_ms_.load()); };
@@ -42,14 +45,23 @@ class DeviceTierUnderTest final : public StoreUnderTest {
   std::unique_ptr<DeviceTier> tier_;
 };
 
-StoreKind DeviceTierKind(const std::string& name, size_t shards) {
-  return {name,
-          [shards](uint64_t capacity_bytes) { return std::make_unique<DeviceTierUnderTest>(capacity_bytes, shards); }};
+std::vector<StoreKind> DeviceTierKinds() {
+  std::vector<StoreKind> kinds;
+  for (const std::string& device : kvist::testing::DeviceKinds()) {
+    for (const auto& [name, shards] : {std::pair("ManyShards", 64), std::pair("OneShard", 1)}) {
+      kinds.push_back({absl::StrCat(device, name),
+                       [device, shards = shards](uint64_t capacity_bytes) -> std::unique_ptr<StoreUnderTest> {
+                         auto opened = kvist::testing::OpenDevice(device);
+                         if (!opened.ok()) return nullptr;
+                         return std::make_unique<DeviceTierUnderTest>(*opened, capacity_bytes, size_t(shards));
+                       },
+                       kvist::testing::WhyAbsent(device)});
+    }
+  }
+  return kinds;
 }
 
-INSTANTIATE_TEST_SUITE_P(Device, BlockStoreConformance,
-                         ::testing::Values(DeviceTierKind("ManyShards", 64), DeviceTierKind("OneShard", 1)),
-                         StoreKindName);
+INSTANTIATE_TEST_SUITE_P(Device, BlockStoreConformance, ::testing::ValuesIn(DeviceTierKinds()), StoreKindName);
 
 }  // namespace
 }  // namespace kvist

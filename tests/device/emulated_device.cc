@@ -35,6 +35,15 @@ class Ranges {
   void Add(uint64_t base, uint64_t size_bytes, uint8_t* alias) {
     const std::lock_guard lock(mutex_);
     ranges_[base] = {size_bytes, alias};
+    if (kernels_ > 0) Protect(base, size_bytes, PROT_READ | PROT_WRITE);
+  }
+  void BeginKernel() {
+    const std::lock_guard lock(mutex_);
+    if (++kernels_ == 1) ProtectAll(PROT_READ | PROT_WRITE);
+  }
+  void EndKernel() {
+    const std::lock_guard lock(mutex_);
+    if (--kernels_ == 0) ProtectAll(PROT_NONE);
   }
   void Remove(uint64_t base) {
     const std::lock_guard lock(mutex_);
@@ -55,8 +64,14 @@ class Ranges {
     uint64_t size_bytes;
     uint8_t* alias;
   };
+  static void Protect(uint64_t base, uint64_t size_bytes, int protection);
+  void ProtectAll(int protection) {
+    for (const auto& [base, range] : ranges_) Protect(base, range.size_bytes, protection);
+  }
+
   std::mutex mutex_;
   std::map<uint64_t, Range> ranges_;
+  int kernels_ = 0;  // that run now
 };
 
 Ranges& DeviceRanges() {
@@ -76,15 +91,22 @@ uint8_t* Map(uint64_t size_bytes, int protection, int flags, int fd) {
 
 uint64_t RoundUp(uint64_t size_bytes) { return (size_bytes + kPage - 1) / kPage * kPage; }
 
+void Ranges::Protect(uint64_t base, uint64_t size_bytes, int protection) {
+  Require(mprotect(reinterpret_cast<void*>(base), RoundUp(size_bytes), protection) == 0, "mprotect failed");
+}
+
 }  // namespace
+
+EmulatedKernel::EmulatedKernel() { DeviceRanges().BeginKernel(); }
+EmulatedKernel::~EmulatedKernel() { DeviceRanges().EndKernel(); }
 
 struct EmulatedDevice::Core {
   DeviceDescription description;
   mutable std::mutex mutex;
   std::condition_variable changed;
   // Guarded by mutex.
-  uint64_t allocated_bytes = 0;
-  bool held = false;
+  uint64_t allocated_bytes = 0, pinned_bytes = 0, pinned_limit_bytes = 0;
+  bool held = false, starved = false;
   std::string failure;  // empty while the device works
 
   absl::Status HealthLocked() const {
@@ -92,6 +114,12 @@ struct EmulatedDevice::Core {
   }
   absl::Status Health() const {
     const std::lock_guard lock(mutex);
+    return HealthLocked();
+  }
+  // Whether something new can be made.
+  absl::Status Room() const {
+    const std::lock_guard lock(mutex);
+    if (failure.empty() && starved) return absl::ResourceExhaustedError("device memory: none is left");
     return HealthLocked();
   }
 };
@@ -144,6 +172,7 @@ class EmulatedStream final : public Stream {
     return Enqueue([=] { std::memmove(into, out_of, size_bytes); });
   }
   absl::StatusOr<std::unique_ptr<DeviceEvent>> Record() override {
+    if (absl::Status status = core_->Room(); !status.ok()) return status;
     auto event = std::make_unique<Event>(core_);
     if (absl::Status status = Enqueue([core = core_, done = event->done_] {
           const std::lock_guard lock(core->mutex);
@@ -239,14 +268,20 @@ class Memory final : public DeviceMemory {
 
 class Pinned final : public PinnedMemory {
  public:
-  explicit Pinned(uint64_t size_bytes)
-      : PinnedMemory({Map(RoundUp(size_bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1), size_bytes}) {
+  Pinned(std::shared_ptr<Core> core, uint64_t size_bytes)
+      : PinnedMemory({Map(RoundUp(size_bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1), size_bytes}),
+        core_(std::move(core)) {
     PinnedRanges().Add(reinterpret_cast<uint64_t>(bytes().data()), size_bytes, bytes().data());
   }
   ~Pinned() override {
     PinnedRanges().Remove(reinterpret_cast<uint64_t>(bytes().data()));
     munmap(bytes().data(), RoundUp(bytes().size()));
+    const std::lock_guard lock(core_->mutex);
+    core_->pinned_bytes -= bytes().size();
   }
+
+ private:
+  const std::shared_ptr<Core> core_;
 };
 
 // What an IpcHandle of this device says.
@@ -269,14 +304,15 @@ std::unique_ptr<EmulatedDevice> EmulatedDevice::Create(const Options& options) {
   description.memory_bytes = options.memory_bytes;
   description.driver_version = description.runtime_version = 13000;
   description.mig = options.mig;
+  core->pinned_limit_bytes = options.pinned_bytes;
   return std::unique_ptr<EmulatedDevice>(new EmulatedDevice(std::move(core)));
 }
 
 const DeviceDescription& EmulatedDevice::description() const { return core_->description; }
 
 absl::StatusOr<std::unique_ptr<DeviceMemory>> EmulatedDevice::Allocate(uint64_t size_bytes) {
+  if (absl::Status status = core_->Room(); !status.ok()) return status;
   const std::lock_guard lock(core_->mutex);
-  if (!core_->failure.empty()) return core_->HealthLocked();
   const uint64_t free_bytes = core_->description.memory_bytes - core_->allocated_bytes;
   if (size_bytes == 0) return absl::InvalidArgumentError("an allocation of 0 bytes");
   if (size_bytes > free_bytes) {
@@ -290,13 +326,21 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> EmulatedDevice::Allocate(uint64_t 
 }
 
 absl::StatusOr<std::unique_ptr<PinnedMemory>> EmulatedDevice::AllocatePinned(uint64_t size_bytes) {
-  if (absl::Status status = core_->Health(); !status.ok()) return status;
+  if (absl::Status status = core_->Room(); !status.ok()) return status;
   if (size_bytes == 0) return absl::InvalidArgumentError("an allocation of 0 bytes");
-  return std::make_unique<Pinned>(size_bytes);
+  {
+    const std::lock_guard lock(core_->mutex);
+    const uint64_t free_bytes = core_->pinned_limit_bytes - core_->pinned_bytes;
+    if (size_bytes > free_bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat("pinned: ", size_bytes, " bytes asked, ", free_bytes, " free"));
+    }
+    core_->pinned_bytes += size_bytes;
+  }
+  return std::make_unique<Pinned>(core_, size_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> EmulatedDevice::NewStream() {
-  if (absl::Status status = core_->Health(); !status.ok()) return status;
+  if (absl::Status status = core_->Room(); !status.ok()) return status;
   return std::make_unique<EmulatedStream>(core_);
 }
 
@@ -344,9 +388,19 @@ void EmulatedDevice::Resume() {
   core_->changed.notify_all();
 }
 
+void EmulatedDevice::Starve(bool starved) {
+  const std::lock_guard lock(core_->mutex);
+  core_->starved = starved;
+}
+
 uint64_t EmulatedDevice::allocated_bytes() const {
   const std::lock_guard lock(core_->mutex);
   return core_->allocated_bytes;
+}
+
+uint64_t EmulatedDevice::pinned_bytes() const {
+  const std::lock_guard lock(core_->mutex);
+  return core_->pinned_bytes;
 }
 
 std::vector<uint8_t> EmulatedDevice::Read(DeviceAddress from, uint64_t size_bytes) const {

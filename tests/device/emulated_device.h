@@ -22,6 +22,7 @@ class EmulatedDevice final : public Device {
     uint64_t memory_bytes = uint64_t{256} << 20;
     bool mig = false;
     int ordinal = 0;
+    uint64_t pinned_bytes = uint64_t{1} << 30;  // host memory that may be pinned
   };
   static std::unique_ptr<EmulatedDevice> Create(const Options& options);
   ~EmulatedDevice() override;
@@ -38,7 +39,9 @@ class EmulatedDevice final : public Device {
   void Fail(std::string why);  // a poisoned context: every later call and event is Unavailable
   void Hold();                 // from here on no stream takes up work, until Resume or Fail
   void Resume();
+  void Starve(bool starved);         // while it is: no memory for anything, events included (ResourceExhausted)
   uint64_t allocated_bytes() const;  // of device memory; imported memory is not counted
+  uint64_t pinned_bytes() const;     // of host memory
 
   // The bytes as a kernel would see them. REQUIRES: inside one allocation, or imported memory.
   std::vector<uint8_t> Read(DeviceAddress from, uint64_t size_bytes) const;
@@ -50,6 +53,15 @@ class EmulatedDevice final : public Device {
  private:
   explicit EmulatedDevice(std::shared_ptr<Core> core);
   const std::shared_ptr<Core> core_;
+};
+
+// While any of these lives, device addresses of this process can be followed: for code that stands in for kernels, and
+// runs on a stream's thread (kvist_emulated_enqueue). Outside of them the host still crashes.
+class EmulatedKernel {
+ public:
+  EmulatedKernel();
+  ~EmulatedKernel();
+  EmulatedKernel(const EmulatedKernel&) = delete;
 };
 
 }  // namespace kvist::testing

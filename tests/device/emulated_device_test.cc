@@ -1,11 +1,8 @@
-// The emulated device keeps what device.h says, so that a test over it says something about a real one.
+// What the emulated device has beside device.h: crashes that a real one would have, faults, and a view for kernels of tests.
+// That it keeps device.h itself is device_conformance_test.cc.
 #include "tests/device/emulated_device.h"
 
 #include <dlfcn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <numeric>
 
 #include "gtest/gtest.h"
 
@@ -36,19 +33,35 @@ class EmulatedDeviceTest : public ::testing::Test {
   std::unique_ptr<Stream> stream_;
 };
 
-TEST_F(EmulatedDeviceTest, CopiesRunInOrderAndAnEventSaysWhenTheyAreDone) {
+TEST_F(EmulatedDeviceTest, ShowsATestTheBytesThatAKernelWouldSee) {
   const std::vector<uint8_t> bytes = Numbered(kBytes);
   std::copy(bytes.begin(), bytes.end(), Source().begin());
   ASSERT_TRUE(stream_->CopyToDevice(memory_->base(), Source()).ok());
-  ASSERT_TRUE(stream_->CopyToHost(Target(), memory_->base()).ok());
-  auto event = stream_->Record().value();
-  ASSERT_TRUE(Await(*event, absl::Seconds(10)).ok());
-  EXPECT_EQ(std::vector<uint8_t>(Target().begin(), Target().end()), bytes);
+  ASSERT_TRUE(Await(*stream_->Record().value(), absl::Seconds(10)).ok());
   EXPECT_EQ(device_->Read(memory_->base(), kBytes), bytes);
+  device_->Write(memory_->base() + 1, absl::MakeConstSpan(bytes).first(10));
+  ASSERT_TRUE(stream_->CopyToHost(Target(), memory_->base()).ok());
+  ASSERT_TRUE(Await(*stream_->Record().value(), absl::Seconds(10)).ok());
+  EXPECT_EQ(Target()[1], bytes[0]);
 }
 
 TEST_F(EmulatedDeviceTest, AHostThatFollowsADeviceAddressCrashes) {
   EXPECT_DEATH(std::fprintf(stderr, "%d", *static_cast<volatile uint8_t*>(memory_->base().pointer())), "");
+}
+
+TEST_F(EmulatedDeviceTest, OnlyWhileAKernelRunsCanADeviceAddressBeFollowed) {
+  const auto follow = [](const DeviceMemory& memory) { return static_cast<uint8_t*>(memory.base().pointer()); };
+  std::unique_ptr<DeviceMemory> later;
+  {
+    const EmulatedKernel first, second;
+    *follow(*memory_) = 7;
+    later = device_->Allocate(16).value();
+    *follow(*later) = 8;
+  }
+  EXPECT_EQ(device_->Read(memory_->base(), 1)[0], 7);
+  EXPECT_EQ(device_->Read(later->base(), 1)[0], 8);
+  EXPECT_DEATH(*follow(*memory_) = 9, "");
+  EXPECT_DEATH(*follow(*later) = 9, "");
 }
 
 TEST_F(EmulatedDeviceTest, ACopyFromMemoryThatIsNotPinnedEndsTheTest) {
@@ -69,18 +82,6 @@ TEST_F(EmulatedDeviceTest, AHeldStreamIsNotDoneUntilItGoesOn) {
   EXPECT_TRUE(Await(*event, absl::Seconds(10)).ok());
 }
 
-TEST_F(EmulatedDeviceTest, AStreamWaitsForAnEventOfAnother) {
-  auto other = device_->NewStream().value();
-  const std::vector<uint8_t> bytes = Numbered(kBytes);
-  std::copy(bytes.begin(), bytes.end(), Source().begin());
-  ASSERT_TRUE(stream_->CopyToDevice(memory_->base(), Source()).ok());
-  auto copied = stream_->Record().value();
-  ASSERT_TRUE(other->WaitFor(*copied).ok());
-  ASSERT_TRUE(other->CopyToHost(Target(), memory_->base()).ok());
-  ASSERT_TRUE(Await(*other->Record().value(), absl::Seconds(10)).ok());
-  EXPECT_EQ(std::vector<uint8_t>(Target().begin(), Target().end()), bytes);
-}
-
 TEST_F(EmulatedDeviceTest, AFailedDeviceAnswersUnavailableEverAfter) {
   device_->Hold();
   ASSERT_TRUE(stream_->CopyToDevice(memory_->base(), Source()).ok());
@@ -98,22 +99,6 @@ TEST_F(EmulatedDeviceTest, MoreThanThereIsIsRefusedWithBothFigures) {
   EXPECT_EQ(status.message(), "device memory: 1048576 bytes asked, 948576 free");
   memory_ = nullptr;
   EXPECT_EQ(device_->allocated_bytes(), 0u);
-}
-
-TEST_F(EmulatedDeviceTest, AnotherProcessMapsWhatThisOneExports) {
-  const IpcHandle handle = device_->Export(*memory_).value();
-  const pid_t child = fork();
-  if (child == 0) {
-    auto device = EmulatedDevice::Create({});
-    auto mapped = device->Import(handle);
-    if (!mapped.ok()) _exit(1);
-    device->Write((*mapped)->base() + 5, {Numbered(100)});
-    _exit(0);
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_EQ(status, 0);
-  EXPECT_EQ(device_->Read(memory_->base() + 5, 100), Numbered(100));
 }
 
 TEST_F(EmulatedDeviceTest, AMigSliceSharesNothing) {

@@ -11,13 +11,6 @@
 namespace kvist::fuzz {
 namespace {
 
-HostTierOptions SmallestTier() {
-  HostTierOptions options;
-  options.capacity_bytes = HostTierOptions::kMinCapacityBytes;
-  options.clock = [] { return absl::Time(); };
-  return options;
-}
-
 constexpr uint64_t kCapacity = uint64_t{128} << 10;
 
 std::string MakeBlock(int key, int ns) {

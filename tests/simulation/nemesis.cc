@@ -120,7 +120,7 @@ void Nemesis::FlipResting() {
   for (const Key& key : journal_->put) {
     if (!scheduler_->Chance(0.1)) continue;
     const auto mask = static_cast<uint8_t>(1u << scheduler_->Below(8));
-    if (!node.store()->FlipBitsForTest(key, scheduler_->Below(kFlippedWithin), mask)) continue;
+    if (!node.store()->host().FlipBitsForTest(key, scheduler_->Below(kFlippedWithin), mask)) continue;
     ++journal_->flips;
     journal_->damaged.insert(key);
   }

@@ -81,7 +81,7 @@ Communicator::Stage Communicator::stage() const {
 }
 absl::Status Communicator::error() const {
   const std::lock_guard lock(mutex_);
-  return error_;
+  return absl::Status(error_.code(), error_.message());  // whole: two threads must not share a Status' count
 }
 bool Communicator::busy() const {
   const std::lock_guard lock(mutex_);

@@ -65,18 +65,22 @@ absl::Status Communicators::RoomLocked(absl::Time now) {
   }
   if (int(places_.size()) < limits_.max_communicators) return absl::OkStatus();
   Place* idlest = nullptr;
+  // One that is on its way out makes the room: a caller that tries again must not send out a second for it.
+  bool one_goes = false;
   for (Place& place : places_) {
+    one_goes |= place.idle_close;
     if (place.communicator->stage() != Stage::kReady) continue;
     if (now - place.communicator->idle_since() < limits_.least_idle) continue;
     if (idlest == nullptr || place.communicator->idle_since() < idlest->communicator->idle_since()) idlest = &place;
   }
-  if (idlest != nullptr) {
+  if (idlest != nullptr && !one_goes) {
     idlest->idle_close = true;
     idlest->communicator->Close();
+    one_goes = true;
   }
   return WithRetryHint(absl::ResourceExhaustedError(
                            absl::StrCat("all ", limits_.max_communicators, " communicators of this device are taken")),
-                       idlest != nullptr ? absl::Milliseconds(50) : limits_.least_idle);
+                       one_goes ? absl::Milliseconds(50) : limits_.least_idle);
 }
 
 int Communicators::LeftBehindLocked() const {

@@ -16,6 +16,9 @@ using Stage = Communicator::Stage;
 
 constexpr size_t kUuidBytes = sizeof(DeviceDescription::uuid);
 
+// For another thread: two must not share a Status' count.
+absl::Status Copy(const absl::Status& status) { return absl::Status(status.code(), status.message()); }
+
 uint64_t Aligned(uint64_t size_bytes) {
   return (size_bytes + kLandingAlignment - 1) / kLandingAlignment * kLandingAlignment;
 }
@@ -124,13 +127,13 @@ void DeviceLink::Core::Open() {
     }
     Failed(status);
   }
-  if (opened.communicator != nullptr) opened.communicator->Abort(status);
+  if (opened.communicator != nullptr) opened.communicator->Abort(Copy(status));
   if (opened.number != 0) Tell(opened.number, status);
 }
 
 void DeviceLink::Core::Failed(absl::Status status) {
   ++counts.failures;
-  why = status;
+  why = Copy(status);
   epoch = {};
   if (absl::IsFailedPrecondition(status)) {
     state = State::kRefused;
@@ -161,7 +164,7 @@ void DeviceLink::Core::Watch() {
     case Stage::kBroken: {
       const absl::Status status = epoch.communicator->error();
       Failed(status);
-      errands->Submit([self = shared_from_this(), number, status] { self->Tell(number, status); });
+      errands->Submit([self = shared_from_this(), number, status = Copy(status)] { self->Tell(number, status); });
       return;
     }
     case Stage::kClosing:
@@ -204,8 +207,8 @@ DeviceLink::~DeviceLink() {
   }
   if (epoch.communicator == nullptr) return;
   const absl::Status why = absl::CancelledError("the link is closed");
-  epoch.communicator->Abort(why);
-  core_->errands->Submit([core = core_, number = epoch.number, why] { core->Tell(number, why); });
+  epoch.communicator->Abort(Copy(why));
+  core_->errands->Submit([core = core_, number = epoch.number, why = Copy(why)] { core->Tell(number, why); });
 }
 
 absl::StatusOr<DeviceLink::Epoch> DeviceLink::OpenEpoch() {
@@ -296,8 +299,8 @@ absl::Status DeviceLink::Failed(const Epoch& epoch, absl::Status why) {
     const std::lock_guard lock(core_->mutex);
     if (core_->epoch.communicator == epoch.communicator) core_->Failed(reason);
   }
-  epoch.communicator->Abort(reason);
-  core_->errands->Submit([core = core_, number = epoch.number, reason] { core->Tell(number, reason); });
+  epoch.communicator->Abort(Copy(reason));
+  core_->errands->Submit([core = core_, number = epoch.number, why = Copy(reason)] { core->Tell(number, why); });
   return why;
 }
 
@@ -307,7 +310,7 @@ DeviceLink::State DeviceLink::state() const {
 }
 absl::Status DeviceLink::why() const {
   const std::lock_guard lock(core_->mutex);
-  return core_->state == State::kOpen ? absl::OkStatus() : core_->why;
+  return core_->state == State::kOpen ? absl::OkStatus() : Copy(core_->why);
 }
 DeviceLink::Counts DeviceLink::counts() const {
   const std::lock_guard lock(core_->mutex);

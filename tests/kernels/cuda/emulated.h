@@ -10,28 +10,10 @@
 #include "kernels/cuda/decode_ladder.h"
 #include "kernels/cuda/decode_plain.h"
 #include "kernels/cuda/resolve.h"
+#include "tests/kernels/cuda/device_bytes.h"
 #include "tests/kernels/cuda/grid.h"
 
 namespace kvist::cuda {
-
-// Bytes aligned as device allocations are, and not one more than asked for.
-class DeviceBytes {
- public:
-  explicit DeviceBytes(size_t size) : size_(size), bytes_(new (std::align_val_t{256}) uint8_t[size]()) {}
-  explicit DeviceBytes(absl::Span<const uint8_t> bytes) : DeviceBytes(bytes.size()) {
-    std::copy(bytes.begin(), bytes.end(), bytes_.get());
-  }
-  uint8_t* data() { return bytes_.get(); }
-  const uint8_t* data() const { return bytes_.get(); }
-  size_t size() const { return size_; }
-
- private:
-  struct Release {
-    void operator()(uint8_t* bytes) const { ::operator delete[](bytes, std::align_val_t{256}); }
-  };
-  size_t size_;
-  std::unique_ptr<uint8_t[], Release> bytes_;
-};
 
 template <template <uint32_t> class Body>
 void RunPlain(const LaunchGroup& group, const DecodeArguments& arguments) {
@@ -47,12 +29,8 @@ using LadderOriginal = DecodeLadderBody<kHeadDim, Basis::kOriginal>;
 template <uint32_t kHeadDim>
 using LadderRotated = DecodeLadderBody<kHeadDim, Basis::kKeptRotated>;
 
-// Runs the plan; the status word of each request.
-inline std::vector<uint32_t> RunDecode(const DecodePlan& plan) {
-  const DeviceBytes table(plan.table_bytes());
-  DeviceBytes workspace(plan.workspace_bytes());
-  std::memset(workspace.data(), 0xee, workspace.size());
-  const DecodeTables tables = plan.TablesAt(table.data(), workspace.data());
+// The kernels of LaunchDecode in their order, over tables wherever they are.
+inline void RunKernels(const DecodePlan& plan, const DecodeTables& tables) {
   std::memset(tables.status, 0, plan.requests() * sizeof(uint32_t));
   constexpr uint32_t kPieces = ComparePiecesBody::kPieces;
   RunGrid<SumKibsBody>(tables, plan.sum_items());
@@ -70,6 +48,15 @@ inline std::vector<uint32_t> RunDecode(const DecodePlan& plan) {
       RunPlain<LadderRotated>(group, arguments);
     }
   }
+}
+
+// Runs the plan; the status word of each request.
+inline std::vector<uint32_t> RunDecode(const DecodePlan& plan) {
+  const DeviceBytes table(plan.table_bytes());
+  DeviceBytes workspace(plan.workspace_bytes());
+  std::memset(workspace.data(), 0xee, workspace.size());
+  const DecodeTables tables = plan.TablesAt(table.data(), workspace.data());
+  RunKernels(plan, tables);
   return {tables.status, tables.status + plan.requests()};
 }
 

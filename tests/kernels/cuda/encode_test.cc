@@ -1,48 +1,35 @@
 // Goal    A block encoded on the device's grid has the bytes of kvist::Encode, and bad requests are refused before a launch.
-// Method  The kernels of a launch on the grid emulator, in the order of encode_launch.cc, against the CPU's encoder: over
-//         shapes, codecs, dtypes, positions, floors, odd values and layouts. Memory starts as garbage.
+// Method  The kernels of a launch on the grid emulator, in the order of encode_launch.cc, or on a device (run_encode.h),
+//         against the CPU's encoder: over shapes, codecs, dtypes, positions, floors, odd values and layouts. Memory starts as garbage.
 #include <limits>
 #include <sstream>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/encode.h"
-#include "kernels/cuda/encode_i8.h"
-#include "kernels/cuda/encode_ladder.h"
-#include "kernels/cuda/encode_write.h"
 #include "tests/kernels/block_builder.h"
-#include "tests/kernels/cuda/emulated.h"
+#include "tests/kernels/cuda/run_encode.h"
 
 namespace kvist::cuda {
 namespace {
 
 using testing::HasSubstr;
 
-std::vector<TileSums> RunEncode(const EncodePlan& plan, DeviceBytes& workspace) {
-  const DeviceBytes table(plan.table_bytes());
-  std::memset(workspace.data(), 0xee, workspace.size());
-  for (const EncodePlan::Group& group : plan.groups()) {
-    const EncodeArguments arguments = plan.ArgumentsAt(table.data(), workspace.data(), group);
-    if (group.codec == Codec::kI8) {
-      RunGrid<EncodeI8Body>(arguments, group.items);
-    } else {
-      RunGrid<EncodeLadderBody>(arguments, group.items);
-    }
-  }
-  std::vector<TileSums> sums(plan.tiles());
-  std::memcpy(sums.data(), workspace.data(), plan.sums_bytes());
-  return sums;
-}
-
-void RunWrite(const EncodeLayout& layout, DeviceBytes& table) {
-  std::memcpy(table.data(), layout.table_bytes().data(), layout.table_bytes().size());
-  RunGrid<CopyBody>(layout.tasks().copies, layout.tasks().copy_count);
-  for (int stage = 0; stage < 3; ++stage)
-    RunGrid<SealBody>(layout.tasks().seals[stage], layout.tasks().seal_counts[stage]);
+// Where the kernels read the request's pages from then on: a copy of what its strides reach, and of nothing beyond.
+DeviceBytes TakeOver(EncodeRequest& request) {
+  const BlockShape& shape = request.shape;
+  ConstPages& pages = request.pages;
+  const size_t reach = pages.kv_stride + (shape.layers - 1) * pages.layer_stride +
+                       (shape.heads - 1) * pages.head_stride + (shape.tokens - 1) * pages.token_stride + shape.head_dim;
+  DeviceBytes copy(absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(pages.base), 2 * reach));
+  pages.base = reinterpret_cast<const uint16_t*>(copy.data());
+  return copy;
 }
 
 // The blocks of `requests`, encoded in one launch.
-std::vector<std::vector<uint8_t>> EncodeOnGrid(const std::vector<EncodeRequest>& requests) {
+std::vector<std::vector<uint8_t>> EncodeOnGrid(std::vector<EncodeRequest> requests) {
+  std::vector<DeviceBytes> pages;
+  for (EncodeRequest& request : requests) pages.push_back(TakeOver(request));
   const auto plan = EncodePlan::Make(requests);
   EXPECT_TRUE(plan.ok()) << MessageOf(plan.status());
   DeviceBytes workspace(plan->workspace_bytes());

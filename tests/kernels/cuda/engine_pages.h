@@ -10,7 +10,7 @@
 
 #include "kernels/reference/decode.h"
 #include "tests/kernels/block_builder.h"
-#include "tests/kernels/cuda/emulated.h"
+#include "tests/kernels/cuda/run_decode.h"
 
 namespace kvist::cuda {
 

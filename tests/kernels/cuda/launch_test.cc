@@ -1,9 +1,10 @@
-// Goal    LaunchDecode on a real device gives the reference's bits; without a driver, or built without CUDA, it
-//         says so.
-// Method  With a device: blocks of random bytes into pages in its memory, and all of them back. Without one: the error.
-//         The build decides by KVIST_CUDA which of the two can be (kernels/cuda: decode).
+// Goal    LaunchDecode gives the reference's bits in plain device memory; without a driver, or built without CUDA, it and
+//         the launches of an encode say so.
+// Method  With a device: blocks of random bytes into pages in its memory, and all of them back (the *_on_device_test run
+//         everything else, in managed memory). Without one: the error. The build decides by KVIST_CUDA which can be.
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/encode.h"
 #include "tests/kernels/cuda/plan_fixture.h"
 
 #if KVIST_CUDA
@@ -16,6 +17,24 @@ namespace {
 using testing::HasSubstr;
 
 constexpr BlockShape kShape = {2, 2, 128, 128, Dtype::kBf16};
+
+// What both launches of an encode say where they cannot be carried out.
+struct EncodeRefusals {
+  absl::Status encode, write;
+};
+EncodeRefusals RefusedEncode() {
+  const BlockShape shape = {1, 1, 16, 64, Dtype::kBf16};
+  const std::vector<uint16_t> values = NormalValues(shape, 1);
+  const auto plan =
+      EncodePlan::Make({{IdentityAt(0), shape, ContiguousPages(values.data(), shape, shape.tokens), {Codec::kI8, 0}}});
+  EXPECT_TRUE(plan.ok()) << MessageOf(plan.status());
+  DeviceBytes workspace(plan->workspace_bytes()), table(EncodeLayout::MaxTableBytes(*plan));
+  DeviceBytes out(MaxBlockBytes(shape, Codec::kI8));
+  const auto layout = EncodeLayout::Make(*plan, std::vector<TileSums>(plan->tiles()), workspace.data(), table.data(),
+                                         {{out.data(), out.size()}});
+  EXPECT_TRUE(layout.ok()) << MessageOf(layout.status());
+  return {LaunchEncode(*plan, plan->table_bytes().data(), workspace.data(), nullptr), LaunchWrite(*layout, nullptr)};
+}
 
 #if KVIST_CUDA
 
@@ -99,6 +118,11 @@ TEST(Launch, SaysWhyThereIsNoDevice) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(MessageOf(status), HasSubstr("launch of the checks: "));
   EXPECT_EQ(one.pages->Different(), 0u);
+  const EncodeRefusals refusals = RefusedEncode();
+  EXPECT_EQ(refusals.encode.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(MessageOf(refusals.encode), HasSubstr("launch of encode: "));
+  EXPECT_EQ(refusals.write.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(MessageOf(refusals.write), HasSubstr("launch of the copies: "));
 }
 
 #else
@@ -111,6 +135,11 @@ TEST(Launch, SaysThatTheBuildHasNoCuda) {
   const absl::Status status = LaunchDecode(*plan, plan->table_bytes().data(), workspace.data(), nullptr);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(MessageOf(status), HasSubstr("built without CUDA"));
+  const EncodeRefusals refusals = RefusedEncode();
+  for (const absl::Status& refusal : {refusals.encode, refusals.write}) {
+    EXPECT_EQ(refusal.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(MessageOf(refusal), HasSubstr("built without CUDA"));
+  }
 }
 
 #endif

@@ -2,6 +2,7 @@
 // Method  A request that is right, with one thing changed at a time.
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/plan_limits.h"
 #include "tests/kernels/cuda/plan_fixture.h"
 
 namespace kvist::cuda {
@@ -13,10 +14,11 @@ constexpr BlockShape kShape = {2, 2, 32, 64, Dtype::kBf16};
 
 class Plan : public testing::Test {
  protected:
-  void ExpectRefused(absl::StatusCode code, const std::string& text) {
+  void ExpectRefused(absl::StatusCode code, const std::string& text, const std::string& more = "") {
     const absl::Status status = one_.MakeStatus();
     EXPECT_EQ(status.code(), code) << status.ToString();
     EXPECT_THAT(MessageOf(status), HasSubstr(text));
+    EXPECT_THAT(MessageOf(status), HasSubstr(more));
     EXPECT_THAT(MessageOf(status), HasSubstr("request 0: "));
   }
   OneBlock one_{kShape, Codec::kLadder, {0, 1}};
@@ -44,6 +46,65 @@ TEST_F(Plan, NamesTheRequestThatIsWrong) {
 TEST_F(Plan, RefusesAPageThatDoesNotExist) {
   one_.table[1] = one_.layout.pages;
   ExpectRefused(absl::StatusCode::kInvalidArgument, "block table entry 1 is page 3; there are 3");
+}
+
+TEST_F(Plan, RefusesAPageThatARequestNamesTwice) {
+  one_.table[1] = one_.table[0];
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "page 1 of the tensor at", "is written twice, from token 0 on");
+}
+
+TEST_F(Plan, RefusesAPageThatTwoRequestsWrite) {
+  DecodeRequest other = one_.request;
+  const std::vector<uint32_t> table = {0, one_.table[1]};
+  other.block_table = table;
+  const absl::Status status = DecodePlan::Make(one_.layout, {one_.request, other}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(MessageOf(status), HasSubstr("request 1: page 2 of the tensor at"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("is written by request 0 too"));
+}
+
+// The layers of a block in requests of their own, and one tensor that both have.
+TEST_F(Plan, TakesAPageTwiceForDifferentTensorsAndNotForOneOfThem) {
+  const std::vector<uint16_t*> first = {one_.request.layer_pages[0]}, second = {one_.request.layer_pages[1]};
+  std::vector<DecodeRequest> requests(2, one_.request);
+  requests[0].layers = {0, 1};
+  requests[0].layer_pages = first;
+  requests[1].layers = {1, 2};
+  requests[1].layer_pages = second;
+  EXPECT_TRUE(DecodePlan::Make(one_.layout, requests).ok());
+  requests[1].layer_pages = first;
+  EXPECT_EQ(DecodePlan::Make(one_.layout, requests).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(Plan, TakesTwoBlocksInOnePageWhereverTheyDoNotMeet) {
+  one_.layout.page_tokens = 128;
+  const std::vector<uint32_t> table = {2};
+  std::vector<DecodeRequest> requests(3, one_.request);
+  for (uint32_t i = 0; i < 3; ++i) {
+    requests[i].block_table = table;
+    requests[i].first_page_token = 32 * i;
+  }
+  EXPECT_TRUE(DecodePlan::Make(one_.layout, requests).ok());
+  requests[0].first_page_token = 63;
+  const absl::Status status = DecodePlan::Make(one_.layout, requests).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(MessageOf(status), HasSubstr("page 2"));
+}
+
+TEST_F(Plan, BeyondAGridIsRefusedWithTheCountAndTheLimit) {
+  PlanCounts counts;
+  for (uint64_t PlanCounts::*const count :
+       {&PlanCounts::requests, &PlanCounts::layers, &PlanCounts::tiles, &PlanCounts::pages, &PlanCounts::decode_blocks,
+        &PlanCounts::pieces, &PlanCounts::sum_blocks}) {
+    counts.*count = kMaxGrid;
+    EXPECT_TRUE(CheckLimits(counts).ok());
+    counts.*count = kMaxGrid + 1;
+    const absl::Status status = CheckLimits(counts);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(MessageOf(status), HasSubstr("a plan of 2147483648 "));
+    EXPECT_THAT(MessageOf(status), HasSubstr("the limit is 2147483647"));
+    counts.*count = 0;
+  }
 }
 
 TEST_F(Plan, RefusesABlockTableOfTheWrongLength) {

@@ -214,7 +214,8 @@ TEST(CommunicatorTest, ATransferThatIsTooSlowEndsByItsDeadlineAndGivesItsMemoryB
   node.shim.Set("bytes_per_ms", 16);
   Outcome sent, received;
   pair.node->Submit(Sending(node.Memory(8 << 20), &sent, absl::Milliseconds(100)));
-  pair.worker->Submit(Receiving(worker.Memory(8 << 20), &received, absl::Milliseconds(100)));
+  // With a deadline of its own it might be first, and what the sender then sees is the end of its peer.
+  pair.worker->Submit(Receiving(worker.Memory(8 << 20), &received));
   EXPECT_EQ(sent.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_FALSE(received.Wait().ok());
   EXPECT_TRUE(Eventually([&] { return node.device->allocated_bytes() + worker.device->allocated_bytes() == 0; }));
@@ -264,7 +265,8 @@ TEST(CommunicatorsTest, BeyondTheCapTheIdlestIsClosedAndTheNextTryFits) {
             absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(Eventually([&] { return node.communicators->Open({0, 2, std::nullopt, nullptr}).ok(); }));
   EXPECT_EQ(oldest.node->stage(), Stage::kClosed);
-  EXPECT_EQ(node.communicators->counts().closed_idle, 1);
+  EXPECT_EQ(node.communicators->counts().closed_idle, 1) << "however often it was tried meanwhile";
+  EXPECT_TRUE(IsReady(newer.node));
 }
 
 TEST(CommunicatorsTest, ABusyCommunicatorIsNotClosedForAnother) {

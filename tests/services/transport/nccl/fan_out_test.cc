@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "tests/services/transport/nccl/emulated_blocks.h"
 #include "tests/services/transport/nccl/pair.h"
+#include "tests/services/transport/nccl/placed_blocks.h"
 
 namespace kvist::testing {
 namespace {

@@ -60,7 +60,7 @@ struct End {
   }
 
   Shim shim;
-  std::unique_ptr<EmulatedDevice> device;
+  std::shared_ptr<EmulatedDevice> device;
   std::unique_ptr<Communicators> communicators;
 };
 

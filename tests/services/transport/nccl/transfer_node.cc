@@ -17,7 +17,7 @@ constexpr size_t kPart = 512 << 10;
 
 class CacheOfBlocks final : public v1::Cache::Service {
  public:
-  explicit CacheOfBlocks(EmulatedBlocks* blocks) : blocks_(blocks) {}
+  explicit CacheOfBlocks(PlacedBlocks* blocks) : blocks_(blocks) {}
 
   grpc::Status Get(grpc::ServerContext*, const v1::GetRequest* request,
                    grpc::ServerWriter<v1::GetResponse>* stream) override {
@@ -47,13 +47,13 @@ class CacheOfBlocks final : public v1::Cache::Service {
   }
 
  private:
-  EmulatedBlocks* const blocks_;
+  PlacedBlocks* const blocks_;
 };
 
 }  // namespace
 
 struct TransferNode::Server {
-  Server(EmulatedBlocks* blocks, TransferSessions* sessions) : cache(blocks), transfer(NewTransferService(sessions)) {}
+  Server(PlacedBlocks* blocks, TransferSessions* sessions) : cache(blocks), transfer(NewTransferService(sessions)) {}
   CacheOfBlocks cache;
   std::unique_ptr<grpc::Service> transfer;
   std::unique_ptr<grpc::Server> server;

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "services/transport/nccl/transfer_sessions.h"
-#include "tests/services/transport/nccl/emulated_blocks.h"
 #include "tests/services/transport/nccl/pair.h"
+#include "tests/services/transport/nccl/placed_blocks.h"
 
 namespace kvist::testing {
 
@@ -23,7 +23,7 @@ class TransferNode {
   const std::string& address() const { return address_; }
 
   End end;
-  EmulatedBlocks blocks;
+  PlacedBlocks blocks;
   TransferSessions sessions;
 
  private:

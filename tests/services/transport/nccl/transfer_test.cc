@@ -13,47 +13,19 @@
 #include "services/transport/nccl/device_fetch.h"
 #include "services/transport/nccl/device_link.h"
 #include "services/transport/nccl/transfer_sessions.h"
-#include "tests/services/transport/nccl/emulated_blocks.h"
+#include "tests/services/transport/nccl/direct_control.h"
 #include "tests/services/transport/nccl/pair.h"
+#include "tests/services/transport/nccl/placed_blocks.h"
 
 namespace kvist::testing {
 namespace {
 
 using State = DeviceLink::State;
 
-class DirectControl final : public TransferControl {
- public:
-  explicit DirectControl(TransferSessions* sessions) : sessions_(sessions) {}
-  absl::StatusOr<v1::OpenEpochResponse> Open(const v1::OpenEpochRequest& request, absl::Time deadline) override {
-    auto answer = std::make_shared<std::promise<absl::StatusOr<v1::OpenEpochResponse>>>();
-    auto answered = answer->get_future();
-    sessions_->Open(request, [answer](auto response) { answer->set_value(std::move(response)); });
-    if (answered.wait_until(absl::ToChronoTime(deadline)) != std::future_status::ready) {
-      return absl::DeadlineExceededError("no answer");
-    }
-    return answered.get();
-  }
-  absl::StatusOr<v1::TransferResponse> Transfer(const v1::TransferRequest& request, absl::Time) override {
-    return sessions_->Transfer(request);
-  }
-  absl::StatusOr<v1::StartResponse> Start(const v1::StartRequest& request, absl::Time) override {
-    return sessions_->Start(request);
-  }
-  absl::StatusOr<v1::AbortResponse> Abort(const v1::AbortRequest& request, absl::Time) override {
-    return sessions_->Abort(request);
-  }
-  absl::StatusOr<v1::CloseEpochResponse> Close(const v1::CloseEpochRequest& request, absl::Time) override {
-    return sessions_->Close(request);
-  }
-
- private:
-  TransferSessions* const sessions_;
-};
-
 // Brings the node's blocks by a plain copy, as gRPC would.
 class CopyingFallback final : public BlockFallback {
  public:
-  CopyingFallback(EmulatedBlocks* blocks, EmulatedDevice* to) : blocks_(blocks), to_(to) {}
+  CopyingFallback(PlacedBlocks* blocks, EmulatedDevice* to) : blocks_(blocks), to_(to) {}
   absl::StatusOr<Fetched> Fetch(absl::Span<const Key> keys, const TakeLanding& take, absl::Time) override {
     Fetched fetched;
     std::vector<std::shared_ptr<void>> holds;
@@ -74,7 +46,7 @@ class CopyingFallback final : public BlockFallback {
   }
 
  private:
-  EmulatedBlocks* const blocks_;
+  PlacedBlocks* const blocks_;
   EmulatedDevice* const to_;
 };
 
@@ -84,7 +56,7 @@ struct Node {
         blocks(end.device.get()),
         sessions(std::in_place, end.communicators.get(), &blocks, "host", transfer) {}
   End end;
-  EmulatedBlocks blocks;
+  PlacedBlocks blocks;
   std::optional<TransferSessions> sessions;
 };
 

@@ -16,8 +16,8 @@
 #include "services/transport/nccl/device_link.h"
 #include "services/transport/nccl/transfer_sessions.h"
 #include "services/transport/transport.h"
-#include "tests/services/transport/nccl/emulated_blocks.h"
 #include "tests/services/transport/nccl/pair.h"
+#include "tests/services/transport/nccl/placed_blocks.h"
 
 namespace kvist::testing {
 

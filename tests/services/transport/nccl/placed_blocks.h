@@ -1,36 +1,43 @@
-// Blocks in emulated device memory, and landings: what stands on both sides of a transfer in tests.
-#ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
-#define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
+// Blocks in the memory of any device, and landings: what stands on both sides of a transfer in tests.
+#ifndef KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
+#define KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
 
-#include <array>
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "cachestore/device.h"
 #include "cachestore/device_blocks.h"
-#include "services/transport/nccl/device_fetch.h"
-#include "tests/device/emulated_device.h"
-#include "tests/services/transport/nccl/pair.h"
+#include "services/transport/nccl/device_link.h"
+#include "tests/device/device_kinds.h"
+#include "tests/gpu/numbered.h"
 
 namespace kvist::testing {
 
-inline Key KeyOf(uint32_t number) {
-  Key key;
-  std::memcpy(key.bytes.data(), &number, sizeof(number));
-  return key;
+inline Key KeyOf(uint32_t number) { return NumberedKey(number); }
+
+// Of a block, in order: none is even, and no piece begins at a round place but the first.
+inline std::vector<DeviceExtent> PiecesAt(DeviceAddress at, uint64_t size_bytes) {
+  const uint64_t first = size_bytes / 3 + 1;
+  return {{at, first}, {at + first, size_bytes - first}};
 }
 
 // Blocks in two pieces each, as a fragmented arena places them.
-class EmulatedBlocks final : public DeviceBlocks {
+class PlacedBlocks final : public DeviceBlocks {
  public:
-  explicit EmulatedBlocks(EmulatedDevice* device) : device_(device) {}
+  explicit PlacedBlocks(Device* device) : device_(device) {}
 
   void Add(const Key& key, const std::vector<uint8_t>& bytes) {
     std::shared_ptr<DeviceMemory> memory = *device_->Allocate(bytes.size());
-    device_->Write(memory->base(), bytes);
+    if (absl::Status status = WriteBytes(*device_, memory->base(), bytes); !status.ok()) {
+      std::fprintf(stderr, "placed blocks: %s\n", status.ToString().c_str());
+      std::abort();
+    }
     const std::lock_guard lock(mutex_);
     blocks_[key] = std::move(memory);
   }
@@ -51,16 +58,15 @@ class EmulatedBlocks final : public DeviceBlocks {
     const std::lock_guard lock(mutex_);
     const auto entry = blocks_.find(key);
     if (entry == blocks_.end()) return {};
-    return device_->Read(entry->second->base(), entry->second->size_bytes());
+    return ReadBytes(*device_, entry->second->base(), entry->second->size_bytes()).value();
   }
   int pins() const { return pins_; }
 
  private:
   class Pin final : public DevicePin {
    public:
-    Pin(std::shared_ptr<DeviceMemory> memory, std::atomic<int>* pins) : memory_(std::move(memory)), pins_(pins) {
-      const uint64_t first = memory_->size_bytes() / 3 + 1;
-      extents_ = {{{memory_->base(), first}, {memory_->base() + first, memory_->size_bytes() - first}}};
+    Pin(std::shared_ptr<DeviceMemory> memory, std::atomic<int>* pins)
+        : memory_(std::move(memory)), pins_(pins), extents_(PiecesAt(memory_->base(), memory_->size_bytes())) {
       ++*pins_;
     }
     ~Pin() override { --*pins_; }
@@ -70,17 +76,17 @@ class EmulatedBlocks final : public DeviceBlocks {
    private:
     const std::shared_ptr<DeviceMemory> memory_;
     std::atomic<int>* const pins_;
-    std::array<DeviceExtent, 2> extents_;
+    const std::vector<DeviceExtent> extents_;
   };
 
-  EmulatedDevice* const device_;
+  Device* const device_;
   std::mutex mutex_;
   std::map<Key, std::shared_ptr<DeviceMemory>> blocks_;
   std::atomic<int> pins_{0};
 };
 
 // Landings of their own allocation: memory that is still held shows in allocated_bytes().
-inline TakeLanding Allocating(EmulatedDevice* device) {
+inline TakeLanding Allocating(Device* device) {
   return [device](uint64_t size_bytes) -> absl::StatusOr<Landing> {
     absl::StatusOr<std::unique_ptr<DeviceMemory>> memory = device->Allocate(size_bytes);
     if (!memory.ok()) return memory.status();
@@ -91,4 +97,4 @@ inline TakeLanding Allocating(EmulatedDevice* device) {
 
 }  // namespace kvist::testing
 
-#endif  // KVIST_TESTS_SERVICES_TRANSPORT_NCCL_EMULATED_BLOCKS_H_
+#endif  // KVIST_TESTS_SERVICES_TRANSPORT_NCCL_PLACED_BLOCKS_H_
