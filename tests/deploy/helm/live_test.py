@@ -1,4 +1,4 @@
-"""Goal: the command lines, probes and the test of the chart work with the real programs, though no cluster is here to install it.
+"""Goal: the command lines, probes and the test of the chart work with the real programs, though no cluster is here.
 
 Method: the containers of a rendering run as processes of this machine: an etcd and three kvistd, then the steps of the test
 pod. Names, ports and folders are replaced by ones that exist here; everything else is as Kubernetes would run it.
@@ -73,12 +73,11 @@ class TestPod:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def failures(self) -> list[str]:
-        return [f"{step['name']}: {done.stdout}{done.stderr}" for step in self.steps if (done := self.run(step)).returncode != 0]
+        done = [(step["name"], self.run(step)) for step in self.steps]
+        return [f"{name}: {run.stdout}{run.stderr}" for name, run in done if run.returncode != 0]
 
 
 class LiveTest(unittest.TestCase):
-    items: list[Object]
-
     @classmethod
     def setUpClass(cls) -> None:
         cls._stack = contextlib.ExitStack()
@@ -151,6 +150,13 @@ class LiveTest(unittest.TestCase):
         test.run(get)
         self.assertNotEqual(test.run(compare).returncode, 0)
 
+    def test_etcd_fits_into_its_memory_limit_and_its_volume(self) -> None:
+        pod = only(self.items, "StatefulSet", "etcd")["spec"]["template"]["spec"]
+        self.assertLess(self.etcd.peak_memory(), quantity(pod["containers"][0]["resources"]["limits"]["memory"]))
+        # What is allocated: etcd takes whole segments of its log in advance.
+        written = sum(path.stat().st_blocks * 512 for path in (self.folder / "etcd").rglob("*") if path.is_file())
+        self.assertLess(written, quantity(pod["volumes"][0]["emptyDir"]["sizeLimit"]) / 2)
+
     def test_a_node_fits_into_its_memory_limit(self) -> None:
         limit = quantity(self.pod["containers"][0]["resources"]["limits"]["memory"])
         for node in self.nodes:
@@ -222,7 +228,8 @@ class FlagsTest(unittest.TestCase):
                     # It names every wrong flag and does not start: this one is to be all of them.
                     done = subprocess.run([*command, "--is-wrong"], capture_output=True, text=True, check=False, timeout=30)
                     self.assertEqual(done.returncode, 2)
-                    self.assertEqual(done.stderr.splitlines(), ["kvistd: wrong flags", "--is-wrong: unknown flag; see --help"])
+                    wrong = ["kvistd: wrong flags", "--is-wrong: unknown flag; see --help"]
+                    self.assertEqual(done.stderr.splitlines(), wrong)
 
     def test_the_chart_can_give_every_flag_of_kvistd(self) -> None:
         shown = subprocess.run([PROGRAMS["kvistd"], "--help"], capture_output=True, text=True, check=True, timeout=30).stdout
