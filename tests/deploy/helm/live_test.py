@@ -216,7 +216,7 @@ class FlagsTest(unittest.TestCase):
             here = {
                 "/var/lib/kvist/cluster.json": str(members),
                 "$(POD_NAME)": "kvist-0", "$(NODE_NAME)": "machine-0", "$(POD_IP)": "10.0.0.1",
-                "/etc/kvist/etcd-auth/password": str(password),
+                "/etc/kvist/etcd-auth/secret": str(password),
             }
             for values in chart.good_values():
                 for item in objects(values):

@@ -19,6 +19,7 @@ import chart
 DEFAULT = chart.CI / "default-values.yaml"
 PRODUCTION = chart.CI / "production-values.yaml"
 EVERYTHING = chart.CI / "everything-values.yaml"
+DAEMONSET = chart.CI / "daemonset-values.yaml"
 SOCKET = chart.CI / "gpu-socket-values.yaml"
 NCCL = chart.CI / "gpu-nccl-values.yaml"
 COMPONENT = "app.kubernetes.io/component"
@@ -104,6 +105,7 @@ class BoundsTest(unittest.TestCase):
             DEFAULT: 4 * gib + process + 4 * gib / 512 + 400 * (4 * gib // (64 << 10)),
             PRODUCTION: 256 * gib + process + 256 * gib / 512 + 400 * (256 * gib // (64 << 10)),
             NCCL: 32 * gib + process + 32 * gib / 512 + 400 * (72 * gib // (64 << 10)) + 1 * gib + 256 * mib + 1 * gib,
+            DAEMONSET: 64 * gib + process + 64 * gib / 512 + 400 * (64 * gib // (16 << 10)) + 1 * gib,
             SOCKET: 64 * gib + process + 64 * gib / 512 + 400 * (80 * gib // (64 << 10)) + 1 * gib + 64 * mib,
         }
         for values, expected in cases.items():
@@ -118,7 +120,7 @@ class BoundsTest(unittest.TestCase):
 
     def test_a_claimed_gpu_is_a_limit_and_a_shared_one_is_named(self) -> None:
         claimed = node_pod(objects(NCCL))["containers"][0]
-        self.assertEqual(claimed["resources"]["limits"]["nvidia.com/gpu"], 1)
+        self.assertEqual(claimed["resources"]["limits"]["example.com/gpu"], 1)
         self.assertNotIn("NVIDIA_VISIBLE_DEVICES", [entry["name"] for entry in claimed["env"]])
         shared = node_pod(objects(SOCKET))["containers"][0]
         self.assertNotIn("nvidia.com/gpu", shared["resources"]["limits"])
@@ -242,7 +244,7 @@ class NamesTest(unittest.TestCase):
             self.assertEqual(given["node"], "$(POD_NAME)")
 
     def test_a_monitor_scrapes_the_nodes_service_alone_under_names_that_last(self) -> None:
-        for values, source in ((EVERYTHING, "pod_name"), (chart.CI / "daemonset-values.yaml", "pod_node_name")):
+        for values, source in ((EVERYTHING, "pod_name"), (DAEMONSET, "pod_node_name")):
             items = objects(values)
             monitor = only(items, "ServiceMonitor")["spec"]
             services = [item for item in items if item["kind"] == "Service"]

@@ -29,9 +29,7 @@ class RefuseTest(unittest.TestCase):
     def test_every_sentence_of_the_template_is_expected_by_some_file(self) -> None:
         template = (chart.CHART / "templates" / "validate.yaml").read_text(encoding="utf-8")
         expected = "\n".join(path.read_text(encoding="utf-8") for path in chart.bad_values())
-        sentences = [
-            line.split('"')[1] for line in template.splitlines() if "$wrong = append" in line
-        ]
+        sentences = [line.split('"')[1] for line in template.splitlines() if "$wrong = append" in line]
         self.assertGreater(len(sentences), 10)
         # Before the first figure that printf fills in, and after it.
         for sentence in sentences:

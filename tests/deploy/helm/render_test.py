@@ -1,12 +1,15 @@
 """Goal: the chart renders, the same with Helm 3 and Helm 4, and what is derived in it is fresh.
 
 Method: real binaries of both; `helm lint --strict`; golden files, which `make chart` makes anew; the table of values in the
-README against values.yaml; every value used by some file of ci/, so that every branch of the templates is in a golden file.
+README against values.yaml; each value taken out of a file of ci/ that sets it, which must show.
 """
 
+import copy
 import difflib
 import json
+import pathlib
 import re
+import tempfile
 import unittest
 
 import manifests
@@ -26,6 +29,17 @@ def value_at(values: dict, name: str) -> object:
             return None
         values = values[key]
     return values
+
+
+def removed(values: dict, name: str) -> dict:
+    """A copy without the value of this name."""
+    copied = copy.deepcopy(values)
+    *path, last = name.split(".")
+    inner = copied
+    for key in path:
+        inner = inner[key]
+    del inner[last]
+    return copied
 
 
 class RenderTest(unittest.TestCase):
@@ -60,15 +74,23 @@ class RenderTest(unittest.TestCase):
         with self.assertRaisesRegex(values_table.Undocumented, "no comment above a.c, d$"):
             values_table.table("a:\n  # About b\n  b: 1\n  c: 2\nd: 3\n")
 
-    def test_every_value_is_changed_by_some_file_of_ci(self) -> None:
+    def test_every_value_is_changed_by_some_file_of_ci_and_has_an_effect_there(self) -> None:
         defaults = yaml.safe_load(read("values.yaml"))
-        files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in chart.good_values()]
-        untouched = [
-            name
-            for name in values_table.names(read("values.yaml"))
-            if all(value_at(file, name) in (None, value_at(defaults, name)) for file in files)
-        ]
-        self.assertEqual(untouched, [])
+        files = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in chart.good_values()}
+        with chart.WithExampleFiles() as its_copy, tempfile.TemporaryDirectory() as folder:
+            without = pathlib.Path(folder) / "values.yaml"
+            for name in values_table.names(read("values.yaml")):
+                if name == "global":
+                    continue  # a parent chart's
+                changed = [path for path in files if value_at(files[path], name) not in (None, value_at(defaults, name))]
+                with self.subTest(value=name):
+                    self.assertTrue(changed, "no file changes it")
+                    without.write_text(yaml.safe_dump(removed(files[changed[0]], name)), encoding="utf-8")
+                    try:
+                        same = chart.render(3, its_copy, without) == manifests.rendered(3, changed[0])
+                        self.assertFalse(same, f"{changed[0].name} renders the same without it")
+                    except chart.Refused:
+                        pass  # the others contradict each other without it: an effect, too
 
     def test_schema_and_values_name_the_same_keys(self) -> None:
         schema = json.loads(read("values.schema.json"))
@@ -106,7 +128,8 @@ class RenderTest(unittest.TestCase):
         for values in chart.good_values():
             for name, labels, _ in manifests.pods(manifests.objects(values)):
                 if not name.startswith("Pod/"):  # the test's own starts anew anyway
-                    self.assertEqual([label for label in labels if label.startswith("helm.sh/") or label.endswith("version")], [])
+                    versions = [label for label in labels if label.startswith("helm.sh/") or label.endswith("version")]
+                    self.assertEqual(versions, [], name)
 
 
 if __name__ == "__main__":
