@@ -301,6 +301,16 @@ absl::StatusOr<bool> TieredStore::Erase(const Key& key, MissReason why) {
   return erased;
 }
 
+bool TieredStore::DropDeviceCopy(const Key& key) {
+  if (!live()) return false;
+  CallTime time(&host_core().clock);
+  if (host_core().index.Probe(key, time).size_bytes == 0) return false;
+  mover_->Forget(key);
+  const bool dropped = device_core().Erase(key, MissReason::kDamaged).value_or(false);
+  if (dropped) dropped_copies_.fetch_add(1, std::memory_order_relaxed);
+  return dropped;
+}
+
 // --- The whole ---
 
 absl::StatusOr<BlockStore::ScanResult> TieredStore::Scan(uint64_t cursor, size_t limit) {
@@ -360,6 +370,7 @@ TierFigures TieredStore::tiers() {
   figures.device_life = device_core().index.life();
   figures.moves = mover_->figures();
   figures.lost_to_eviction = lost_to_eviction_.load(std::memory_order_relaxed);
+  figures.dropped_copies = dropped_copies_.load(std::memory_order_relaxed);
   figures.staging_bytes = device_->staging_bytes();
   figures.staging_free_bytes = device_->staging_free_bytes();
   figures.late_copies = device_->late_copies();

@@ -62,6 +62,7 @@ struct TierFigures {
   uint64_t host_hits = 0, device_hits = 0;  // Gets that touched, by the tier that served them
   TierMover::Figures moves;
   uint64_t lost_to_eviction = 0;  // blocks that the device evicted and the host did not have
+  uint64_t dropped_copies = 0;    // by DropDeviceCopy
   uint64_t staging_bytes = 0, staging_free_bytes = 0, late_copies = 0;
   DeviceState state = DeviceState::kNone;
   std::string why_lost;
@@ -89,6 +90,10 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   // Space on the device, for who writes there itself. As Reserve; and Unavailable when there is no device (any more).
   absl::StatusOr<std::unique_ptr<DeviceReservation>> ReserveOnDevice(const Key& key, size_t size_bytes,
                                                                      const BlockTraits& traits = {});
+
+  // For a reader that found damage on the device where the host's copy is whole: the device forgets its copy, if the
+  // host has one, and may be given it anew. True if it did.
+  bool DropDeviceCopy(const Key& key);
 
   TierFigures tiers();
   DeviceState device_state() const { return state_.load(std::memory_order_acquire); }
@@ -128,7 +133,7 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   const std::unique_ptr<DeviceTier> device_;
   std::atomic<DeviceState> state_{DeviceState::kNone};
   std::atomic<int> deadlines_in_a_row_{0};
-  std::atomic<uint64_t> lost_to_eviction_{0};
+  std::atomic<uint64_t> lost_to_eviction_{0}, dropped_copies_{0};
   std::mutex end_mutex_;
   std::string why_lost_ ABSL_GUARDED_BY(end_mutex_);
   std::atomic<int64_t> lost_ns_{0};

@@ -139,6 +139,7 @@ absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const v1::ReportR
     const absl::StatusOr<bool> dropped = kvist::DropIfDamaged(this, key, FoundBy::kReport);
     if (!dropped.ok()) return dropped.status();
     response.set_damaged(response.damaged() + (*dropped ? 1 : 0));
+    if (!*dropped && options.hooks.doubted) options.hooks.doubted(key);
   }
   return response;
 }

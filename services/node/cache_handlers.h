@@ -53,6 +53,8 @@ struct Hooks {
   std::function<bool()> taking_blocks;
   // A copy came whose bytes differ from the stored block's, both being valid. The first was kept.
   std::function<void(const Key& key)> conflict;
+  // A reader found damage in a block that is whole as the store gives it: it may have read another copy of it.
+  std::function<void(const Key& key)> doubted;
   // A resting block was damaged and has been dropped; a node that takes blocks may fetch it again.
   std::function<void(const Key& key, const BlockTraits& traits)> damaged;
 };

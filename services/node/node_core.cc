@@ -182,6 +182,7 @@ class NodeCoreImpl final : public NodeCore {
     handlers.device_info = options_.device_info;
     handlers.hooks = std::move(hooks);
     handlers.hooks.drain = [this](const v1::DrainRequest& request) { return member_->Drain(request); };
+    handlers.hooks.doubted = [this](const Key& key) { store_->DropDeviceCopy(key); };
     handlers.hooks.taking_blocks = [this] { return !stopped_ && !member_->draining(); };
     return handlers;
   }

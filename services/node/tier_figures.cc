@@ -47,6 +47,9 @@ void AddDevice(TieredStore* store, Metrics* metrics) {
                      [store] { return store->tiers().moves.dropped_moves; });
   add(Metrics::Kind::kCounter, "kvist_lost_to_eviction_blocks_total",
       "Blocks that the device tier evicted and no other tier had.", &TierFigures::lost_to_eviction);
+  add(Metrics::Kind::kCounter, "kvist_dropped_device_copies_total",
+      "Copies that the device forgot because a reader found damage and the host's copy was whole.",
+      &TierFigures::dropped_copies);
   add(Metrics::Kind::kGauge, "kvist_staging_bytes", "Pinned host memory that copies to and from the device go through.",
       &TierFigures::staging_bytes);
   add(Metrics::Kind::kGauge, "kvist_staging_free_bytes", "Of that, what no copy or reader holds.",

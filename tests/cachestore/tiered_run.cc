@@ -100,7 +100,9 @@ void TieredRun::Reserve(bool on_device) {
     return;
   }
   if (!Expect(status.ok(), absl::StrCat("reserve: ", status.ToString()))) return;
-  Expect(!open_.contains(number), "two writers of one key");
+  // A writer to a device that is lost has lost its name, too.
+  const auto other = open_.find(number);
+  Expect(other == open_.end() || (lost() && other->second.device != nullptr), "two writers of one key");
   if (model_.Find(number) != nullptr) model_.SeeMiss(number, MissReason::kEvicted, false);
   open_[number] = std::move(open);
 }

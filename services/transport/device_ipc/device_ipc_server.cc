@@ -29,6 +29,7 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr size_t kKeyBytes = sizeof(Key::bytes);
 constexpr size_t kLongestRequest = size_t{64} << 10;
 constexpr int kLongestNapMs = 1000;
+constexpr int kDeafMs = 100;                // after a connection that could not be accepted
 constexpr size_t kMostRequestsARound = 16;  // of one worker, before the others have their turn
 
 // What one worker holds, by request and place.
@@ -118,7 +119,8 @@ class Server final : public DeviceIpcServer {
   void Run() {
     std::vector<pollfd> waits;
     while (!stopping_.load()) {
-      waits.assign({{wake_, POLLIN, 0}, {listener_, POLLIN, 0}});
+      const bool deaf = SteadyClock::now() < deaf_until_;
+      waits.assign({{wake_, POLLIN, 0}, {listener_, static_cast<short>(deaf ? 0 : POLLIN), 0}});
       for (const Worker& worker : workers_) {
         waits.push_back({worker.socket.fd(), static_cast<short>(POLLIN | (worker.socket.unsent() ? POLLOUT : 0)), 0});
       }
@@ -134,7 +136,7 @@ class Server final : public DeviceIpcServer {
 
   int Nap() const {
     if (more_) return 0;
-    int64_t nap = kLongestNapMs;
+    int64_t nap = SteadyClock::now() < deaf_until_ ? kDeafMs : kLongestNapMs;
     for (const Worker& worker : workers_) {
       const auto end = worker.pins.first_end();
       if (!end) continue;
@@ -145,6 +147,8 @@ class Server final : public DeviceIpcServer {
 
   void Accept() {
     const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    // Out of descriptors or memory: whoever waits goes on waiting, and so do we, or this thread would spin.
+    if (fd < 0) deaf_until_ = SteadyClock::now() + std::chrono::milliseconds(kDeafMs);
     if (fd < 0) return;
     workers_.emplace_back(fd);
     if (workers_.size() <= options_.max_workers) return;
@@ -267,6 +271,7 @@ class Server final : public DeviceIpcServer {
   std::atomic<uint64_t> workers_now_{0}, pins_now_{0}, blocks_given_{0}, expired_pins_{0}, refused_{0};
   // The thread's own.
   std::list<Worker> workers_;
+  SteadyClock::time_point deaf_until_;
   bool more_ = false;  // a worker has had its turn and may have sent more
 
   std::thread thread_;  // last: it uses all of the above

@@ -166,6 +166,31 @@ TEST_F(DeviceNodeTest, ABlockThatOnlyTheDeviceHasIsReadOverGrpcToo) {
   EXPECT_EQ(Get(1), std::pair(block, v1::TIER_DEVICE));
 }
 
+TEST_F(DeviceNodeTest, ACopyThatIsDamagedOnTheDeviceIsForgottenWhenAReaderSaysSoAndMadeAnew) {
+  config_.device.ipc_socket = Socket();
+  ASSERT_NO_FATAL_FAILURE(Start(Opener()));
+  const auto worker = EmulatedDevice::Create({});
+  auto client = DeviceIpcClient::Connect(config_.device.ipc_socket, worker.get(), kLong);
+  ASSERT_TRUE(client.ok()) << client.status();
+  const std::string block = Put(1);
+  ReadMapped(client->get(), worker.get(), 1);
+  {
+    auto lookups = (*client)->Get({TestKey(1)}, kLong);
+    ASSERT_TRUE(lookups.ok() && (*lookups)[0].block != nullptr);
+    const DeviceAddress at = (*lookups)[0].block->extents()[0].address + 1000;
+    worker->Write(at, {uint8_t(worker->Read(at, 1)[0] ^ 1)});
+    EXPECT_NE(ReadMapped(client->get(), worker.get(), 1), block);
+  }
+  v1::ReportRequest report;
+  report.set_keys(TestKey(1).bytes.data(), sizeof(Key));
+  const auto reported = channel_->Report(report, testing::In(10));
+  ASSERT_TRUE(reported.ok()) << reported.status();
+  EXPECT_EQ(reported->damaged(), 0u) << "the host's copy is whole";
+  EXPECT_THAT(Metrics(), HasSubstr("kvist_dropped_device_copies_total 1"));
+  EXPECT_EQ(ReadMapped(client->get(), worker.get(), 1), block);
+  EXPECT_EQ(Get(1), std::pair(block, v1::TIER_HOST));
+}
+
 TEST_F(DeviceNodeTest, AGpuThatFailsIsDroppedAndSaidAndTheHostServesOn) {
   config_.device.ipc_socket = Socket();
   ASSERT_NO_FATAL_FAILURE(Start(Opener()));

@@ -1,6 +1,7 @@
 // A worker reads blocks in a node's device memory, where they are; and whatever dies, stops or lies, no pin stays and no
 // byte is trusted that was not held. Emulated device memory, a real Unix socket; real processes where one dies.
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -109,14 +110,21 @@ class FixedBlocks final : public DeviceBlocks {
 class DeviceIpcTest : public ::testing::Test {
  protected:
   DeviceIpcTest() {
-    static int number = 0;
-    options_.path =
-        (std::filesystem::temp_directory_path() / absl::StrCat("kvist-ipc-", getpid(), "-", number++)).string();
+    // A folder of its own: a process id is no name where processes live in namespaces of their own.
+    char folder[] = "/tmp/kvist-ipc-XXXXXX";
+    EXPECT_NE(mkdtemp(folder), nullptr);
+    folder_ = folder;
+    options_.path = folder_ + "/socket";
     memory_ = device_->Allocate(kMemory).value();
     // Block 1 in one piece, block 2 in two, block 3 in host memory only.
     Place(1, {{64, 1000}});
     Place(2, {{8192, 16384}, {65536, 100}});
     blocks_.Add(KeyOf(3), {});
+  }
+
+  ~DeviceIpcTest() override {
+    server_ = nullptr;
+    std::filesystem::remove_all(folder_);
   }
 
   void Place(uint64_t number, const std::vector<std::pair<uint64_t, uint64_t>>& extents) {
@@ -147,6 +155,7 @@ class DeviceIpcTest : public ::testing::Test {
     return bytes;
   }
 
+  std::string folder_;
   DeviceIpcOptions options_;
   const std::unique_ptr<EmulatedDevice> device_ = EmulatedDevice::Create({});
   const std::unique_ptr<EmulatedDevice> worker_device_ =
@@ -344,6 +353,31 @@ TEST_F(DeviceIpcTest, AWorkerOfAnotherReleaseOrWithoutAHelloIsToldWhatIsWrong) {
   v1::DeviceIpcRequest get;
   get.mutable_get()->set_request(1);
   EXPECT_THAT(refusal(get), HasSubstr("a hello comes first"));
+}
+
+// It once asked the kernel again and again, without a pause, for a connection that it had no descriptor for.
+TEST_F(DeviceIpcTest, ANodeOutOfDescriptorsServesWhoWaitedWhenItHasSomeAgain) {
+  Start();
+  const auto former = Connect();
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few{128, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<int> taken;
+  for (int fd = 0; (fd = dup(0)) >= 0;) taken.push_back(fd);
+  ASSERT_FALSE(taken.empty());
+  close(taken.back());
+  taken.pop_back();
+  MessageSocket waiting(ConnectUnix(options_.path).value(), 1 << 20);
+  EXPECT_NE(former->Get({KeyOf(1)}, kLong).value()[0].block, nullptr) << "others are served meanwhile";
+  EXPECT_EQ(server_->counters().workers, 1u);
+  for (const int fd : taken) close(fd);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  v1::DeviceIpcRequest hello;
+  hello.mutable_hello()->set_protocol(kDeviceIpcProtocol);
+  const auto& uuid = worker_device_->description().uuid;
+  hello.mutable_hello()->set_device_uuid(std::string(uuid.begin(), uuid.end()));
+  EXPECT_TRUE(Ask(waiting, hello).has_welcome());
 }
 
 TEST_F(DeviceIpcTest, AHostileWorkerGetsASentenceAndNoPin) {
