@@ -266,8 +266,10 @@ CLUSTER = board(
               (f"sum by (state) (kvist_drain_blocks{{{I}}})", "{{state}}")),
     ],
     [
-        panel("Damage", "Blocks whose bytes were not those written, by what found them; none was served.", "cps",
-              (total("kvist_damaged_blocks_total", "found_by"), "{{found_by}}"), steps=(0.001,)),
+        panel("Damage", "Blocks whose bytes were not those written, by what found them; none was served. device copies: the host's "
+              "block was whole, its copy on the GPU was not.", "cps",
+              (total("kvist_damaged_blocks_total", "found_by"), "{{found_by}}"),
+              (total("kvist_dropped_device_copies_total"), "device copies"), steps=(0.001,)),
         panel("Blocks refused and in conflict", "Refused at their commit, by cause; and copies with other bytes than the block that is there.", "cps",
               (total("kvist_refused_blocks_total", "cause"), "refused, {{cause}}"),
               (total("kvist_conflicting_blocks_total"), "in conflict"), steps=(0.001,)),
