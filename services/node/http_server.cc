@@ -108,8 +108,11 @@ class HttplibServer : public HttpServer {
     if (thread_.joinable()) thread_.join();
   }
 
+  // `host` as in an address: an IPv6 one stands in brackets, which the library does not want.
   bool Bind(const std::string& host, int port) {
-    port_ = port == 0 ? server_.bind_to_any_port(host.c_str()) : (server_.bind_to_port(host.c_str(), port) ? port : -1);
+    const bool ipv6 = host.size() > 2 && host.front() == '[' && host.back() == ']';
+    const std::string bare = ipv6 ? host.substr(1, host.size() - 2) : host;
+    port_ = port == 0 ? server_.bind_to_any_port(bare.c_str()) : (server_.bind_to_port(bare.c_str(), port) ? port : -1);
     host_ = host;
     return port_ > 0;
   }

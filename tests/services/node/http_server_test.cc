@@ -112,6 +112,26 @@ TEST(HttpServerTest, ClientsThatSayNothingAndOnesThatStayHoldNobodyUp) {
   EXPECT_TRUE(answered_first);
 }
 
+TEST(HttpServerTest, ServesOnIpv6) {
+  auto server = HttpServer::Start(Options("[::1]:0"));
+  if (!server.ok()) {
+    const int plain = socket(AF_INET6, SOCK_STREAM, 0);
+    sockaddr_in6 loopback{};
+    loopback.sin6_family = AF_INET6;
+    loopback.sin6_addr = in6addr_loopback;
+    const bool here = bind(plain, reinterpret_cast<const sockaddr*>(&loopback), sizeof(loopback)) == 0;
+    close(plain);
+    if (!here) GTEST_SKIP() << "this host has no IPv6";
+  }
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_THAT((*server)->address(), testing::StartsWith("[::1]:"));
+  const std::string port = (*server)->address().substr(6);
+  httplib::Client client("::1", std::stoi(port));
+  const auto health = client.Get("/healthz");
+  ASSERT_TRUE(health);
+  EXPECT_EQ(health->body, "ok\n");
+}
+
 TEST(HttpServerTest, ATakenPortIsNamed) {
   auto first = HttpServer::Start(Options("127.0.0.1:0"));
   ASSERT_TRUE(first.ok()) << first.status();
