@@ -103,7 +103,8 @@ TEST(NodeTest, BitsAreFlippedOnlyWithTestFaultsAndTheScrubFindsThem) {
   const auto transport = NewGrpcTransport();
   const auto channel = transport->Connect(node->data_address().ToString());
   for (uint8_t i = 1; i <= 5; ++i) {
-    ASSERT_TRUE(testing::PutBlock(channel.get(), TestKey(i), testing::TestBlock(TestKey(i), 10, i)).ok());
+    const absl::Status put = testing::PutBlock(channel.get(), TestKey(i), testing::TestBlock(TestKey(i), 10, i));
+    ASSERT_TRUE(put.ok()) << put;
   }
   EXPECT_EQ(Flip(*node, "key=" + TestKey(1).Hex() + "&offset=5000&mask=8"), "200 {\"flipped\":1}\n");
   EXPECT_EQ(Flip(*node, "key=" + TestKey(9).Hex() + "&offset=5000&mask=8"), "200 {\"flipped\":0}\n");
