@@ -107,12 +107,21 @@ class ImageTest(unittest.TestCase):
         self.assertEqual(Archive(build(HOME / "again")).digest, self.image.digest)
 
 
+CAN_MAKE_GROUPS = """
+for group in /sys/fs/cgroup /sys/fs/cgroup/pids; do [ -w $group/cgroup.procs ] && exit; done
+echo control groups cannot be made >&2
+exit 1
+"""
+
+
 def why_not_run() -> str | None:
     """Why no container can run on this machine; None: it can."""
     if os.getuid() != 0:
         return "this user is not root"
-    done = subprocess.run([HERE / "where_runc_can", "true"], capture_output=True, text=True, check=False, timeout=60)
-    return None if done.returncode == 0 else f"neither mounts nor control groups are to be had here: {done.stderr.strip()}"
+    unshare = ["unshare", "--mount", "--pid", "--ipc", "--net", "--uts", "--fork"]
+    command = [HERE / "where_runc_can", *unshare, "sh", "-c", CAN_MAKE_GROUPS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return None if done.returncode == 0 else f"this machine has not what it takes: {done.stderr.strip()}"
 
 
 class ContainerTest(unittest.TestCase):
