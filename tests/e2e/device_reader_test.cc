@@ -93,7 +93,8 @@ class DeviceReaderProcessTest : public ::testing::Test {
     std::iota(tokens.begin(), tokens.end(), 7);
     chain_ = client_->Keys(tokens);
     std::vector<uint16_t> values(shape_.Elements() * kPromptBlocks);
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint16_t>(0x3e00 + i * 37 % 511 + i % 2 * 0x8000);
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<uint16_t>(0x3e00 + i * 37 % 511 + i % 2 * 0x8000);
     const auto put =
         client_->Put(chain_, ContiguousPages<const uint16_t>(values.data(), shape_, kPromptBlocks * shape_.tokens));
     ASSERT_TRUE(put.ok()) << put.status();
