@@ -265,7 +265,8 @@ class GrpcTransport : public Transport {
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);             // the client retries, within its own budget
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+    // What one attempt may take. A busy machine needs more than 100 ms for two signatures and their verification.
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, tls_ == nullptr ? 100 : 2'000);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
     // A fixed window in place of bandwidth probes, whose pings cost a third of the throughput on loopback; reads of 256

@@ -7,13 +7,17 @@
 #include <grpcpp/security/tls_credentials_options.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <algorithm>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/memory_file.h"
@@ -44,8 +48,8 @@ class FileIdentity final : public TlsIdentity {
     absl::StatusOr<TlsFiles> files = ReadTlsFiles(options_, absl::Now());
     if (!files.ok()) return files.status();
     if (absl::Status status = PutInForce(*std::move(files)); !status.ok()) return status;
-    provider_ = std::make_shared<FileWatcherCertificateProvider>(identity_.path(), identity_.path(), ca_.path(),
-                                                                 kWatchSeconds);
+    provider_ =
+        std::make_shared<FileWatcherCertificateProvider>(identity_.path(), identity_.path(), ca_.path(), kWatchSeconds);
     thread_ = std::thread([this] { Watch(); });
     return absl::OkStatus();
   }
@@ -126,10 +130,9 @@ class FileIdentity final : public TlsIdentity {
 absl::Status CheckAllOrNone(const TlsOptions& options) {
   const bool all = !options.cert_file.empty() && !options.key_file.empty() && !options.ca_file.empty();
   if (all || !options.any()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("TLS needs a certificate, its key and a CA; missing:",
-                                                 options.cert_file.empty() ? " certificate" : "",
-                                                 options.key_file.empty() ? " key" : "",
-                                                 options.ca_file.empty() ? " CA" : ""));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "TLS needs a certificate, its key and a CA; missing:", options.cert_file.empty() ? " certificate" : "",
+      options.key_file.empty() ? " key" : "", options.ca_file.empty() ? " CA" : ""));
 }
 
 absl::StatusOr<std::shared_ptr<TlsIdentity>> TlsIdentity::Load(const TlsOptions& options,
@@ -149,7 +152,13 @@ std::shared_ptr<grpc::Channel> ConnectGrpc(const std::string& address, const grp
 }
 
 absl::Status WithTlsHint(absl::Status status, bool tls) {
-  if (!absl::IsUnavailable(status)) return status;
+  if (!absl::IsUnavailable(status) || absl::StrContains(status.message(), "Connection refused")) return status;
+  // What gRPC says of a connection that did not come about, or ended; a node's own words have none of these.
+  constexpr absl::string_view kLost[] = {"failed to connect", "andshake", "Socket closed", "reset by peer",
+                                         "Broken pipe"};
+  const bool lost = std::any_of(std::begin(kLost), std::end(kLost),
+                                [&](absl::string_view words) { return absl::StrContains(status.message(), words); });
+  if (!lost) return status;
   return absl::UnavailableError(absl::StrCat(
       status.message(), tls ? " (over TLS: the node may not trust this certificate's CA, or serve in plaintext)"
                             : " (in plaintext: the node may want TLS)"));

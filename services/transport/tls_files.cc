@@ -52,9 +52,10 @@ absl::Status CheckPrivate(const std::string& path) {
   }
   const mode_t others = found.st_uid == 0 && found.st_gid != 0 ? S_IRWXO | S_IWGRP | S_IXGRP : S_IRWXO | S_IRWXG;
   if ((found.st_mode & others) == 0) return absl::OkStatus();
-  return Wrong("key", path,
-               absl::StrFormat("is open to others (mode %04o): whoever reads it can pose as this process; chmod 0600 it",
-                               found.st_mode & 07777));
+  return Wrong(
+      "key", path,
+      absl::StrFormat("is open to others (mode %04o): whoever reads it can pose as this process; chmod 0600 it",
+                      found.st_mode & 07777));
 }
 
 absl::StatusOr<Certificate> ParseCertificate(absl::string_view what, const std::string& path, const std::string& text) {

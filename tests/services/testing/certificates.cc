@@ -1,6 +1,5 @@
 #include "tests/services/testing/certificates.h"
 
-#include <gtest/gtest.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
@@ -100,8 +99,7 @@ void ReplaceFile(const std::string& path, const std::string& text) {
   Need(chmod(next.c_str(), 0600) == 0 && std::rename(next.c_str(), path.c_str()) == 0, "writing a file");
 }
 
-TlsOptions WriteTls(const std::string& name, const Issued& issued, const std::string& ca) {
-  const std::string stem = ::testing::TempDir() + "/" + name;
+TlsOptions WriteTls(const std::string& stem, const Issued& issued, const std::string& ca) {
   TlsOptions options;
   options.cert_file = stem + ".crt";
   options.key_file = stem + ".key";

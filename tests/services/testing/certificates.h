@@ -15,8 +15,8 @@ struct Issued {
 };
 
 struct IssueOptions {
-  std::string names = "IP:127.0.0.1";         // as OpenSSL writes subjectAltName
-  std::string usage = "serverAuth,clientAuth";  // as it writes extendedKeyUsage
+  std::string names = "IP:127.0.0.1";                               // as OpenSSL writes subjectAltName
+  std::string usage = "serverAuth,clientAuth";                      // as it writes extendedKeyUsage
   absl::Duration begins = -absl::Hours(48), ends = absl::Hours(1);  // from now
 };
 
@@ -36,8 +36,8 @@ class TestCa {
 // Replaces one file by rename.
 void ReplaceFile(const std::string& path, const std::string& text);
 
-// Writes `issued` and `ca` as files `name`.crt, `name`.key and `name`.ca of the test's folder, looked at every 20 ms.
-TlsOptions WriteTls(const std::string& name, const Issued& issued, const std::string& ca);
+// Writes `issued` and `ca` as files `stem`.crt, `stem`.key and `stem`.ca, looked at every 20 ms.
+TlsOptions WriteTls(const std::string& stem, const Issued& issued, const std::string& ca);
 
 }  // namespace kvist::testing
 

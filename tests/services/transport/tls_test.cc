@@ -4,14 +4,15 @@
 #include "services/transport/tls.h"
 
 #include <gmock/gmock.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <atomic>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -29,9 +30,12 @@ using testing::In;
 using testing::Issued;
 using testing::TestCa;
 using testing::TestKey;
-using testing::WriteTls;
 
 constexpr double kDeadline = 5;
+
+TlsOptions Write(const std::string& name, const Issued& issued, const std::string& ca) {
+  return testing::WriteTls(::testing::TempDir() + "/" + name, issued, ca);
+}
 
 std::shared_ptr<TlsIdentity> Load(const TlsOptions& options) {
   auto loaded = TlsIdentity::Load(options);
@@ -52,7 +56,7 @@ class TlsTest : public ::testing::Test {
  protected:
   void StartNode(const testing::IssueOptions& issue = {}) {
     config_ = testing::TestConfig(8 << 20);
-    config_.tls = WriteTls("node", ca_.Issue(issue), ca_.pem());
+    config_.tls = Write("node", ca_.Issue(issue), ca_.pem());
     node_ = testing::StartNode(config_);
     address_ = node_->data_address().ToString();
   }
@@ -83,7 +87,7 @@ class TlsTest : public ::testing::Test {
 
 TEST_F(TlsTest, WithCertificatesOfOneCaBlocksGoInAndComeBack) {
   StartNode();
-  const auto channel = ConnectWith(WriteTls("worker", ca_.Issue({.names = "DNS:worker"}), ca_.pem()));
+  const auto channel = ConnectWith(Write("worker", ca_.Issue({.names = "DNS:worker"}), ca_.pem()));
   const std::string block = testing::TestBlock(TestKey(1), 10, 1);
   ASSERT_TRUE(testing::PutBlock(channel.get(), TestKey(1), block).ok());
   const auto got = testing::GetBlocks(channel.get(), testing::GetRequestFor({TestKey(1)}));
@@ -91,22 +95,52 @@ TEST_F(TlsTest, WithCertificatesOfOneCaBlocksGoInAndComeBack) {
   EXPECT_EQ(got->bytes[0], block);
 }
 
+TEST_F(TlsTest, NodesCopyBlocksToEachOtherWithTheirCertificates) {
+  const std::string file = ::testing::TempDir() + "/two.json";
+  std::ofstream(file) << R"({"view": 1, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": "8MiB"},
+                                                  {"id": "n1", "address": "127.0.0.1:0", "capacity": "8MiB"}]})";
+  NodeConfig config = testing::TestConfig(8 << 20);
+  config.cluster_file = file;
+  config.tls = Write("node", ca_.Issue(), ca_.pem());
+  std::vector<std::unique_ptr<NodeServer>> nodes;
+  std::vector<std::unique_ptr<Channel>> channels;
+  const auto transport = NewGrpcTransport(Load(Write("worker", ca_.Issue(), ca_.pem())));
+  for (const char* id : {"n0", "n1"}) {
+    config.id.value = id;
+    nodes.push_back(testing::StartNode(config));
+    channels.push_back(transport->Connect(nodes.back()->data_address().ToString()));
+  }
+  const std::string block = testing::TestBlock(TestKey(1), 10, 1);
+  v1::PutReserve reserve = testing::ReserveFor(TestKey(1), block.size());
+  reserve.set_replicas(2);
+  auto put = channels[0]->Put(reserve, In(10));
+  ASSERT_TRUE(put.ok()) << put.status();
+  ASSERT_TRUE((*put)->Write(0, {reinterpret_cast<const uint8_t*>(block.data()), block.size()}).ok());
+  ASSERT_TRUE((*put)->Commit(block.size()).ok());
+  EXPECT_TRUE(testing::WaitFor(
+      [&] {
+        const auto info = channels[1]->ServerInfo(In(kDeadline));
+        return info.ok() && info->store().blocks() == 1;
+      },
+      30));
+}
+
 TEST_F(TlsTest, AWorkerOfAnotherCaIsRefused) {
   StartNode();
   const TestCa other;
-  Refused(ConnectWith(WriteTls("other", other.Issue(), ca_.pem())).get());
+  Refused(ConnectWith(Write("other", other.Issue(), ca_.pem())).get());
 }
 
 TEST_F(TlsTest, ANodeOfAnotherCaIsRefusedByTheWorker) {
   StartNode();
   const TestCa other;
-  const std::string why = Refused(ConnectWith(WriteTls("other", ca_.Issue(), other.pem())).get());
+  const std::string why = Refused(ConnectWith(Write("other", ca_.Issue(), other.pem())).get());
   EXPECT_THAT(why, HasSubstr("certificate verify failed"));
 }
 
 TEST_F(TlsTest, ANodeWhoseCertificateNamesAnotherHostIsRefusedUnlessTheNameIsGiven) {
   StartNode({.names = "DNS:node.example"});
-  TlsOptions worker = WriteTls("worker", ca_.Issue(), ca_.pem());
+  TlsOptions worker = Write("worker", ca_.Issue(), ca_.pem());
   EXPECT_THAT(Refused(ConnectWith(worker).get()), HasSubstr("Hostname Verification Check failed"));
   worker.server_name = "node.example";
   const auto info = ConnectWith(worker)->ServerInfo(In(kDeadline));
@@ -118,11 +152,20 @@ TEST_F(TlsTest, PlaintextToATlsNodeIsRefused) {
   EXPECT_THAT(Refused(Connect(nullptr).get()), HasSubstr("may want TLS"));
 }
 
+TEST(TlsHintTest, WhatANodeSaysAndAPortWhereNobodyListensAreNoMatterOfTls) {
+  for (const char* words : {"the node is draining", "failed to connect to all addresses; Connection refused"}) {
+    EXPECT_EQ(WithTlsHint(absl::UnavailableError(words), true), absl::UnavailableError(words));
+  }
+  EXPECT_EQ(WithTlsHint(absl::InternalError("Socket closed"), true), absl::InternalError("Socket closed"));
+  EXPECT_THAT(std::string(WithTlsHint(absl::UnavailableError("Socket closed"), false).message()),
+              HasSubstr("may want TLS"));
+}
+
 TEST_F(TlsTest, TlsToAPlaintextNodeIsRefused) {
   config_ = testing::TestConfig(8 << 20);
   node_ = testing::StartNode(config_);
   address_ = node_->data_address().ToString();
-  Refused(ConnectWith(WriteTls("worker", ca_.Issue(), ca_.pem())).get());
+  Refused(ConnectWith(Write("worker", ca_.Issue(), ca_.pem())).get());
 }
 
 // A caller that our own transport would not let out: gRPC's credentials as they are, on a connection of its own. Says
@@ -155,7 +198,7 @@ TEST_F(TlsTest, ACallerWithNoCertificateOrAnExpiredOneIsRefused) {
 TEST_F(TlsTest, AWorkerWithAWrongCertificateCountsMisses) {
   StartNode();
   const TestCa other;
-  const auto transport = NewGrpcTransport(Load(WriteTls("other", other.Issue(), ca_.pem())));
+  const auto transport = NewGrpcTransport(Load(Write("other", other.Issue(), ca_.pem())));
   ClientOptions options;
   options.ns.model = "test";
   options.ns.layers = options.ns.heads = 1;
@@ -212,13 +255,13 @@ class Callers {
 
 TEST_F(TlsTest, CertificatesRotatedUnderLoadOnBothSidesFailNoCall) {
   StartNode();
-  const auto tls = Load(WriteTls("worker", ca_.Issue(), ca_.pem()));
+  const auto tls = Load(Write("worker", ca_.Issue(), ca_.pem()));
   Callers load(address_, tls);
   for (uint64_t round = 1; round <= 3; ++round) {
     const testing::IssueOptions longer = {.ends = absl::Hours(static_cast<double>(1 + round))};
     const Issued node = ca_.Issue(longer), worker = ca_.Issue(longer);
-    WriteTls("node", node, ca_.pem());
-    WriteTls("worker", worker, ca_.pem());
+    Write("node", node, ca_.pem());
+    Write("worker", worker, ca_.pem());
     const double expiry = absl::ToUnixSeconds(absl::Now() + longer.ends);
     EXPECT_TRUE(testing::WaitFor([&] {
       return tls->figures().expiry > absl::Now() + longer.ends - absl::Minutes(5) &&
@@ -244,13 +287,13 @@ TEST_F(TlsTest, NewConnectionsUseTheCaThatWasRotatedIn) {
   const TestCa next;
   const Issued worker = next.Issue();
   EXPECT_EQ(CallWith(address_, ca_.pem(), worker), absl::StatusCode::kUnavailable);
-  WriteTls("node", ca_.Issue(), ca_.pem() + next.pem());
+  Write("node", ca_.Issue(), ca_.pem() + next.pem());
   EXPECT_TRUE(testing::WaitFor([&] { return CallWith(address_, ca_.pem(), worker) == absl::StatusCode::kOk; }, 30));
 }
 
 TEST_F(TlsTest, ABadFileRotatedInChangesNothingAndIsToldUntilItIsMended) {
   StartNode();
-  const auto tls = Load(WriteTls("worker", ca_.Issue(), ca_.pem()));
+  const auto tls = Load(Write("worker", ca_.Issue(), ca_.pem()));
   const double expiry = Figure(*node_, "kvist_tls_certificate_expiry_seconds");
   const Issued next = ca_.Issue({.ends = absl::Hours(9)});
   testing::ReplaceFile(config_.tls.key_file, next.key);
@@ -269,7 +312,7 @@ TEST_F(TlsTest, ABadFileRotatedInChangesNothingAndIsToldUntilItIsMended) {
 class TlsFilesTest : public ::testing::Test {
  protected:
   TestCa ca_;
-  TlsOptions good_ = WriteTls("files", ca_.Issue(), ca_.pem());
+  TlsOptions good_ = Write("files", ca_.Issue(), ca_.pem());
 };
 
 TEST_F(TlsFilesTest, AFileThatCannotBeReadIsNamed) {
@@ -294,17 +337,17 @@ TEST_F(TlsFilesTest, AKeyThatOthersCanReadIsRefused) {
 }
 
 TEST_F(TlsFilesTest, ACertificateThatHasExpiredOrHasNotBegunOrIsForServersOnlyIsRefused) {
-  TlsOptions options = WriteTls("expired", ca_.Issue({.ends = -absl::Hours(1)}), ca_.pem());
+  TlsOptions options = Write("expired", ca_.Issue({.ends = -absl::Hours(1)}), ca_.pem());
   EXPECT_THAT(WhyNot(options), HasSubstr(options.cert_file + "' expired at "));
-  options = WriteTls("early", ca_.Issue({.begins = absl::Hours(1), .ends = absl::Hours(2)}), ca_.pem());
+  options = Write("early", ca_.Issue({.begins = absl::Hours(1), .ends = absl::Hours(2)}), ca_.pem());
   EXPECT_THAT(WhyNot(options), HasSubstr(options.cert_file + "' is valid only from "));
-  options = WriteTls("server", ca_.Issue({.usage = "serverAuth"}), ca_.pem());
+  options = Write("server", ca_.Issue({.usage = "serverAuth"}), ca_.pem());
   EXPECT_THAT(WhyNot(options), HasSubstr(options.cert_file + "' may not be used by a client"));
 }
 
 TEST_F(TlsFilesTest, ANodeWithBadFilesDoesNotStartAndSaysWhy) {
   NodeConfig config = testing::TestConfig(1 << 20);
-  config.tls = WriteTls("expired", ca_.Issue({.ends = -absl::Hours(1)}), ca_.pem());
+  config.tls = Write("expired", ca_.Issue({.ends = -absl::Hours(1)}), ca_.pem());
   const auto node = NodeServer::Start(config);
   ASSERT_FALSE(node.ok());
   EXPECT_THAT(std::string(node.status().message()), HasSubstr("expired at "));
