@@ -22,7 +22,7 @@ constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
 struct RawFlags {
   std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
                                                      replicas = "1", keys = "100000", seed = "1";
-  std::string node_id, drain_deadline, drain_budget, interval = "2s";
+  std::string node_id, drain_deadline, drain_budget, interval = "2s", tls_cert, tls_key, tls_ca, tls_server_name;
   bool json = false, version = false, once = false;
 };
 
@@ -107,6 +107,14 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
     app->add_option("--keys", raw->keys, "Random keys to place when no prompt is given")->capture_default_str();
     app->add_option("--seed", raw->seed, "Of the random keys")->capture_default_str();
   }
+  const auto tls = [app](const char* flag, std::string* value, const char* variable, const char* about) {
+    app->add_option(flag, *value, about)->envname(variable);
+  };
+  tls("--tls-cert", &raw->tls_cert, "KVIST_TLS_CERT", "Certificate (PEM) to show to nodes; without it, plaintext");
+  tls("--tls-key", &raw->tls_key, "KVIST_TLS_KEY", "Its key (PEM), which only its owner may read");
+  tls("--tls-ca", &raw->tls_ca, "KVIST_TLS_CA", "CAs (PEM) that the nodes' certificates have to come from");
+  tls("--tls-server-name", &raw->tls_server_name, "KVIST_TLS_SERVER_NAME",
+      "For tests: the name that those carry (default: the host of the node's address)");
   app->add_option("--deadline", raw->deadline, "Of every call, for example 500ms or 10s")->capture_default_str();
 }
 
@@ -150,6 +158,12 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   command.chain_file = raw.chain;
   command.kv_file = raw.kv;
   command.json = raw.json;
+  command.tls.cert_file = raw.tls_cert;
+  command.tls.key_file = raw.tls_key;
+  command.tls.ca_file = raw.tls_ca;
+  command.tls.server_name = raw.tls_server_name;
+  const absl::Status tls = CheckAllOrNone(command.tls);
+  problems->Require(tls.ok(), "--tls-cert, --tls-key, --tls-ca", absl::StrCat("all three or none: ", tls.message()));
   const auto quoted = [](const std::string& text, const char* otherwise) {
     return absl::StrCat("'", text, "' is ", otherwise);
   };

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/codec.h"
+#include "services/transport/tls.h"
 
 namespace kvist {
 
@@ -20,6 +21,7 @@ struct Command {
   std::vector<std::string> seeds;  // "host:port" of nodes that are asked for the view
   std::string namespace_file, kv_file;
   std::string tokens_file, chain_file;  // one of the two
+  TlsOptions tls;                       // no files = plaintext
   bool json = false;
   absl::Duration deadline = absl::Seconds(10);
   Codec codec = Codec::kLadder;

@@ -2,9 +2,28 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "services/ctl/commands.h"
 #include "services/ctl/flags.h"
+#include "services/transport/tls.h"
+
+namespace kvist {
+namespace {
+
+absl::Status Run(const Command& command) {
+  std::shared_ptr<TlsIdentity> tls;
+  if (command.tls.any()) {
+    absl::StatusOr<std::shared_ptr<TlsIdentity>> loaded = TlsIdentity::Load(command.tls);
+    if (!loaded.ok()) return loaded.status();
+    tls = *std::move(loaded);
+  }
+  const std::unique_ptr<Transport> transport = NewGrpcTransport(std::move(tls));
+  return RunCommand(command, transport.get(), std::cout);
+}
+
+}  // namespace
+}  // namespace kvist
 
 int main(int argc, char** argv) {
   const absl::StatusOr<kvist::ParsedCommand> parsed = kvist::ParseCommand(argc, argv);
@@ -16,8 +35,7 @@ int main(int argc, char** argv) {
     std::cout << parsed->print_and_exit;
     return 0;
   }
-  const std::unique_ptr<kvist::Transport> transport = kvist::NewGrpcTransport();
-  const absl::Status status = kvist::RunCommand(parsed->command, transport.get(), std::cout);
+  const absl::Status status = kvist::Run(parsed->command);
   if (status.ok()) return 0;
   std::cerr << "kvist: " << std::string(status.message()) << "\n";
   return 1;

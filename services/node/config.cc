@@ -1,5 +1,7 @@
 #include "services/node/config.h"
 
+#include <arpa/inet.h>
+
 #include <CLI/CLI.hpp>
 #include <fstream>
 #include <iterator>
@@ -30,7 +32,8 @@ struct RawFlags {
               max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
               min_read_rate = "64KiB";
   std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
-  bool no_prefault = false, version = false, enable_test_faults = false;
+  std::string tls_cert, tls_key, tls_ca, tls_server_name, tls_refresh = "10s";
+  bool no_prefault = false, version = false, enable_test_faults = false, insecure = false;
 };
 
 class Problems {
@@ -77,6 +80,14 @@ absl::StatusOr<uint32_t> ParseCount(const std::string& text) {
   return count;
 }
 
+absl::StatusOr<absl::Duration> ParseRefresh(const std::string& text) {
+  absl::StatusOr<absl::Duration> refresh = ParseDurationWithin(text, absl::Hours(24));
+  if (refresh.ok() && *refresh < absl::Milliseconds(10)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is less than 10ms"));
+  }
+  return refresh;
+}
+
 // "0" and sizes such as 64MiB.
 absl::StatusOr<uint64_t> ParseSizeOrZero(const std::string& text) {
   return text == "0" ? absl::StatusOr<uint64_t>(0) : ParseByteSize(text);
@@ -99,6 +110,12 @@ absl::StatusOr<std::string> ReadSecret(const std::string& path) {
   absl::StripTrailingAsciiWhitespace(&secret);
   if (secret.empty()) return absl::InvalidArgumentError(absl::StrCat("'", path, "' is empty"));
   return secret;
+}
+
+bool IsLoopback(const std::string& host) {
+  in_addr address = {};
+  if (inet_pton(AF_INET, host.c_str(), &address) == 1) return ntohl(address.s_addr) >> 24 == 127;
+  return host == "localhost" || host == "[::1]";
 }
 
 bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "[::]"; }
@@ -199,6 +216,26 @@ void FillDevice(const RawFlags& raw, NodeConfig* config, Problems* problems) {
   }
 }
 
+void FillTls(const RawFlags& raw, NodeConfig* config, Problems* problems) {
+  TlsOptions& tls = config->tls;
+  tls.cert_file = raw.tls_cert;
+  tls.key_file = raw.tls_key;
+  tls.ca_file = raw.tls_ca;
+  tls.server_name = raw.tls_server_name;
+  config->insecure = raw.insecure;
+  problems->Take("--tls-refresh", ParseRefresh(raw.tls_refresh), &tls.refresh);
+  if (absl::Status status = CheckAllOrNone(tls); !status.ok()) {
+    problems->Add("--tls-cert, --tls-key, --tls-ca", absl::StrCat("all three or none: ", status.message()));
+  }
+  if (!raw.tls_server_name.empty() && !tls.any()) problems->Add("--tls-server-name", "needs --tls-cert");
+  if (raw.insecure && tls.any()) problems->Add("--insecure", "give it or --tls-cert, not both");
+  if (tls.any() || raw.insecure || config->listen.host.empty() || IsLoopback(config->listen.host)) return;
+  problems->Add("--tls-cert",
+                absl::StrCat("needed: other hosts reach ", config->listen.ToString(),
+                             ", and in plaintext whoever does can read and write every block; give "
+                             "--tls-cert, --tls-key and --tls-ca, or --insecure if the network is trusted"));
+}
+
 absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   NodeConfig config;
   Problems problems;
@@ -211,6 +248,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   if (!raw.etcd.empty()) FillEtcd(raw, &config, &problems);
   if (config.id.value.empty()) config.id.value = "local";
   FillAddresses(raw, &config, &problems);
+  FillTls(raw, &config, &problems);
   FillLimits(raw, &config, &problems);
   FillDevice(raw, &config, &problems);
   if (!raw.capacity.empty()) problems.Take("--capacity", ParseByteSize(raw.capacity), &config.capacity_bytes);
@@ -252,6 +290,17 @@ void AddMemberFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--drain-budget", raw->drain_budget, "Bytes to hand over then (default: half of the capacity)");
 }
 
+void AddTlsFlags(CLI::App* app, RawFlags* raw) {
+  app->add_option("--tls-cert", raw->tls_cert,
+                  "This node's certificate (PEM, with its chain): towards workers and peers");
+  app->add_option("--tls-key", raw->tls_key, "Its key (PEM), which only its owner may read");
+  app->add_option("--tls-ca", raw->tls_ca, "CAs (PEM) that every worker's and peer's certificate has to come from");
+  app->add_option("--tls-server-name", raw->tls_server_name,
+                  "For tests: the name that peers' certificates carry (default: the host of their address)");
+  app->add_option("--tls-refresh", raw->tls_refresh, "How often these files are looked at")->capture_default_str();
+  app->add_flag("--insecure", raw->insecure, "Plaintext on an address that other hosts reach");
+}
+
 void AddDeviceFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--device-capacity", raw->device_capacity,
                   "Device tier, for example 16GiB of the GPU's memory (default: none)");
@@ -291,6 +340,7 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
   AddMemberFlags(&app, &raw);
   AddLimitFlags(&app, &raw);
   AddDeviceFlags(&app, &raw);
+  AddTlsFlags(&app, &raw);
   app.add_option("--listen", raw.listen,
                  "Data port, host:port; port 0 = chosen by the system (default: from the cluster file)");
   app.add_option("--capacity", raw.capacity, "Host tier, for example 8GiB (default: from the cluster file)");

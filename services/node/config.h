@@ -11,6 +11,7 @@
 #include "services/cluster/membership.h"
 #include "services/cluster/view.h"
 #include "services/node/limits.h"
+#include "services/transport/tls.h"
 
 namespace kvist {
 
@@ -30,6 +31,8 @@ struct NodeConfig {
   EtcdOptions etcd;             // no endpoints = not in etcd
   Address listen;               // of the data port; port 0 = chosen by the system
   Address advertise;            // where others reach it; empty host = the listen address; port 0 = the bound port
+  TlsOptions tls;               // of the data port, and towards peers; no files = plaintext
+  bool insecure = false;        // plaintext beyond loopback is meant
   Address http;                 // of /metrics, /healthz, /readyz
   uint64_t capacity_bytes = 0;  // of the host tier
   DeviceConfig device;

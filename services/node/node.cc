@@ -1,6 +1,7 @@
 #include "services/node/node.h"
 
 #include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <netdb.h>
@@ -23,6 +24,7 @@
 #include "services/node/test_faults.h"
 #include "services/runtime/runtime.h"
 #include "services/transport/grpc_library.h"
+#include "services/transport/tls.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
@@ -95,6 +97,31 @@ absl::StatusOr<Address> AdvertisedAddress(const NodeConfig& config, const Addres
   return address;
 }
 
+// Null for plaintext.
+absl::StatusOr<std::shared_ptr<TlsIdentity>> OpenTls(const NodeConfig& config) {
+  if (!config.tls.any()) return nullptr;
+  return TlsIdentity::Load(config.tls, [](const absl::Status& status) {
+    if (status.ok()) return Log(LogLevel::kInfo, "TLS files reloaded");
+    Log(LogLevel::kError, "TLS files not reloaded, the earlier ones stay in force",
+        {{"error", std::string(status.message())}});
+  });
+}
+
+void AddTlsFigures(const TlsIdentity* tls, Metrics* metrics) {
+  metrics->AddFigure(Metrics::Kind::kGauge, "kvist_tls_certificate_expiry_seconds",
+                     "When the certificate in force ends, in Unix time.", {},
+                     [tls] { return absl::ToUnixMillis(tls->figures().expiry) / 1e3; });
+  metrics->AddFigure(Metrics::Kind::kGauge, "kvist_tls_reload_failed",
+                     "1 while the TLS files are bad and earlier ones are in force.", {},
+                     [tls] { return tls->figures().last.ok() ? 0 : 1; });
+  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_tls_reloads_total",
+                     "Sets of TLS files taken after the first, by result.", {{"result", "ok"}},
+                     [tls] { return static_cast<double>(tls->figures().reloads); });
+  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_tls_reloads_total",
+                     "Sets of TLS files taken after the first, by result.", {{"result", "failed"}},
+                     [tls] { return static_cast<double>(tls->figures().failed_reloads); });
+}
+
 class RunningNode : public NodeServer {
  public:
   RunningNode(const NodeConfig& config, const DeviceOpener& open_device) : config_(config), open_device_(open_device) {}
@@ -112,8 +139,17 @@ class RunningNode : public NodeServer {
     absl::StatusOr<std::unique_ptr<Membership>> membership = OpenMembership(config_);
     if (!membership.ok()) return membership.status();
     membership_ = *std::move(membership);
+    absl::StatusOr<std::shared_ptr<TlsIdentity>> tls = OpenTls(config_);
+    if (!tls.ok()) return tls.status();
+    tls_ = *std::move(tls);
+    if (config_.insecure) {
+      Log(LogLevel::kWarning,
+          "--insecure: the data port is plaintext, and whoever reaches it can read and write blocks");
+    }
+    transport_ = NewGrpcTransport(tls_);
     if (absl::Status status = CreateCore(); !status.ok()) return status;
     AddProcessFigures(core_->metrics());
+    if (tls_ != nullptr) AddTlsFigures(tls_.get(), core_->metrics());
     cache_ = std::make_unique<CacheService>(core_->handlers());
     cluster_ = std::make_unique<ClusterService>(core_->handlers());
     if (absl::Status status = StartHttp(); !status.ok()) return status;
@@ -164,8 +200,12 @@ class RunningNode : public NodeServer {
   // What /readyz adds, though the node serves.
   std::string Trouble() const {
     std::string trouble = core_->status().trouble;
-    if (device_ == nullptr || device_->trouble().empty()) return trouble;
-    return absl::StrCat(trouble, trouble.empty() ? "" : "; ", device_->trouble());
+    const auto add = [&trouble](absl::string_view more) {
+      if (!more.empty()) absl::StrAppend(&trouble, trouble.empty() ? "" : "; ", more);
+    };
+    if (device_ != nullptr) add(device_->trouble());
+    if (tls_ != nullptr) add(tls_->figures().last.message());
+    return trouble;
   }
 
   absl::Status StartHttp() {
@@ -193,7 +233,8 @@ class RunningNode : public NodeServer {
     KeepGrpcAlive();
     grpc::ServerBuilder builder;
     int port = 0;
-    builder.AddListeningPort(config_.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort(config_.listen.ToString(),
+                             tls_ != nullptr ? tls_->ForServer() : grpc::InsecureServerCredentials(), &port);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // else two nodes could share a port unseen
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -235,7 +276,8 @@ class RunningNode : public NodeServer {
   Address data_address_, http_address_;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<NodeClaim> claim_;
-  std::unique_ptr<Transport> transport_ = NewGrpcTransport();
+  std::shared_ptr<TlsIdentity> tls_;  // null for plaintext
+  std::unique_ptr<Transport> transport_;
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<NodeCore> core_;
   std::unique_ptr<DeviceServices> device_;  // null without a device tier

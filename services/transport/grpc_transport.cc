@@ -2,8 +2,8 @@
 // (part_stream.h).
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/channel_arguments.h>
 
 #include <algorithm>
 #include <memory>
@@ -20,6 +20,7 @@
 #include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
 #include "services/transport/part_stream.h"
+#include "services/transport/tls.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
@@ -171,9 +172,9 @@ absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1:
 
 class GrpcChannel : public Channel {
  public:
-  explicit GrpcChannel(std::shared_ptr<grpc::Channel> channel)
-
-      : cluster_stub_(v1::Cluster::NewStub(channel)),
+  GrpcChannel(std::shared_ptr<grpc::Channel> channel, std::shared_ptr<const TlsIdentity> tls)
+      : tls_(std::move(tls)),
+        cluster_stub_(v1::Cluster::NewStub(channel)),
         stub_(v1::Cache::NewStub(channel)),
         raw_stub_(std::move(channel)) {}
 
@@ -218,14 +219,14 @@ class GrpcChannel : public Channel {
       if (!last.ok()) return last.status();  // the stream's destructor cancels the call
       complete = complete || *last;
     }
-    if (absl::Status status = stream.Finish(); !status.ok()) return status;
+    if (absl::Status status = stream.Finish(); !status.ok()) return Told(std::move(status));
     if (!complete) return absl::InternalError("the node ended a Get without a trailer");
     return trailer;
   }
 
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
     auto stream = std::make_unique<GrpcPutStream>(&raw_stub_, deadline);
-    if (absl::Status status = stream->Reserve(reserve); !status.ok()) return status;
+    if (absl::Status status = stream->Reserve(reserve); !status.ok()) return Told(std::move(status));
     return stream;
   }
 
@@ -242,10 +243,12 @@ class GrpcChannel : public Channel {
     } else {
       status = (stub_.get()->*method)(&context, request, &response);
     }
-    if (!status.ok()) return FromGrpc(status, context);
+    if (!status.ok()) return Told(FromGrpc(status, context));
     return response;
   }
+  absl::Status Told(absl::Status status) const { return WithTlsHint(std::move(status), tls_ != nullptr); }
 
+  const std::shared_ptr<const TlsIdentity> tls_;  // outlives the stubs
   std::unique_ptr<v1::Cluster::Stub> cluster_stub_;
   std::unique_ptr<v1::Cache::Stub> stub_;
   grpc::GenericStub raw_stub_;
@@ -253,7 +256,7 @@ class GrpcChannel : public Channel {
 
 class GrpcTransport : public Transport {
  public:
-  GrpcTransport() { KeepGrpcAlive(); }
+  explicit GrpcTransport(std::shared_ptr<const TlsIdentity> tls) : tls_(std::move(tls)) { KeepGrpcAlive(); }
 
   std::unique_ptr<Channel> Connect(const std::string& address) override {
     grpc::ChannelArguments arguments;
@@ -262,8 +265,9 @@ class GrpcTransport : public Transport {
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);             // the client retries, within its own budget
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-    // What one attempt to connect may take: with 100 ms a node on a busy machine was taken for one that is down.
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
+    // What one attempt to connect may take: with 100 ms a node on a busy machine was taken for one that is down, and a
+    // handshake of TLS takes two signatures and their verification.
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, tls_ == nullptr ? 1'000 : 2'000);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
     // A fixed window in place of bandwidth probes, whose pings cost a third of the throughput on loopback; reads of 256
@@ -272,13 +276,17 @@ class GrpcTransport : public Transport {
     arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
     arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 256 << 10);
-    return std::make_unique<GrpcChannel>(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    return std::make_unique<GrpcChannel>(ConnectGrpc(address, arguments, tls_.get()), tls_);
   }
+
+ private:
+  const std::shared_ptr<const TlsIdentity> tls_;
 };
 
 }  // namespace
 
-std::unique_ptr<Transport> NewGrpcTransport() { return std::make_unique<GrpcTransport>(); }
+std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity> tls) {
+  return std::make_unique<GrpcTransport>(std::move(tls));
+}
 
 }  // namespace kvist

@@ -69,7 +69,10 @@ class Transport {
   virtual std::unique_ptr<Channel> Connect(const std::string& address) = 0;
 };
 
-std::unique_ptr<Transport> NewGrpcTransport();  // grpc_transport.cc
+class TlsIdentity;  // tls.h
+
+// In plaintext, or with `tls`, which its channels share.
+std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity> tls = nullptr);  // grpc_transport.cc
 
 }  // namespace kvist
 

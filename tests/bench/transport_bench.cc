@@ -12,10 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/cluster/static_file.h"
+#include "services/transport/tls.h"
 #include "services/transport/transport.h"
 #include "services/worker/client.h"
 #include "tests/bench/peers.h"
 #include "tests/bench/rows.h"
+#include "tests/services/testing/certificates.h"
 
 namespace kvist {
 namespace {
@@ -43,8 +45,9 @@ void Require(bool condition, const std::string& what) {
 // `count` kvistd processes from one cluster file in a folder of their own.
 class Cluster {
  public:
-  Cluster(const std::string& kvistd, int count)
-      : folder_(std::filesystem::temp_directory_path() / absl::StrCat("kvist-bench-", getpid(), "-", count)) {
+  Cluster(const std::string& kvistd, int count, const std::vector<std::string>& flags = {})
+      : folder_(std::filesystem::temp_directory_path() /
+                absl::StrCat("kvist-bench-", getpid(), "-", count, flags.empty() ? "" : "-tls")) {
     std::filesystem::create_directories(folder_);
     const std::string file = folder_ / "cluster.json";
     std::string nodes;
@@ -54,7 +57,9 @@ class Cluster {
     }
     std::ofstream(file) << "{\"view\": 1, \"nodes\": [" << nodes << "]}";
     for (int i = 0; i < count; ++i) {
-      children_.push_back(Child::Spawn({kvistd, "--cluster", file, "--node", absl::StrCat("n", i)}));
+      std::vector<std::string> command = {kvistd, "--cluster", file, "--node", absl::StrCat("n", i)};
+      command.insert(command.end(), flags.begin(), flags.end());
+      children_.push_back(Child::Spawn(command));
     }
     view_ = Must(LoadView(file, absl::Now() + absl::Seconds(20), RealRuntime()->clock()));
   }
@@ -166,6 +171,30 @@ void BenchGet(const View& view, Transport* transport, TcpSender* tcp) {
       [&] { tcp->Fetch(absl::MakeSpan(memory).subspan(0, wire_bytes)); }, Target{0.7, Reach::kAtLeast});
 }
 
+void BenchTls(const std::string& kvistd, const View& plain_view, Transport* plain) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / absl::StrCat("kvist-bench-", getpid(), "-certificates");
+  std::filesystem::create_directories(folder);
+  const testing::TestCa ca;
+  const TlsOptions files = testing::WriteTls(folder / "both", ca.Issue(), ca.pem());
+  const Cluster cluster(kvistd, 1,
+                        {"--tls-cert", files.cert_file, "--tls-key", files.key_file, "--tls-ca", files.ca_file});
+  const auto transport = NewGrpcTransport(Must(TlsIdentity::Load(files)));
+  Prompt ours(cluster.view(), transport.get(), kShape, Codec::kLadder, kBlocks);
+  Prompt other(plain_view, plain, kShape, Codec::kLadder, kBlocks);
+  ours.Put();
+  other.Put();
+  std::vector<uint8_t> memory(ours.PlainBytes());
+  const auto ours_channel = transport->Connect(cluster.view().nodes[0].address.ToString());
+  const auto other_channel = plain->Connect(plain_view.nodes[0].address.ToString());
+  const size_t wire_bytes = GetRaw(ours_channel.get(), ours.chain(), absl::MakeSpan(memory));
+  PrintThroughput(
+      "Get of 16 blocks over mutual TLS / in plaintext", kRounds, wire_bytes,
+      [&] { GetRaw(ours_channel.get(), ours.chain(), absl::MakeSpan(memory)); }, wire_bytes,
+      [&] { GetRaw(other_channel.get(), other.chain(), absl::MakeSpan(memory)); }, std::nullopt);
+  std::filesystem::remove_all(folder);
+}
+
 void BenchDecodedGet(const View& view, Transport* transport) {
   Redis redis;
   Prompt ladder(view, transport, kShape, Codec::kLadder, kBlocks), i8(view, transport, kShape, Codec::kI8, kBlocks),
@@ -209,6 +238,7 @@ int Main(const std::string& kvistd) {
   const Cluster one(kvistd, 1), three(kvistd, 3);
   const std::unique_ptr<Transport> transport = NewGrpcTransport();
   BenchGet(one.view(), transport.get(), &tcp);
+  BenchTls(kvistd, one.view(), transport.get());
   BenchDecodedGet(one.view(), transport.get());
   BenchMatch(three.view(), transport.get());
   return 0;

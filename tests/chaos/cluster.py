@@ -171,7 +171,7 @@ class Cluster:
         advertise = f"{host.address}:{PROXY_PORT if name in self._proxies else DATA_PORT}"
         command = [self.programs.kvistd, "--etcd", f"{self.hosts['etcd'].address}:{ETCD_PORT}", "--node", name, "--listen",
                    f"{host.address}:{DATA_PORT}", "--advertise", advertise, "--http", f"{host.address}:{HTTP_PORT}", "--capacity",
-                   self.capacity, "--weight", 1, "--no-prefault", "--enable-test-faults", "--join-ramp", ramp,
+                   self.capacity, "--weight", 1, "--no-prefault", "--enable-test-faults", "--insecure", "--join-ramp", ramp,
                    "--join-window", window, *self.flags]
         self._processes[name] = host.start(command, subprocess.DEVNULL, self._log(name))
 

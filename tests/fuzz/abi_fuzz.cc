@@ -476,7 +476,9 @@ class Script {
 
 }  // namespace
 
-std::unique_ptr<Transport> NewGrpcTransport() { return std::make_unique<FuzzTransport>(); }
+std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity>) {
+  return std::make_unique<FuzzTransport>();
+}
 
 }  // namespace kvist
 

@@ -82,6 +82,11 @@ void CheckNode(const Args& args) {
                 "--node=" + config.id.value};
   if (!config.cluster_file.empty()) again.push_back("--cluster=" + config.cluster_file);
   if (!config.prefault) again.push_back("--no-prefault");
+  if (config.insecure) again.push_back("--insecure");
+  if (config.tls.any()) {
+    again.insert(again.end(), {"--tls-cert=" + config.tls.cert_file, "--tls-key=" + config.tls.key_file,
+                               "--tls-ca=" + config.tls.ca_file});
+  }
   const absl::StatusOr<ParsedFlags> second = Call(again, &ParseFlags);
   KVIST_HOLDS(second.ok(), Said(again), ": ", second.status().message());
   const NodeConfig& same = second->config;

@@ -1,13 +1,12 @@
 // TransferControl over gRPC: one channel, of its own, so that a transfer's few words never wait behind a stream of blocks.
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
 #include "kvist/v1/transfer.grpc.pb.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
 #include "services/transport/nccl/transfer_control.h"
+#include "services/transport/tls.h"
 
 namespace kvist {
 namespace {
@@ -17,7 +16,7 @@ constexpr int kMaxReconnectMs = 1'000;
 
 class GrpcTransferControl final : public TransferControl {
  public:
-  explicit GrpcTransferControl(const std::string& address) {
+  GrpcTransferControl(const std::string& address, std::shared_ptr<const TlsIdentity> tls) : tls_(std::move(tls)) {
     KeepGrpcAlive();
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -25,8 +24,7 @@ class GrpcTransferControl final : public TransferControl {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-    stub_ =
-        v1::DeviceTransfer::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    stub_ = v1::DeviceTransfer::NewStub(ConnectGrpc(address, arguments, tls_.get()));
   }
 
   absl::StatusOr<v1::OpenEpochResponse> Open(const v1::OpenEpochRequest& request, absl::Time deadline) override {
@@ -54,17 +52,19 @@ class GrpcTransferControl final : public TransferControl {
     context.set_deadline(absl::ToChronoTime(deadline));
     Response response;
     const grpc::Status status = ((*stub_).*method)(&context, request, &response);
-    if (!status.ok()) return FromGrpc(status, context);
+    if (!status.ok()) return WithTlsHint(FromGrpc(status, context), tls_ != nullptr);
     return response;
   }
 
+  const std::shared_ptr<const TlsIdentity> tls_;  // outlives the stub
   std::unique_ptr<v1::DeviceTransfer::Stub> stub_;
 };
 
 }  // namespace
 
-std::unique_ptr<TransferControl> NewGrpcTransferControl(const std::string& address) {
-  return std::make_unique<GrpcTransferControl>(address);
+std::unique_ptr<TransferControl> NewGrpcTransferControl(const std::string& address,
+                                                        std::shared_ptr<const TlsIdentity> tls) {
+  return std::make_unique<GrpcTransferControl>(address, std::move(tls));
 }
 
 }  // namespace kvist

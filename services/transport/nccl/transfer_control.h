@@ -25,8 +25,11 @@ class TransferControl {
   virtual absl::StatusOr<v1::CloseEpochResponse> Close(const v1::CloseEpochRequest& request, absl::Time deadline) = 0;
 };
 
-// To "host:port", without waiting for it.
-std::unique_ptr<TransferControl> NewGrpcTransferControl(const std::string& address);  // grpc_transfer_control.cc
+class TlsIdentity;  // services/transport/tls.h
+
+// To "host:port", without waiting for it; in plaintext, or with `tls`. grpc_transfer_control.cc
+std::unique_ptr<TransferControl> NewGrpcTransferControl(const std::string& address,
+                                                        std::shared_ptr<const TlsIdentity> tls = nullptr);
 
 }  // namespace kvist
 

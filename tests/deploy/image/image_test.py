@@ -151,7 +151,7 @@ class ContainerTest(unittest.TestCase):
             self.podman,
             self.volumes,
             self.image,
-            ["kvistd", "--node=kvist-0", f"--listen=0.0.0.0:{port}", "--http=0.0.0.0:9090", f"--advertise={NAME}",
+            ["kvistd", "--insecure", "--node=kvist-0", f"--listen=0.0.0.0:{port}", "--http=0.0.0.0:9090", f"--advertise={NAME}",
              "--capacity=64MiB", "--cluster=/var/lib/kvist/cluster.json"],
         )
         self.addCleanup(container.__exit__)

@@ -46,6 +46,35 @@ TEST(ConfigTest, AllWrongFlagsAreNamedAtOnce) {
   }
 }
 
+TEST(ConfigTest, PlaintextBeyondLoopbackHasToBeMeant) {
+  for (const char* address : {"0.0.0.0:7070", "10.0.0.1:7070", "[::]:7070", "127.example:7070"}) {
+    const auto refused = Parse({"--listen", address, "--capacity", "64MiB"});
+    EXPECT_THAT(std::string(refused.status().message()),
+                HasSubstr("give --tls-cert, --tls-key and --tls-ca, or --insecure if the network is trusted"))
+        << address;
+    const auto meant = Parse({"--listen", address, "--capacity", "64MiB", "--insecure"});
+    ASSERT_TRUE(meant.ok()) << meant.status();
+    EXPECT_TRUE(meant->config.insecure);
+    const auto secured =
+        Parse({"--listen", address, "--capacity", "64MiB", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"});
+    ASSERT_TRUE(secured.ok()) << secured.status();
+    EXPECT_EQ(secured->config.tls.key_file, "k");
+  }
+  for (const char* address : {"127.0.0.9:7070", "localhost:7070", "[::1]:7070"}) {
+    EXPECT_TRUE(Parse({"--listen", address, "--capacity", "64MiB"}).ok()) << address;
+  }
+}
+
+TEST(ConfigTest, TlsNeedsAllThreeFilesAndNoInsecure) {
+  const auto missing = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--tls-cert", "c"});
+  EXPECT_THAT(std::string(missing.status().message()), HasSubstr("all three or none"));
+  EXPECT_THAT(std::string(missing.status().message()), HasSubstr("missing: key CA"));
+  const auto both = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--tls-cert", "c", "--tls-key", "k",
+                           "--tls-ca", "a", "--insecure", "--tls-refresh", "0s"});
+  EXPECT_THAT(std::string(both.status().message()), HasSubstr("--insecure: give it or --tls-cert, not both"));
+  EXPECT_THAT(std::string(both.status().message()), HasSubstr("--tls-refresh: '0s' is less than 10ms"));
+}
+
 TEST(ConfigTest, WithoutAClusterFileMissingFlagsAreNamed) {
   const auto flags = Parse({});
   ASSERT_FALSE(flags.ok());
@@ -111,7 +140,8 @@ TEST(ConfigTest, AMemberInEtcdIsDescribedWhole) {
                             "--drain-budget",
                             "64MiB",
                             "--scrub-rate",
-                            "0"});
+                            "0",
+                            "--insecure"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   const NodeConfig& config = flags->config;
   EXPECT_EQ(config.etcd.endpoints, (std::vector<std::string>{"10.0.0.1:2379", "10.0.0.2:2379"}));

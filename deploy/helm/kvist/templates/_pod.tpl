@@ -111,6 +111,8 @@ spec:
 - --advertise=$(POD_NAME).{{ include "kvist.headless" . }}.{{ include "kvist.domain" . }}:{{ $data }}
 {{- end }}
 - --listen=0.0.0.0:{{ $data }}
+{{- /* Plaintext, kept to chosen pods by the NetworkPolicy; values for kvistd's --tls-* flags come next. */}}
+- --insecure
 - --http=0.0.0.0:{{ int .Values.ports.http }}
 - --capacity={{ .Values.capacity }}
 {{- if not .Values.prefault }}
