@@ -1,4 +1,5 @@
 // TransferControl over gRPC: one channel, of its own, so that a transfer's few words never wait behind a stream of blocks.
+#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/channel_arguments.h>
 
