@@ -31,6 +31,12 @@ SMALL = {
 NOT_OF_THE_CHART = {
     "help": "prints and ends",
     "version": "prints and ends",
+    # The chart says --insecure, and its README that values for TLS are to come.
+    "tls-cert": "no values for TLS yet",
+    "tls-key": "no values for TLS yet",
+    "tls-ca": "no values for TLS yet",
+    "tls-refresh": "no values for TLS yet",
+    "tls-server-name": "for tests",
 }
 
 
