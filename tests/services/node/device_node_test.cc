@@ -61,6 +61,14 @@ class DeviceNodeTest : public ::testing::Test {
     node_ = nullptr;
     if (!folder_.empty()) std::filesystem::remove_all(folder_);
   }
+  // With a worker on the same GPU that has mapped the tier.
+  void StartMapped() {
+    config_.device.ipc_socket = Socket();
+    ASSERT_NO_FATAL_FAILURE(Start(Opener()));
+    auto client = DeviceIpcClient::Connect(config_.device.ipc_socket, worker_.get(), kLong);
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+  }
   std::string Readyz() { return testing::HttpGet(node_->http_address(), "/readyz"); }
   std::string Metrics() { return testing::HttpGet(node_->http_address(), "/metrics"); }
   std::string Put(uint8_t key) {
@@ -77,17 +85,17 @@ class DeviceNodeTest : public ::testing::Test {
     return {fetched->bytes[0], fetched->headers[0].tier()};
   }
   // Asks as a worker on the same GPU until the block is there, and reads it.
-  std::string ReadMapped(DeviceIpcClient* client, EmulatedDevice* device, uint8_t key) {
+  std::string ReadMapped(uint8_t key) {
     std::unique_ptr<DeviceIpcBlock> block;
     EXPECT_TRUE(testing::WaitFor([&] {
-      auto lookups = client->Get({TestKey(key)}, kLong);
+      auto lookups = client_->Get({TestKey(key)}, kLong);
       if (lookups.ok()) block = std::move((*lookups)[0].block);
       return block != nullptr;
     }));
     std::string bytes;
     if (block == nullptr) return bytes;
     for (const DeviceExtent& extent : block->extents()) {
-      const std::vector<uint8_t> part = device->Read(extent.address, extent.size_bytes);
+      const std::vector<uint8_t> part = worker_->Read(extent.address, extent.size_bytes);
       bytes.append(part.begin(), part.end());
     }
     EXPECT_TRUE(block->StillHeld().ok());
@@ -100,22 +108,21 @@ class DeviceNodeTest : public ::testing::Test {
   std::unique_ptr<NodeServer> node_;
   std::unique_ptr<Transport> transport_ = NewGrpcTransport();
   std::unique_ptr<Channel> channel_;
+  const std::unique_ptr<EmulatedDevice> worker_ = EmulatedDevice::Create({});  // the node's GPU, as a worker has it
+  std::unique_ptr<DeviceIpcClient> client_;
 };
 
 TEST_F(DeviceNodeTest, AWorkerOnTheSameGpuReadsWhatWasPutAndBothTiersAreCounted) {
-  config_.device.ipc_socket = Socket();
-  ASSERT_NO_FATAL_FAILURE(Start(Opener()));
+  ASSERT_NO_FATAL_FAILURE(StartMapped());
   const auto info = channel_->ServerInfo(testing::In(10));
   ASSERT_TRUE(info.ok()) << info.status();
   EXPECT_EQ(info->device().ipc_socket(), config_.device.ipc_socket);
   EXPECT_EQ(info->device().nccl_version(), 0u);
 
-  const auto worker = EmulatedDevice::Create({});
-  EXPECT_EQ(info->device().uuid(), std::string(worker->description().uuid.begin(), worker->description().uuid.end()));
-  auto client = DeviceIpcClient::Connect(config_.device.ipc_socket, worker.get(), kLong);
-  ASSERT_TRUE(client.ok()) << client.status();
+  const auto& uuid = worker_->description().uuid;
+  EXPECT_EQ(info->device().uuid(), std::string(uuid.begin(), uuid.end()));
   const std::string block = Put(1);
-  EXPECT_EQ(ReadMapped(client->get(), worker.get(), 1), block);
+  EXPECT_EQ(ReadMapped(1), block);
   EXPECT_EQ(Get(1), std::pair(block, v1::TIER_HOST)) << "what was promoted is in both tiers";
 
   const std::string metrics = Metrics();
@@ -154,32 +161,24 @@ TEST_F(DeviceNodeTest, AWorkerOnAnotherGpuFetchesOverNcclAndFindsTheRestOverGrpc
 }
 
 TEST_F(DeviceNodeTest, ABlockThatOnlyTheDeviceHasIsReadOverGrpcToo) {
-  config_.device.ipc_socket = Socket();
   config_.capacity_bytes = 1 << 20;  // a block is 33 KiB or so: about 30 find room
-  ASSERT_NO_FATAL_FAILURE(Start(Opener()));
-  const auto worker = EmulatedDevice::Create({});
-  auto client = DeviceIpcClient::Connect(config_.device.ipc_socket, worker.get(), kLong);
-  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_NO_FATAL_FAILURE(StartMapped());
   const std::string block = Put(1);
-  ReadMapped(client->get(), worker.get(), 1);
+  ReadMapped(1);
   for (int other = 2; other < 255; ++other) Put(uint8_t(other));
   EXPECT_EQ(Get(1), std::pair(block, v1::TIER_DEVICE));
 }
 
 TEST_F(DeviceNodeTest, ACopyThatIsDamagedOnTheDeviceIsForgottenWhenAReaderSaysSoAndMadeAnew) {
-  config_.device.ipc_socket = Socket();
-  ASSERT_NO_FATAL_FAILURE(Start(Opener()));
-  const auto worker = EmulatedDevice::Create({});
-  auto client = DeviceIpcClient::Connect(config_.device.ipc_socket, worker.get(), kLong);
-  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_NO_FATAL_FAILURE(StartMapped());
   const std::string block = Put(1);
-  ReadMapped(client->get(), worker.get(), 1);
+  ReadMapped(1);
   {
-    auto lookups = (*client)->Get({TestKey(1)}, kLong);
+    auto lookups = client_->Get({TestKey(1)}, kLong);
     ASSERT_TRUE(lookups.ok() && (*lookups)[0].block != nullptr);
     const DeviceAddress at = (*lookups)[0].block->extents()[0].address + 1000;
-    worker->Write(at, {uint8_t(worker->Read(at, 1)[0] ^ 1)});
-    EXPECT_NE(ReadMapped(client->get(), worker.get(), 1), block);
+    worker_->Write(at, {uint8_t(worker_->Read(at, 1)[0] ^ 1)});
+    EXPECT_NE(ReadMapped(1), block);
   }
   v1::ReportRequest report;
   report.set_keys(TestKey(1).bytes.data(), sizeof(Key));
@@ -187,18 +186,14 @@ TEST_F(DeviceNodeTest, ACopyThatIsDamagedOnTheDeviceIsForgottenWhenAReaderSaysSo
   ASSERT_TRUE(reported.ok()) << reported.status();
   EXPECT_EQ(reported->damaged(), 0u) << "the host's copy is whole";
   EXPECT_THAT(Metrics(), HasSubstr("kvist_dropped_device_copies_total 1"));
-  EXPECT_EQ(ReadMapped(client->get(), worker.get(), 1), block);
+  EXPECT_EQ(ReadMapped(1), block);
   EXPECT_EQ(Get(1), std::pair(block, v1::TIER_HOST));
 }
 
 TEST_F(DeviceNodeTest, AGpuThatFailsIsDroppedAndSaidAndTheHostServesOn) {
-  config_.device.ipc_socket = Socket();
-  ASSERT_NO_FATAL_FAILURE(Start(Opener()));
-  const auto worker = EmulatedDevice::Create({});
-  auto client = DeviceIpcClient::Connect(config_.device.ipc_socket, worker.get(), kLong);
-  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_NO_FATAL_FAILURE(StartMapped());
   const std::string block = Put(1);
-  ReadMapped(client->get(), worker.get(), 1);
+  ReadMapped(1);
   device_->Fail("an illegal memory access was encountered");
   EXPECT_TRUE(testing::WaitFor([&] { return Readyz().find("device tier lost") != std::string::npos; }));
   EXPECT_THAT(Readyz(), HasSubstr("ready\ndevice tier lost"));
@@ -209,7 +204,7 @@ TEST_F(DeviceNodeTest, AGpuThatFailsIsDroppedAndSaidAndTheHostServesOn) {
   EXPECT_THAT(metrics, HasSubstr("kvist_capacity_bytes{tier=\"device\"} 0"));
   EXPECT_FALSE(channel_->ServerInfo(testing::In(10))->has_device());
   EXPECT_EQ(Get(1), std::pair(block, v1::TIER_HOST));
-  auto lookups = (*client)->Get({TestKey(1)}, kLong);
+  auto lookups = client_->Get({TestKey(1)}, kLong);
   ASSERT_TRUE(lookups.ok()) << lookups.status();
   EXPECT_EQ((*lookups)[0].block, nullptr);
   Put(2);
