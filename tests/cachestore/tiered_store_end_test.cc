@@ -89,10 +89,12 @@ TEST_F(TieredStoreTest, DeadlinesBetweenCopiesThatWereDoneLoseNothing) {
     device_->Resume();
     ASSERT_TRUE(Eventually([&] { return store_->tiers().late_copies == 0; }));
   };
-  ASSERT_NO_FATAL_FAILURE(miss_deadlines(TieredStore::kDeadlinesUntilLost - 1));
-  Promote(1);
-  if (!OnDevice(1)) GTEST_SKIP() << "this machine was too slow for the deadline";
-  ASSERT_NO_FATAL_FAILURE(miss_deadlines(1));
+  constexpr int kHalf = TieredStore::kDeadlinesUntilLost / 2;
+  ASSERT_NO_FATAL_FAILURE(miss_deadlines(kHalf));
+  // On a slow machine a promotion may miss the deadline too: so few that they are not too many in a row.
+  for (int i = 0; i < kHalf - 1 && !OnDevice(1); ++i) Promote(1);
+  ASSERT_TRUE(OnDevice(1));
+  ASSERT_NO_FATAL_FAILURE(miss_deadlines(kHalf + 1));
   EXPECT_EQ(store_->device_state(), DeviceState::kReady) << "a promotion was done in between";
 }
 
