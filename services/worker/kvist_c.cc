@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "services/cluster/static_file.h"
 #include "services/transport/miss_reason.h"
+#include "services/transport/tls.h"
 #include "services/transport/transport.h"
 #include "services/version.h"
 #include "services/worker/client.h"
@@ -155,6 +156,25 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
   return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
 }
 
+// Null for plaintext.
+absl::StatusOr<std::shared_ptr<kvist::TlsIdentity>> OpenTls(const kvist_identity* given) {
+  if (given == nullptr) return nullptr;
+  if (given->size_bytes != sizeof(kvist_identity)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("identity.size_bytes is ", given->size_bytes, ", not ", sizeof(kvist_identity),
+                     ": set it to sizeof(kvist_identity), with the kvist.h of this library"));
+  }
+  kvist::TlsOptions options;
+  options.cert_file = Text(given->cert_file);
+  options.key_file = Text(given->key_file);
+  options.ca_file = Text(given->ca_file);
+  options.server_name = Text(given->server_name);
+  if (absl::Status complete = kvist::CheckAllOrNone(options); !complete.ok()) return complete;
+  if (options.any()) return kvist::TlsIdentity::Load(options);
+  if (options.server_name.empty()) return nullptr;
+  return absl::InvalidArgumentError("server_name is for TLS alone: give a certificate, its key and a CA, or remove it");
+}
+
 std::vector<kvist::Key> KeysOf(const kvist_client& client, const uint32_t* tokens, size_t n_tokens) {
   return client.client->Keys(absl::MakeConstSpan(tokens, n_tokens));
 }
@@ -185,13 +205,20 @@ const char* kvist_version(void) { return kvist::kVersion; }
 
 kvist_code kvist_client_create(const kvist_namespace* ns, const kvist_options* options, kvist_client** client,
                                kvist_error* error) {
+  return kvist_client_create_as(ns, options, nullptr, client, error);
+}
+
+kvist_code kvist_client_create_as(const kvist_namespace* ns, const kvist_options* options,
+                                  const kvist_identity* identity, kvist_client** client, kvist_error* error) {
   if (client != nullptr) *client = nullptr;
   return Guard(error, [&]() -> absl::Status {
     if (absl::Status given = Require({{"ns", ns}, {"options", options}, {"client", client}}); !given.ok()) return given;
     absl::StatusOr<kvist::ClientOptions> read = ReadOptions(*ns, *options);
     if (!read.ok()) return read.status();
+    absl::StatusOr<std::shared_ptr<kvist::TlsIdentity>> tls = OpenTls(identity);
+    if (!tls.ok()) return tls.status();
     auto made = std::make_unique<kvist_client>();
-    made->transport = kvist::NewGrpcTransport();
+    made->transport = kvist::NewGrpcTransport(*std::move(tls));
     read->transport = made->transport.get();
     absl::StatusOr<std::unique_ptr<kvist::Client>> created = kvist::Client::Create(*std::move(read));
     if (!created.ok()) return created.status();
