@@ -30,11 +30,11 @@ class ClusterTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
     Write("ns.json", nlohmann::json{{"model", "m"},
-                          {"dtype", "bf16"},
-                          {"layers", 2},
-                          {"heads", 1},
-                          {"head_dim", 64},
-                          {"tokens_per_block", kTokensPerBlock}}
+                                    {"dtype", "bf16"},
+                                    {"layers", 2},
+                                    {"heads", 1},
+                                    {"head_dim", 64},
+                                    {"tokens_per_block", kTokensPerBlock}}
                          .dump());
     nlohmann::json tokens = nlohmann::json::array();
     for (int i = 0; i < kTokensPerBlock * kBlocks; ++i) tokens.push_back(i * 7 % 1000);

@@ -63,7 +63,8 @@ class Worker {
     kvist_get_result got = {};
     const kvist_code code =
         kvist_get(client_, tokens_.data(), tokens_.size(), 0, kBlocks, kv_.data(), tokens_.size(), &got, &error_);
-    if (code == KVIST_OK && got.blocks < kBlocks) absl::SNPrintF(error_.message, KVIST_ERROR_BYTES, "%s", got.miss_reason);
+    if (code == KVIST_OK && got.blocks < kBlocks)
+      absl::SNPrintF(error_.message, KVIST_ERROR_BYTES, "%s", got.miss_reason);
     return code == KVIST_OK && got.blocks == kBlocks;
   }
   uint32_t Put() {

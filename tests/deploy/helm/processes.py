@@ -75,10 +75,11 @@ class Running:
         return self._log.read_text(encoding="utf-8")
 
     def event(self, name: str, seconds: float = 30) -> Object:
-        """The first such line of a kvistd's log."""
+        """The first such line of a kvistd's log. gRPC's own lines, of handshakes that failed, are between them."""
 
         def lines() -> list[Object]:
-            return [entry for line in self.errors().splitlines() if (entry := json.loads(line))["event"] == name]
+            own = [json.loads(line) for line in self.errors().splitlines() if line.startswith("{")]
+            return [entry for entry in own if entry["event"] == name]
 
         wait_for(f"{name} in {self._log}", lambda: bool(lines()) or self.process.poll() is not None, seconds)
         if not lines():
