@@ -30,15 +30,15 @@ class Ca:
         self._folder = folder
         self.cert, self._key = folder / "ca.crt", folder / "ca.key"
         own = ("-keyout", self._key, "-out", self.cert, "-subj", f"/CN=test CA {next(self._numbers)}")
-        _openssl("req", "-x509", *_KEY, *own, "-days", "2", "-addext", "keyUsage=critical,keyCertSign")
+        _openssl("req", "-x509", *_KEY, *own, "-days", "60", "-addext", "keyUsage=critical,keyCertSign")
 
     def issue(
         self, stem: str, names: Sequence[str] = ("IP:127.0.0.1",), usages: Sequence[str] = ("serverAuth", "clientAuth")
     ) -> Files:
-        """As files `stem`.crt and `stem`.key, good for a day. `names` and `usages` are as OpenSSL writes them."""
+        """As files `stem`.crt and `stem`.key, good for 30 days. `names` and `usages` are as OpenSSL writes them."""
         issued = Files(self._folder / f"{stem}.crt", self._folder / f"{stem}.key", self.cert)
         _openssl(
-            "req", "-x509", *_KEY, "-CA", self.cert, "-CAkey", self._key, "-days", "1", "-subj", "/CN=test",
+            "req", "-x509", *_KEY, "-CA", self.cert, "-CAkey", self._key, "-days", "30", "-subj", "/CN=test",
             "-keyout", issued.key, "-out", issued.cert,
             "-addext", f"subjectAltName={','.join(names)}",
             "-addext", f"extendedKeyUsage={','.join(usages)}",
