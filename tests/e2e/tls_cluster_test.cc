@@ -7,11 +7,14 @@
 
 #include <atomic>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "services/worker/kvist.h"
 #include "tests/e2e/cluster_fixture.h"
 #include "tests/services/testing/certificates.h"
@@ -140,6 +143,22 @@ TEST_F(TlsClusterTest, WhoShowsNoCertificateOfTheCaGetsNothingAndIsTold) {
   EXPECT_THAT(worker.why(), HasSubstr("TLS"));
   kvist_flags_ = Flags(worker_);
   EXPECT_EQ(Serving(), 3);
+}
+
+TEST_F(TlsClusterTest, CallersThatAreRefusedLeaveFewLinesInTheLogAndEachIsJson) {
+  const TestCa other;
+  const TlsOptions stranger = WriteTls("stranger", other.Issue(), ca_.pem());
+  const absl::Time start = absl::Now();
+  for (int i = 0; i < 2; ++i) EXPECT_FALSE(Worker(Logged("n1", "address"), stranger, 1500).Get());
+  size_t refused = 0;
+  std::istringstream lines(nodes_["n1"]->Errors());
+  for (std::string line; std::getline(lines, line);) {
+    const json entry = json::parse(line, nullptr, false);
+    ASSERT_TRUE(entry.is_object()) << line;
+    refused += entry["event"] == "grpc";
+  }
+  EXPECT_GT(refused, 0u);
+  EXPECT_LE(static_cast<double>(refused), 10 * (absl::ToDoubleSeconds(absl::Now() - start) + 1));
 }
 
 TEST_F(TlsClusterTest, NodesCopyBlocksToEachOtherSoThatTheLossOfOneLosesNone) {

@@ -75,11 +75,10 @@ class Running:
         return self._log.read_text(encoding="utf-8")
 
     def event(self, name: str, seconds: float = 30) -> Object:
-        """The first such line of a kvistd's log. gRPC's own lines, of handshakes that failed, are between them."""
+        """The first such line of a kvistd's log."""
 
         def lines() -> list[Object]:
-            own = [json.loads(line) for line in self.errors().splitlines() if line.startswith("{")]
-            return [entry for entry in own if entry["event"] == name]
+            return [entry for line in self.errors().splitlines() if (entry := json.loads(line))["event"] == name]
 
         wait_for(f"{name} in {self._log}", lambda: bool(lines()) or self.process.poll() is not None, seconds)
         if not lines():
