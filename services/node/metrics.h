@@ -1,7 +1,7 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result. All label
-// sets exist from the start, at 0. Threads any; counting takes no lock.
+// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result, and tenant,
+// which comes from the access file. All label sets exist from the start, at 0. Threads any; counting takes no lock.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,6 +21,7 @@
 #include "cachestore/life_figures.h"
 #include "services/node/admission.h"
 #include "services/node/lookup_metrics.h"
+#include "services/node/tenant_metrics.h"
 #include "services/runtime/runtime.h"
 
 namespace prometheus {
@@ -71,6 +73,7 @@ class Metrics {
 
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
   LookupMetrics& lookups() { return lookups_; }
+  TenantMetrics& tenants() { return tenants_; }
   void CountSent(uint64_t bytes);
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".
@@ -86,6 +89,9 @@ class Metrics {
   enum class Kind : uint8_t { kCounter, kGauge };
   void AddFigure(Kind kind, std::string name, std::string help, std::map<std::string, std::string> labels,
                  std::function<double()> read);
+
+  // Who the tenants are, asked at each exposition. Call it before the first Expose.
+  void SetTenants(std::function<std::vector<TenantReading>()> read) { read_tenants_ = std::move(read); }
 
   // Prometheus text format 0.0.4 of everything.
   std::string Expose() const;
@@ -117,6 +123,8 @@ class Metrics {
   std::array<prometheus::Counter*, 3> ended_streams_;
   std::array<prometheus::Counter*, 4> damaged_;
   prometheus::Counter *scrubbed_, *conflicts_;
+  TenantMetrics tenants_;
+  std::function<std::vector<TenantReading>()> read_tenants_;  // empty: there are none
   std::vector<TierSource> tiers_;
   std::vector<Figure> figures_;
 };

@@ -62,6 +62,9 @@ class Replication {
     options.transport = parts.transport;
     options.runtime = parts.runtime;
     options.view = parts.view;
+    if (parts.access != nullptr) {
+      options.tenant_name = [access = parts.access](TenantId tenant) { return access->NameOf(tenant); };
+    }
     options.reading = ReadingOfThisFormat();
     options.capacity_bytes = capacity_bytes;
     options.damaged = [metrics = parts.metrics](const Key& key, const absl::Status& why) {
@@ -115,7 +118,9 @@ Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes) {
   };
   hooks.read = [replication](const Key& group, uint64_t bytes) { replication->replicator().Read(group, bytes); };
   hooks.hot_nodes = [replication](const Key& group) { return replication->replicator().HotNodes(group); };
-  hooks.adopt = [replication](const v1::AdoptRequest& request) { return replication->replicator().Adopt(request); };
+  hooks.adopt = [replication](TenantId tenant, const v1::AdoptRequest& request) {
+    return replication->replicator().Adopt(tenant, request);
+  };
   hooks.drain = [replication](const v1::DrainRequest& request) { return replication->Drain(request); };
   hooks.damaged = [replication](const Key& key, const BlockTraits& traits) {
     replication->replicator().Damaged(key, traits);
