@@ -108,7 +108,8 @@ class FileAccess final : public Access {
       return caller;
     }
     if (names.empty()) {
-      return absl::UnauthenticatedError("this node wants to know who calls: show a token, or a certificate with a name");
+      return absl::UnauthenticatedError(
+          "this node wants to know who calls: show a token, or a certificate with a name");
     }
     return absl::UnauthenticatedError(
         absl::StrCat("the access file does not know '", absl::StrJoin(names, "', '"), "': add an identity there"));
@@ -201,7 +202,8 @@ class FileAccess final : public Access {
       tokens = *std::move(parsed);
     }
     if (absl::Status status = CheckTokenRules(*config, tokens); !status.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("the access file '", options_.access_file, "': ", status.message()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the access file '", options_.access_file, "': ", status.message()));
     }
     if (changed != nullptr) {
       const std::shared_ptr<const InForce> now = in_force();

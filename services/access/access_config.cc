@@ -153,7 +153,8 @@ absl::StatusOr<AccessConfig> ParseAccess(const std::string& json) {
     absl::StatusOr<IdentityRule> rule = ParseIdentity(i, root["identities"][i], config.tenants);
     if (!rule.ok()) return rule.status();
     for (const IdentityRule& earlier : config.identities) {
-      if (earlier.identity == rule->identity) return Wrong(absl::StrCat("identity '", rule->identity, "'"), "is named twice");
+      if (earlier.identity == rule->identity)
+        return Wrong(absl::StrCat("identity '", rule->identity, "'"), "is named twice");
     }
     config.identities.push_back(*std::move(rule));
   }
@@ -193,8 +194,9 @@ absl::Status CheckTokenRules(const AccessConfig& config, const TokenNames& token
     const bool known =
         std::any_of(tokens.begin(), tokens.end(), [&name](const auto& token) { return token.second == name; });
     if (!known) {
-      return Wrong(absl::StrCat("identity '", rule.identity, "'"),
-                   absl::StrCat("the token file has no line '", name, " sha256:...': add it, or take the identity out"));
+      return Wrong(
+          absl::StrCat("identity '", rule.identity, "'"),
+          absl::StrCat("the token file has no line '", name, " sha256:...': add it, or take the identity out"));
     }
   }
   return absl::OkStatus();

@@ -15,7 +15,8 @@ class FamilyOfTenants {
  public:
   FamilyOfTenants(MetricType type, const char* name, const char* help) : family_{name, help, type, {}} {}
 
-  void Add(const TenantReading& tenant, uint64_t value, const char* label = nullptr, const char* label_value = nullptr) {
+  void Add(const TenantReading& tenant, uint64_t value, const char* label = nullptr,
+           const char* label_value = nullptr) {
     ClientMetric metric;
     metric.label.push_back({"tenant", tenant.name});
     if (label != nullptr) metric.label.push_back({label, label_value});
@@ -62,7 +63,8 @@ void TenantMetrics::Append(const std::vector<TenantReading>& tenants, std::vecto
   FamilyOfTenants hits(total, "kvist_tenant_hit_blocks_total", "Blocks that the tenant asked for and were found.");
   FamilyOfTenants misses(total, "kvist_tenant_missed_blocks_total", "Blocks that it asked for and were not delivered.");
   FamilyOfTenants sent(total, "kvist_tenant_sent_bytes_total", "Block bytes sent to the tenant.");
-  FamilyOfTenants stored(total, "kvist_tenant_stored_blocks_total", "Blocks put for it, copies of other nodes included.");
+  FamilyOfTenants stored(total, "kvist_tenant_stored_blocks_total",
+                         "Blocks put for it, copies of other nodes included.");
   FamilyOfTenants stored_bytes(total, "kvist_tenant_stored_bytes_total", "Encoded bytes of those.");
   FamilyOfTenants refused(total, "kvist_tenant_refusals_total",
                           "Requests refused because the tenant was at a limit of its own: of requests, of room.");

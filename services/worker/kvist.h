@@ -25,11 +25,13 @@ typedef enum kvist_code {
   KVIST_INVALID_ARGUMENT = 3,
   KVIST_DEADLINE_EXCEEDED = 4,
   KVIST_NOT_FOUND = 5,
+  KVIST_PERMISSION_DENIED = 7,
   KVIST_RESOURCE_EXHAUSTED = 8,
   KVIST_FAILED_PRECONDITION = 9,
   KVIST_INTERNAL = 13,
   KVIST_UNAVAILABLE = 14,
-  KVIST_DATA_LOSS = 15
+  KVIST_DATA_LOSS = 15,
+  KVIST_UNAUTHENTICATED = 16
 } kvist_code;
 
 typedef struct kvist_client kvist_client;
@@ -61,14 +63,16 @@ typedef struct kvist_options {
   uint32_t replicas;        /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
 } kvist_options;
 
-/* Who the client is to the nodes, and how it knows them: mutual TLS. All of the first three files, or none: plaintext.
- * The files are looked at again every 10 s; a set that is bad leaves the last good one in force. */
+/* Who the client is to the nodes, and how it knows them: mutual TLS, a bearer token, or both; then the token counts. All
+ * of the first three files, or none (plaintext), or with a token the CA alone. The files are looked at again every 10 s,
+ * the token's every second; what is bad leaves the last good one in force. */
 typedef struct kvist_identity {
   size_t size_bytes;       /* sizeof(kvist_identity), so that later fields can follow */
   const char* cert_file;   /* PEM: the certificate, which clients may use, then those between it and its CA */
   const char* key_file;    /* PEM: its key, not encrypted, which only its owner may read; a group too if root owns it */
   const char* ca_file;     /* PEM: the CAs that the nodes' certificates may come from */
   const char* server_name; /* that a node's certificate has to name; NULL = the host of the node's address */
+  const char* token_file;  /* a bearer token, one line, which only its owner may read; as key_file */
 } kvist_identity;
 
 typedef struct kvist_match_result {

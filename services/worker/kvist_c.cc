@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "services/cluster/static_file.h"
+#include "services/transport/bearer_token.h"
 #include "services/transport/miss_reason.h"
 #include "services/transport/tls.h"
 #include "services/transport/transport.h"
@@ -59,10 +60,12 @@ kvist_code Report(const absl::Status& status, kvist_error* error) {
       return KVIST_INVALID_ARGUMENT;
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kUnauthenticated:
       return static_cast<kvist_code>(status.raw_code());
     default:
       return KVIST_INTERNAL;
@@ -156,23 +159,44 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
   return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
 }
 
-// Null for plaintext.
-absl::StatusOr<std::shared_ptr<kvist::TlsIdentity>> OpenTls(const kvist_identity* given) {
-  if (given == nullptr) return nullptr;
-  if (given->size_bytes != sizeof(kvist_identity)) {
+// With what a client calls nodes.
+struct Shown {
+  std::shared_ptr<kvist::TlsIdentity> tls;    // null for plaintext
+  std::shared_ptr<kvist::BearerToken> token;  // null for none
+};
+
+absl::Status CheckIdentity(const kvist_identity& given, const kvist::TlsOptions& tls) {
+  if (given.size_bytes != sizeof(kvist_identity)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("identity.size_bytes is ", given->size_bytes, ", not ", sizeof(kvist_identity),
+        absl::StrCat("identity.size_bytes is ", given.size_bytes, ", not ", sizeof(kvist_identity),
                      ": set it to sizeof(kvist_identity), with the kvist.h of this library"));
   }
+  if (tls.ca_alone() && !Text(given.token_file).empty()) return absl::OkStatus();
+  if (absl::Status complete = kvist::CheckAllOrNone(tls); !complete.ok()) return complete;
+  if (tls.any() || tls.server_name.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("server_name is for TLS alone: give a certificate, its key and a CA, or remove it");
+}
+
+absl::StatusOr<Shown> Open(const kvist_identity* given) {
+  Shown shown;
+  if (given == nullptr) return shown;
   kvist::TlsOptions options;
   options.cert_file = Text(given->cert_file);
   options.key_file = Text(given->key_file);
   options.ca_file = Text(given->ca_file);
   options.server_name = Text(given->server_name);
-  if (absl::Status complete = kvist::CheckAllOrNone(options); !complete.ok()) return complete;
-  if (options.any()) return kvist::TlsIdentity::Load(options);
-  if (options.server_name.empty()) return nullptr;
-  return absl::InvalidArgumentError("server_name is for TLS alone: give a certificate, its key and a CA, or remove it");
+  if (absl::Status right = CheckIdentity(*given, options); !right.ok()) return right;
+  if (options.any()) {
+    absl::StatusOr<std::shared_ptr<kvist::TlsIdentity>> tls = kvist::TlsIdentity::Load(options);
+    if (!tls.ok()) return tls.status();
+    shown.tls = *std::move(tls);
+  }
+  if (const std::string file = Text(given->token_file); !file.empty()) {
+    absl::StatusOr<std::shared_ptr<kvist::BearerToken>> token = kvist::BearerToken::Load(file);
+    if (!token.ok()) return token.status();
+    shown.token = *std::move(token);
+  }
+  return shown;
 }
 
 std::vector<kvist::Key> KeysOf(const kvist_client& client, const uint32_t* tokens, size_t n_tokens) {
@@ -215,10 +239,10 @@ kvist_code kvist_client_create_as(const kvist_namespace* ns, const kvist_options
     if (absl::Status given = Require({{"ns", ns}, {"options", options}, {"client", client}}); !given.ok()) return given;
     absl::StatusOr<kvist::ClientOptions> read = ReadOptions(*ns, *options);
     if (!read.ok()) return read.status();
-    absl::StatusOr<std::shared_ptr<kvist::TlsIdentity>> tls = OpenTls(identity);
-    if (!tls.ok()) return tls.status();
+    absl::StatusOr<Shown> shown = Open(identity);
+    if (!shown.ok()) return shown.status();
     auto made = std::make_unique<kvist_client>();
-    made->transport = kvist::NewGrpcTransport(*std::move(tls));
+    made->transport = kvist::NewGrpcTransport(std::move(shown->tls), std::move(shown->token));
     read->transport = made->transport.get();
     absl::StatusOr<std::unique_ptr<kvist::Client>> created = kvist::Client::Create(*std::move(read));
     if (!created.ok()) return created.status();

@@ -59,8 +59,10 @@ TEST(AccessConfigTest, WhatIsWrongIsNamed) {
       {with_tenant(R"("a": {"share": 0})"), "share is a whole number of 1 to 1000000"},
       {with_tenant(R"("a": {"requests": 1.5})"), "requests is a whole number"},
       {with_identity(R"({"role": "reader"})"), "identity 1: has no field 'identity'"},
-      {with_identity(R"({"identity": "alice", "tenant": "a", "role": "reader"})"), "is spiffe://..., dns:... or token:..."},
-      {with_identity(R"({"identity": "dns:x", "tenant": "a", "role": "root"})"), "role is reader, writer, admin or node"},
+      {with_identity(R"({"identity": "alice", "tenant": "a", "role": "reader"})"),
+       "is spiffe://..., dns:... or token:..."},
+      {with_identity(R"({"identity": "dns:x", "tenant": "a", "role": "root"})"),
+       "role is reader, writer, admin or node"},
       {with_identity(R"({"identity": "dns:x", "tenant": "z", "role": "reader"})"), "its tenant 'z' is not among"},
       {with_identity(R"({"identity": "dns:x", "role": "writer"})"), "a writer belongs to a tenant: name it"},
       {with_identity(R"({"identity": "dns:x", "tenant": "a", "role": "node"})"), "leave \"tenant\" out"},
@@ -79,8 +81,8 @@ TEST(AccessConfigTest, WhatIsWrongIsNamed) {
 
 TEST(AccessConfigTest, TokensAreKnownByTheirHashes) {
   // SHA-256 of "test", as FIPS 180-4 has it.
-  const auto tokens = ParseTokens(
-      "# who may read\n\n  ci sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  \n");
+  const auto tokens =
+      ParseTokens("# who may read\n\n  ci sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  \n");
   ASSERT_TRUE(tokens.ok()) << tokens.status();
   EXPECT_EQ(tokens->at(HashToken("test")), "ci");
   EXPECT_EQ(tokens->count(HashToken("Test")), 0u);

@@ -16,9 +16,9 @@
 namespace kvist {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::GetBlocks;
 using testing::GetRequestFor;
+using ::testing::HasSubstr;
 using testing::KeyBytes;
 using testing::kTestNamespace;
 using testing::LocalNode;
@@ -160,7 +160,8 @@ TEST_F(NodeTenantsTest, ARoleThatIsTooLowIsToldWhichIsNeeded) {
     EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(sentence));
   };
-  denied(Put("b-reader", TestKey(1)), "'dns:b-reader' is a reader of tenant 'b'; writing needs the role writer or admin");
+  denied(Put("b-reader", TestKey(1)),
+         "'dns:b-reader' is a reader of tenant 'b'; writing needs the role writer or admin");
   denied(As("b")->Erase({}, node_.In(1)).status(), "erasing needs the role admin");
   denied(As("node")->Erase({}, node_.In(1)).status(), "erasing needs the role admin");
   v1::DrainRequest start;

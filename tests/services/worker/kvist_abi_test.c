@@ -114,6 +114,15 @@ static void WrongIdentities(void) {
   identity = (kvist_identity){.size_bytes = sizeof(identity), .server_name = "node.example"};
   EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
   EXPECT_SAYS("server_name is for TLS alone");
+  identity = (kvist_identity){.size_bytes = sizeof(identity), .token_file = "/nowhere/token"};
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("token file '/nowhere/token' cannot be read (No such file or directory)");
+  identity.ca_file = "/nowhere/ca.crt";
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("the TLS CA file '/nowhere/ca.crt' cannot be read");
+  identity.cert_file = "/nowhere/worker.crt";
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("missing: key");
   EXPECT(client == NULL);
 }
 

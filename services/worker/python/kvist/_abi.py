@@ -34,7 +34,7 @@ class Options(ctypes.Structure):
 class Identity(ctypes.Structure):
     _fields_ = [
         ("size_bytes", ctypes.c_size_t),
-        *((name, ctypes.c_char_p) for name in ("cert_file", "key_file", "ca_file", "server_name")),
+        *((name, ctypes.c_char_p) for name in ("cert_file", "key_file", "ca_file", "server_name", "token_file")),
     ]
 
 

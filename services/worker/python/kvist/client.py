@@ -49,13 +49,13 @@ class Namespace:
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
-    """Mutual TLS, from PEM files that are looked at again every 10 s. `cert`: a certificate that clients may use, then those
-    between it and its CA; `key`: its key, which only its owner may read; `ca`: the CAs of the nodes' certificates.
-    `server_name`: what a node's certificate has to name; "" = the host of its address."""
+    """TLS, from PEM files that are looked at again every 10 s. `ca`: the CAs of the nodes' certificates. `cert`: a certificate
+    that clients may use, then those between it and its CA; `key`: its key, which only its owner may read; both may be left out
+    where a token is shown. `server_name`: what a node's certificate has to name; "" = the host of its address."""
 
-    cert: str | os.PathLike[str]
-    key: str | os.PathLike[str]
-    ca: str | os.PathLike[str]
+    cert: str | os.PathLike[str] = ""
+    key: str | os.PathLike[str] = ""
+    ca: str | os.PathLike[str] = ""
     server_name: str = ""
 
 
@@ -121,7 +121,8 @@ class Client:
 
     codec: for put: "raw16", "i8" or "ladder". floor_db, min_precision: for get, what a block must promise or have at least;
     floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
-    `tls`: how to speak to nodes that want certificates; None = plaintext.
+    `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
+    each call, one line; the file is looked at every second, and only its owner may read it.
     """
 
     _handle: ctypes.c_void_p | None = None  # here too: __del__ runs even if __init__ never began
@@ -140,6 +141,7 @@ class Client:
         lease_s: float = 5.0,
         threads: int = 2,
         tls: Tls | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         library: str | os.PathLike[str] | None = None,
     ):
         self._library = _abi.load(library)
@@ -155,7 +157,7 @@ class Client:
             seeds=",".join(_seed(seed) for seed in seeds).encode(),
             replicas=_c_count("replicas", replicas),
         )
-        given = [ctypes.byref(struct) for struct in (_c_namespace(namespace), options, _c_identity(tls))]
+        given = [ctypes.byref(struct) for struct in (_c_namespace(namespace), options, _c_identity(tls, token_file))]
         handle = ctypes.c_void_p()
         self._call("kvist_client_create_as", *given, ctypes.byref(handle))
         self._handle = handle
@@ -322,8 +324,10 @@ def _c_namespace(namespace: Namespace) -> _abi.Namespace:
     return _abi.Namespace(**{name: check(f"namespace.{name}", values[name]) for name, check in checks.items()})
 
 
-def _c_identity(tls: Tls | None) -> _abi.Identity:
+def _c_identity(tls: Tls | None, token_file: str | os.PathLike[str] | None) -> _abi.Identity:
     identity = _abi.Identity(size_bytes=ctypes.sizeof(_abi.Identity))
+    if token_file is not None:
+        identity.token_file = _c_path("token_file", token_file)
     if tls is None:
         return identity
     if not isinstance(tls, Tls):
