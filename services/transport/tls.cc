@@ -109,7 +109,10 @@ class FileIdentity final : public TlsIdentity {
 
   absl::Status PutInForce(TlsFiles files) {
     if (absl::Status status = ca_.Replace(files.ca); !status.ok()) return status;
-    if (absl::Status status = identity_.Replace(files.identity); !status.ok()) return status;
+    // Without one, the file is not even made: its place may be an earlier identity's, which must not be found empty.
+    if (!files.identity.empty()) {
+      if (absl::Status status = identity_.Replace(files.identity); !status.ok()) return status;
+    }
     in_force_ = std::move(files);
     std::lock_guard lock(mutex_);
     figures_.expiry = in_force_.expiry;

@@ -92,9 +92,17 @@ kvist_error Unsaid(kvist_code code) { return code == KVIST_OK ? kvist_error{} : 
 
 // Every call ends with a code of the header, and with a sentence unless it went well.
 kvist_code Checked(kvist_code code, const kvist_error& error) {
-  constexpr kvist_code kCodes[] = {KVIST_OK,        KVIST_INVALID_ARGUMENT,   KVIST_DEADLINE_EXCEEDED,
-                                   KVIST_NOT_FOUND, KVIST_RESOURCE_EXHAUSTED, KVIST_FAILED_PRECONDITION,
-                                   KVIST_INTERNAL,  KVIST_UNAVAILABLE,        KVIST_DATA_LOSS};
+  constexpr kvist_code kCodes[] = {KVIST_OK,
+                                   KVIST_INVALID_ARGUMENT,
+                                   KVIST_DEADLINE_EXCEEDED,
+                                   KVIST_NOT_FOUND,
+                                   KVIST_RESOURCE_EXHAUSTED,
+                                   KVIST_FAILED_PRECONDITION,
+                                   KVIST_INTERNAL,
+                                   KVIST_UNAVAILABLE,
+                                   KVIST_DATA_LOSS,
+                                   KVIST_PERMISSION_DENIED,
+                                   KVIST_UNAUTHENTICATED};
   KVIST_HOLDS(std::count(std::begin(kCodes), std::end(kCodes), code) == 1, "code ", static_cast<int>(code));
   const void* const end = std::memchr(error.message, '\0', sizeof(error.message));
   KVIST_HOLDS(end != nullptr, "a message without an end");
