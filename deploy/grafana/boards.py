@@ -230,6 +230,8 @@ REQUESTS = board(
         panel("CPU", "Cores that each node uses.", "short", (total("process_cpu_seconds_total", "instance"), "{{instance}}")),
         panel("File descriptors", "Open, of those allowed.", "percentunit",
               (f"process_open_fds{{{I}}} / process_max_fds{{{I}}}", "{{instance}}"), steps=(0.6, 0.8), highest=1),
+        panel("Connections", "To the data port: open, and turned away a second because --max-connections are.", "short",
+              (f"kvist_connections{{{I}}}", "{{instance}}"), (total("kvist_refused_connections_total"), "turned away")),
     ])
 
 CLUSTER = board(

@@ -1,9 +1,9 @@
 // The node's HTTP port: GET /metrics (Prometheus text), /healthz (the process answers), /readyz (it takes requests, or
 // why not), and with test faults POST /test/flip.
 //
-// Threads own ones, so that it answers however busy the data port is; the callbacks are called on them.
-// Bounds  a few threads and connections that wait for one; one request a connection, and a silent one is closed after a
-//         second.
+// Threads one of its own, so that it answers however busy the data port is; the callbacks are called on it, and must not
+//         wait.
+// Bounds  those of http_loop.h; one request a connection.
 #ifndef KVIST_SERVICES_NODE_HTTP_SERVER_H_
 #define KVIST_SERVICES_NODE_HTTP_SERVER_H_
 

@@ -57,9 +57,10 @@ class PutState final : public OpenSession {
   PutState(HandlersState* node, absl::Time deadline, Pass pass)
       : node_(node),
         deadline_(deadline),
+        opened_(node->Now()),
         timer_(std::in_place, &node->metrics(), Method::kPut, node->options.runtime),
         pass_(std::move(pass)),
-        heard_at_(node->Now()) {}
+        heard_at_(opened_) {}
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
     std::unique_lock lock(mutex_);
@@ -143,10 +144,17 @@ class PutState final : public OpenSession {
   absl::Status JudgePace(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return absl::OkStatus();
     if (now >= deadline_) return absl::DeadlineExceededError("the Put's deadline passed before its commit");
-    const absl::Duration most = node_->options.admission.write_stall;
-    if (now - heard_at_ < most) return absl::OkStatus();
-    return absl::AbortedError(absl::StrCat("the writer sent nothing for ", absl::FormatDuration(most),
-                                           ": the Put was ended so that its space is free again"));
+    const AdmissionLimits& limits = node_->options.admission;
+    if (now - heard_at_ >= limits.write_stall) {
+      return absl::AbortedError(absl::StrCat("the writer sent nothing for ", absl::FormatDuration(limits.write_stall),
+                                             ": the Put was ended so that its space is free again"));
+    }
+    const absl::Duration age = now - opened_;
+    if (age >= limits.write_stall && came_bytes_ < limits.min_write_rate * absl::ToDoubleSeconds(age)) {
+      return absl::AbortedError(absl::StrCat("the writer sent ", came_bytes_, " bytes in ", absl::FormatDuration(age),
+                                             ", less than ", limits.min_write_rate, " a second: the Put was ended"));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Check(const v1::PutReserve& reserve) const {
@@ -230,6 +238,7 @@ class PutState final : public OpenSession {
     if (over_) return absl::OkStatus();
     if (closed_) return Copy(ended_);
     if (node_->Now() >= deadline_) return absl::DeadlineExceededError("the Put's deadline passed before its commit");
+    came_bytes_ += bytes.size();
     if (head_) {
       if (head_->Take(offset, bytes)) Judge();
       return absl::OkStatus();
@@ -300,7 +309,7 @@ class PutState final : public OpenSession {
   }
 
   HandlersState* const node_;
-  const absl::Time deadline_;
+  const absl::Time deadline_, opened_;
 
   // Written by Reserve, before anything reads them.
   Key key_;
@@ -314,6 +323,7 @@ class PutState final : public OpenSession {
   Pass pass_ ABSL_GUARDED_BY(mutex_), reserved_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> act_ ABSL_GUARDED_BY(mutex_);
   absl::Time heard_at_ ABSL_GUARDED_BY(mutex_);  // when the writer last sent anything
+  uint64_t came_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // a copy was compared: no part is needed any more
   absl::Status ended_ ABSL_GUARDED_BY(mutex_);
