@@ -33,7 +33,7 @@ struct RawFlags {
               min_read_rate = "64KiB", min_write_rate = "64KiB", max_connections = "4096";
   std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
   std::string tls_cert, tls_key, tls_ca, tls_server_name, tls_refresh = "10s";
-  bool no_prefault = false, version = false, enable_test_faults = false, insecure = false;
+  bool no_prefault = false, version = false, enable_test_faults = false, insecure = false, debug_pages = false;
 };
 
 class Problems {
@@ -245,6 +245,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   config.cluster_file = raw.cluster;
   config.prefault = !raw.no_prefault;
   config.enable_test_faults = raw.enable_test_faults;
+  config.debug_pages = raw.debug_pages;
   config.log_level = raw.log_level;
   if (!raw.cluster.empty()) FillFromClusterFile(raw, &config, &problems);
   if (!raw.etcd.empty()) FillEtcd(raw, &config, &problems);
@@ -356,6 +357,8 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--scrub-pause", raw.scrub_pause, "Pause between two passes of that")->capture_default_str();
   app.add_option("--log-level", raw.log_level, "debug, info, warning or error")->capture_default_str();
+  app.add_flag("--debug-pages", raw.debug_pages,
+               "Pages for people on the HTTP port: /debug tells of members, namespaces, bounds, what is read most");
   app.add_flag("--enable-test-faults", raw.enable_test_faults, "For tests: POST /test/flip damages resting blocks");
   app.add_flag("--no-prefault", raw.no_prefault, "Take memory at first use instead of at start");
   app.add_flag("--version", raw.version, "Print the version and exit");

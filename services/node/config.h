@@ -49,6 +49,7 @@ struct NodeConfig {
   uint32_t max_connections = 4096;  // of the data port
   bool prefault = true;             // take the memory at start, not at first use
   bool enable_test_faults = false;  // POST /test/flip
+  bool debug_pages = false;         // GET /debug
   std::string log_level = "info";
 };
 

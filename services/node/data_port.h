@@ -39,6 +39,7 @@ class DataPort {
   void Close();
 
   size_t connections();  // that are open now
+  size_t most() const { return max_connections_; }
   uint64_t refused() const { return refused_; }
 
  private:

@@ -71,6 +71,7 @@ class HttplibServer : public HttpServer {
       response.status = why_not.empty() ? 200 : 503;
       response.set_content(answer, "text/plain");
     });
+    if (options.debug) AddDebug(std::move(options.debug));
     if (!options.flip) return;
     routes_.Post(
         "/test/flip", [flip = std::move(options.flip)](const httplib::Request& request, httplib::Response& response) {
@@ -82,6 +83,19 @@ class HttplibServer : public HttpServer {
   }
   void Serve(std::unique_ptr<Listener> listener) {
     loop_.emplace(std::move(listener), [this](const std::string& request) { return routes_.Answer(request); });
+  }
+  void AddDebug(decltype(HttpOptions::debug) debug) {
+    routes_.Get("/debug(?:/([a-z]*))?",
+                [debug = std::move(debug)](const httplib::Request& request, httplib::Response& response) {
+                  const std::optional<std::string> page = debug(request.matches[1]);
+                  response.status = page ? 200 : 404;
+                  if (!page) return;
+                  // Should text ever get past the escaping: nothing of the page may run or be fetched.
+                  response.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
+                  response.set_header("X-Content-Type-Options", "nosniff");
+                  response.set_header("Cache-Control", "no-store");
+                  response.set_content(*page, "text/html; charset=utf-8");
+                });
   }
   std::string address() const override { return loop_->address().ToString(); }
 

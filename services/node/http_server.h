@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,8 @@ struct HttpOptions {
   std::function<std::string()> metrics;
   std::function<std::string()> why_not_ready;  // a sentence; "" = ready
   std::function<std::string()> trouble;  // a sentence for /readyz, though the node serves; "" = none. May be empty
+  // GET /debug (page "") and /debug/PAGE: HTML, or nothing = no such page. Empty = no such paths.
+  std::function<std::optional<std::string>(const std::string& page)> debug;
   // POST /test/flip?...: the parameter of that name, or ""; what to answer. Empty = no such path.
   using Parameter = std::function<std::string(const std::string& name)>;
   std::function<absl::StatusOr<std::string>(const Parameter& parameter)> flip;

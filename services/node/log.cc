@@ -5,10 +5,12 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "services/node/log_limit.h"
 
 namespace kvist {
 namespace {
@@ -44,11 +46,15 @@ void Log(LogLevel level, std::string_view event,
          std::initializer_list<std::pair<std::string_view, std::string>> fields) {
   const auto index = static_cast<size_t>(level);
   if (!Logger().should_log(kSpdlogLevels[index])) return;
+  static LogLimit limit;
+  const std::optional<uint64_t> left_out = limit.Take(event, absl::Now());
+  if (!left_out) return;
   nlohmann::ordered_json line;
   line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   line["level"] = kLevelNames[index];
   line["event"] = event;
   for (const auto& [name, value] : fields) line[std::string(name)] = value;
+  if (*left_out > 0) line["left_out"] = *left_out;
   // Whatever bytes a field holds, the line stays valid JSON.
   Logger().log(kSpdlogLevels[index], "{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }

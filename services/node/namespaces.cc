@@ -194,6 +194,19 @@ std::vector<v1::NearNamespace> Namespaces::Near(const std::string& digest, const
   return nearest;
 }
 
+std::vector<Namespaces::Summary> Namespaces::Largest(size_t most) const {
+  std::vector<Summary> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [digest, entry] : entries_) all.push_back({digest, entry.blocks, entry.fields});
+  }
+  const size_t shown = std::min(most, all.size());
+  std::partial_sort(all.begin(), all.begin() + shown, all.end(),
+                    [](const Summary& a, const Summary& b) { return a.blocks > b.blocks; });
+  all.resize(shown);
+  return all;
+}
+
 size_t Namespaces::size() const {
   std::lock_guard lock(mutex_);
   return entries_.size();

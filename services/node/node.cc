@@ -11,11 +11,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kernels/block_format.h"
 #include "services/cluster/membership.h"
 #include "services/cluster/node_claim.h"
 #include "services/cluster/static_file.h"
 #include "services/node/cache_service.h"
 #include "services/node/data_port.h"
+#include "services/node/debug_pages.h"
 #include "services/node/device_services.h"
 #include "services/node/http_server.h"
 #include "services/node/log.h"
@@ -27,6 +29,7 @@
 #include "services/transport/grpc_library.h"
 #include "services/transport/tls.h"
 #include "services/transport/transport.h"
+#include "services/version.h"
 
 namespace kvist {
 namespace {
@@ -214,12 +217,33 @@ class RunningNode : public NodeServer {
     return trouble;
   }
 
+  // No file names and no addresses of other services: HTTP has no password.
+  DebugTable BuildTable() const {
+    DebugTable table{"Build and process", {"what", "value"}, {}};
+    table.rows = {{"version", kVersion},
+                  {"block format", absl::StrCat(kFormatVersion)},
+                  {"node", config_.id.value},
+                  {"started", absl::FormatTime(absl::RFC3339_sec, started_, absl::UTCTimeZone())},
+                  {"members from", !config_.etcd.endpoints.empty() ? "etcd"
+                                   : !config_.cluster_file.empty() ? "a file"
+                                                                   : "-"},
+                  {"data port", tls_ != nullptr    ? "mutual TLS"
+                                : config_.insecure ? "plaintext, --insecure"
+                                                   : "plaintext"},
+                  {"connections to it", absl::StrCat(data_port_->connections(), " of at most ", data_port_->most())},
+                  {"device tier", device_ != nullptr ? "yes" : "no"}};
+    return table;
+  }
+
   absl::Status StartHttp() {
     HttpOptions options;
     options.address = config_.http.ToString();
     options.metrics = [this] { return core_->metrics()->Expose(); };
     options.why_not_ready = [this] { return core_->status().why_not; };
     options.trouble = [this] { return Trouble(); };
+    if (config_.debug_pages) {
+      options.debug = [this](const std::string& page) { return core_->debug_pages()->Render(page); };
+    }
     if (config_.enable_test_faults) {
       Log(LogLevel::kWarning, "test faults are enabled: whoever reaches the HTTP port can damage blocks");
       options.flip = [this](const HttpOptions::Parameter& parameter) {
@@ -251,6 +275,7 @@ class RunningNode : public NodeServer {
     }
     data_address_ = (*listener)->address();
     data_port_ = std::make_unique<DataPort>(*std::move(listener), *connections);
+    core_->debug_pages()->Add("build", [this] { return BuildTable(); });
     core_->metrics()->AddFigure(Metrics::Kind::kGauge, "kvist_connections", "Open connections to the data port.", {},
                                 [this] { return static_cast<double>(data_port_->connections()); });
     core_->metrics()->AddFigure(Metrics::Kind::kCounter, "kvist_refused_connections_total",
@@ -306,6 +331,7 @@ class RunningNode : public NodeServer {
 
   const NodeConfig config_;
   const DeviceOpener open_device_;
+  const absl::Time started_ = absl::Now();
   Address data_address_, http_address_;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<NodeClaim> claim_;
