@@ -11,7 +11,8 @@ namespace {
 constexpr char kBegin[] =
     "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>kvistd</title><style>"
     "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
-    "caption{text-align:left;font-weight:bold;padding:4px 0}th,td{border:1px solid #999;padding:2px 8px;text-align:left}"
+    "caption{text-align:left;font-weight:bold;padding:4px 0}th,td{border:1px solid #999;padding:2px "
+    "8px;text-align:left}"
     "th{background:#eee}</style></head><body>\n";
 constexpr char kEnd[] = "</body></html>\n";
 
@@ -43,12 +44,23 @@ std::string EscapeHtml(std::string_view text) {
   std::string escaped;
   for (const char c : text) {
     switch (c) {
-      case '&': escaped += "&amp;"; break;
-      case '<': escaped += "&lt;"; break;
-      case '>': escaped += "&gt;"; break;
-      case '"': escaped += "&quot;"; break;
-      case '\'': escaped += "&#39;"; break;
-      default: escaped += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? ' ' : c;
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      case '\'':
+        escaped += "&#39;";
+        break;
+      default:
+        escaped += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? ' ' : c;
     }
   }
   return escaped;

@@ -34,7 +34,8 @@ DebugTable MembersTable(const View* view, const NodeId& self) {
 }
 
 DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces) {
-  DebugTable table{"Namespaces by blocks put here, since the start", {"digest", "blocks", "what workers said of it"}, {}};
+  DebugTable table{
+      "Namespaces by blocks put here, since the start", {"digest", "blocks", "what workers said of it"}, {}};
   for (const Namespaces::Summary& one : namespaces) {
     std::string said = one.fields == nullptr ? "nothing" : "";
     if (one.fields != nullptr) {

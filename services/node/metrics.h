@@ -1,7 +1,8 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result. All label
-// sets exist from the start, at 0. Threads any; counting takes no lock.
+// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result,
+// kv_namespace. All label sets exist from the start, at 0, but those of namespaces (namespace_figures.h). Threads any;
+// counting takes no lock, but for namespaces.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -20,6 +21,7 @@
 #include "cachestore/life_figures.h"
 #include "services/node/admission.h"
 #include "services/node/lookup_metrics.h"
+#include "services/node/namespace_figures.h"
 #include "services/runtime/runtime.h"
 
 namespace prometheus {
@@ -71,6 +73,7 @@ class Metrics {
 
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
   LookupMetrics& lookups() { return lookups_; }
+  NamespaceFigures& namespaces() { return namespaces_; }
   void CountSent(uint64_t bytes);
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".
@@ -108,6 +111,7 @@ class Metrics {
 
   std::unique_ptr<prometheus::Registry> registry_;
   LookupMetrics lookups_;
+  NamespaceFigures namespaces_;
   // Constant after construction; the registry owns what they point to.
   std::array<prometheus::Histogram*, kMethods> rpc_seconds_;
   std::array<std::array<prometheus::Counter*, 17>, kMethods> rpcs_;

@@ -289,6 +289,7 @@ class PutState final : public OpenSession {
   // REQUIRES: the session is closed, so that nobody changes what is read here.
   void TellOfStored() {
     node_->namespaces.CountBlock(namespace_digest_);
+    node_->metrics().namespaces().CountStored(namespace_digest_);
     if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
       node_->options.hooks.copied(namespace_digest_, replicas_);
     }

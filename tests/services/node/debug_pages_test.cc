@@ -20,11 +20,13 @@ using ::testing::Not;
 using testing::TestKey;
 
 TEST(DebugPagesTest, TextIsEscapedWhereverItStands) {
-  EXPECT_EQ(EscapeHtml("<a href=\"x\" onclick='y'>&amp;\n\x01"), "&lt;a href=&quot;x&quot; onclick=&#39;y&#39;&gt;&amp;amp;  ");
+  EXPECT_EQ(EscapeHtml("<a href=\"x\" onclick='y'>&amp;\n\x01"),
+            "&lt;a href=&quot;x&quot; onclick=&#39;y&#39;&gt;&amp;amp;  ");
   DebugPages pages;
   pages.Add("members", [] { return DebugTable{"<caption>", {"<column>"}, {{"<cell>"}}}; });
   const std::string html = *pages.Render("members");
-  for (const char* word : {"caption", "column", "cell"}) EXPECT_THAT(html, HasSubstr(absl::StrCat("&lt;", word, "&gt;")));
+  for (const char* word : {"caption", "column", "cell"})
+    EXPECT_THAT(html, HasSubstr(absl::StrCat("&lt;", word, "&gt;")));
   EXPECT_THAT(html, Not(HasSubstr("<column>")));
   EXPECT_THAT(html, Not(HasSubstr("<cell>")));
 }
