@@ -66,7 +66,7 @@ def variable(name: str, label: str, query: str) -> dict:
             "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}, "sort": 1}
 
 
-def board(name: str, title: str, description: str, *rows: list[dict]) -> dict:
+def board(name: str, title: str, description: str, *rows: list[dict], variables: tuple[dict, ...] = ()) -> dict:
     panels, y = [], 0
     for row in rows:
         x, height = 0, 4 if all(p["type"] == "stat" for p in row) else HEIGHT
@@ -83,10 +83,11 @@ def board(name: str, title: str, description: str, *rows: list[dict]) -> dict:
             "templating": {"list": [
                 {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
                 variable("job", "Job", "label_values(kvist_build_info, job)"),
-                variable("instance", "Node", 'label_values(kvist_build_info{job=~"$job"}, instance)')]},
+                variable("instance", "Node", 'label_values(kvist_build_info{job=~"$job"}, instance)'), *variables]},
             "panels": panels}
 
 
+NAMESPACE = 'kv_namespace=~"$kv_namespace"'
 MATCH, GET = 'op="match"', 'op="get"'
 TOKEN_RATIO = ratio(total("kvist_hit_tokens_total", labels=MATCH), total("kvist_lookup_tokens_total", labels=MATCH))
 NOT_OK, OF_GET = 'code!="ok"', 'method="get"'
@@ -197,7 +198,25 @@ HITS = board(
         panel("Prefix depth", "Leading hits of the chains that Match asked a node for, in blocks: its part of the prompts.", "short",
               (quantile(0.5, "kvist_match_depth_blocks"), "p50"), (quantile(0.9, "kvist_match_depth_blocks"), "p90"),
               (ratio(total("kvist_match_depth_blocks_sum"), total("kvist_match_depth_blocks_count")), "mean")),
-    ])
+    ],
+    [
+        panel("Found by namespace", "Blocks that Get sent, by the first digits of the namespace's digest (kvist explain and /debug/namespaces "
+              "tell them in full). Of each node the first 64 namespaces have a name; the rest is other.", "cps",
+              (total("kvist_namespace_hit_blocks_total", "kv_namespace", NAMESPACE), "{{kv_namespace}}"), stacked=True),
+        panel("Missed by namespace", "Blocks that Get did not find. Match knows no namespaces: what it did not find is never asked of Get.", "cps",
+              (total("kvist_namespace_missed_blocks_total", "kv_namespace", NAMESPACE), "{{kv_namespace}}"), stacked=True),
+        panel("Stored by namespace", "Blocks that came, copies of other nodes included. Much stored and nothing found: a namespace that no "
+              "reader asks for.", "cps",
+              (total("kvist_namespace_stored_blocks_total", "kv_namespace", NAMESPACE), "{{kv_namespace}}"), stacked=True),
+    ],
+    [
+        panel("Hot prefixes", "Segments that were read lately, and those of which extra copies stand elsewhere because they are read so much.",
+              "short", (f"sum(kvist_read_segments{{{I}}})", "read lately"), (f"sum(kvist_hot_segments{{{I}}})", "with extra copies")),
+        panel("Bytes of hot prefixes", "The part of the bytes read lately that was of hot segments, by node; /debug/hot says which.", "percentunit",
+              (f"kvist_hot_read_ratio{{{I}}}", "{{instance}}"), highest=1),
+        panel("Bytes of the most read prefix", "The part of the one segment that is read most, by node. Close to 1: one prompt is all that is read.",
+              "percentunit", (f"kvist_most_read_ratio{{{I}}}", "{{instance}}"), highest=1),
+    ], variables=(variable("kv_namespace", "Namespace", 'label_values(kvist_namespace_stored_blocks_total{job=~"$job"}, kv_namespace)'),))
 
 REQUESTS = board(
     "requests", "Requests", "Rate, errors and duration of every method, and what the nodes refuse.",
@@ -230,6 +249,8 @@ REQUESTS = board(
         panel("CPU", "Cores that each node uses.", "short", (total("process_cpu_seconds_total", "instance"), "{{instance}}")),
         panel("File descriptors", "Open, of those allowed.", "percentunit",
               (f"process_open_fds{{{I}}} / process_max_fds{{{I}}}", "{{instance}}"), steps=(0.6, 0.8), highest=1),
+        panel("Connections", "To the data port: open, and turned away a second because --max-connections are.", "short",
+              (f"kvist_connections{{{I}}}", "{{instance}}"), (total("kvist_refused_connections_total"), "turned away")),
     ])
 
 CLUSTER = board(

@@ -127,7 +127,7 @@ def main() -> int:
     end = time.time()
     start = end - 60 * flags.minutes
     step = max(1, math.ceil((end - start) / 300))
-    variables = {"__rate_interval": flags.rate_interval, "job": flags.job, "instance": flags.instance}
+    variables = {"__rate_interval": flags.rate_interval, "job": flags.job, "instance": flags.instance, "kv_namespace": ".*"}
     for name, board in queries.load().items():
         series = {panel["id"]: answers(flags.prometheus, panel, variables, start, end, step) for panel in board["panels"]}
         draw(board, series, start, end, flags.out / f"{name}.png")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace kvist {
 namespace {
@@ -48,14 +49,16 @@ void Heat::Remove(size_t place) {
   entries_.pop_back();
 }
 
+// A steady rate r settles at r * half_life / ln 2.
+double Heat::Seconds() const { return absl::ToDoubleSeconds(options_.half_life) / std::log(2.0); }
+
 std::vector<Heat::Hot> Heat::Tick(absl::Time now, const std::map<Key, size_t>& copies) {
   std::lock_guard lock(mutex_);
   const double half_lives =
       last_tick_ == absl::InfinitePast() ? 0 : absl::FDivDuration(now - last_tick_, options_.half_life);
   last_tick_ = now;
   const double left = std::exp2(-half_lives);
-  // A steady rate r settles at r * half_life / ln 2.
-  const double seconds = absl::ToDoubleSeconds(options_.half_life) / std::log(2.0);
+  const double seconds = Seconds();
   const auto rate_of = [&](const Entry& entry) {
     const auto elsewhere = copies.find(entry.segment);
     return entry.bytes / seconds * static_cast<double>(1 + (elsewhere == copies.end() ? 0 : elsewhere->second));
@@ -82,6 +85,32 @@ std::vector<Heat::Hot> Heat::Tick(absl::Time now, const std::map<Key, size_t>& c
     return a.bytes_per_second != b.bytes_per_second ? a.bytes_per_second > b.bytes_per_second : a.segment < b.segment;
   });
   return hot;
+}
+
+Heat::Reading Heat::Look(size_t top) const {
+  Reading reading;
+  std::vector<Hot> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Entry& entry : entries_) {
+      const double rate = entry.bytes / Seconds();
+      all.push_back({entry.segment, rate, 0});
+      reading.bytes_per_second += rate;
+      if (hot_.contains(entry.segment)) reading.hot += rate;
+      reading.most_read = std::max(reading.most_read, rate);
+    }
+  }
+  reading.segments = all.size();
+  if (reading.bytes_per_second > 0) {
+    reading.hot /= reading.bytes_per_second;
+    reading.most_read /= reading.bytes_per_second;
+  }
+  const size_t shown = std::min(top, all.size());
+  std::partial_sort(all.begin(), all.begin() + shown, all.end(),
+                    [](const Hot& a, const Hot& b) { return a.bytes_per_second > b.bytes_per_second; });
+  all.resize(shown);
+  reading.top = std::move(all);
+  return reading;
 }
 
 }  // namespace kvist

@@ -48,16 +48,26 @@ class Heat {
   // one serve a segment now; one that is not in it has none.
   std::vector<Hot> Tick(absl::Time now, const std::map<Key, size_t>& copies);
 
+  // What readers take here, as of the last tick.
+  struct Reading {
+    size_t segments = 0;            // in the table
+    double bytes_per_second = 0;    // of them all
+    double hot = 0, most_read = 0;  // the parts of that of the hot segments and of the one that is most read
+    std::vector<Hot> top;           // the most read first; rates without those of copies elsewhere
+  };
+  Reading Look(size_t top) const;
+
  private:
   struct Entry {
     Key segment;
     double bytes = 0;  // each counts half after every half-life
   };
+  double Seconds() const;  // that a rate has when its bytes are as they are
   size_t LeastOfSome() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(size_t place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const HeatOptions options_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<Key, size_t> places_ ABSL_GUARDED_BY(mutex_);  // in entries_
   absl::flat_hash_set<Key> hot_ ABSL_GUARDED_BY(mutex_);             // at the last tick

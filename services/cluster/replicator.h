@@ -90,6 +90,7 @@ class Replicator {
   // A copy came of a block that so many nodes shall keep.
   void Copied(std::string_view namespace_digest, uint32_t replicas);
   void Read(const Key& group, uint64_t bytes) { heat_.Read(group, bytes); }
+  Heat::Reading ReadLately(size_t top) const { return heat_.Look(top); }
   // Where extra copies of a hot segment stand now.
   std::vector<NodeId> HotNodes(const Key& group) { return hot_.Nodes(group); }
   // Queues what we lack; how many that were: none while this node drains. What we have as a spare copy, we keep.

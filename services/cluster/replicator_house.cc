@@ -22,7 +22,10 @@ void Replicator::KeepHouse() {
       if (stopped_->WaitUntil(lock, until, [this] { return stopping_; })) return;
     }
     const std::shared_ptr<const View> view = options_.view();
-    if (view == nullptr || view->nodes.empty()) continue;
+    if (view == nullptr || view->nodes.empty()) {
+      heat_.Tick(options_.runtime->Now(), {});  // there is nobody to copy to, but people look
+      continue;
+    }
     repair_.SetView(*view, options_.runtime->Now());
     StepRepair(*view);
     RefreshHot(*view);

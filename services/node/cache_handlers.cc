@@ -7,6 +7,7 @@
 #include "kernels/block_format.h"
 #include "services/cluster/records.h"
 #include "services/node/block_check.h"
+#include "services/node/debug_tables.h"
 #include "services/node/handlers_state.h"
 #include "services/node/log.h"
 #include "services/node/request_keys.h"
@@ -16,7 +17,7 @@
 namespace kvist {
 namespace {
 
-constexpr size_t kMaxReportedKeys = 64, kMaxAdoptedKeys = 1024;
+constexpr size_t kMaxReportedKeys = 64, kMaxAdoptedKeys = 1024, kShownNamespaces = 64;
 
 // Refused acts are logged too. `result` is what the act did, beside its status.
 void LogAdminAct(const Caller& caller, std::string_view act, const absl::Status& status, const std::string& result) {
@@ -347,6 +348,14 @@ absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(const Caller&
 
 absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_by) {
   return kvist::DropIfDamaged(impl_.get(), key, found_by);
+}
+
+void CacheHandlers::AddDebugPages(DebugPages* pages) {
+  pages->Add("namespaces", [state = impl_] { return NamespacesTable(state->namespaces.Largest(kShownNamespaces)); });
+  pages->Add("bounds", [state = impl_] {
+    return BoundsTable(state->options.limits, state->options.admission, state->options.capacity_bytes,
+                       state->admission);
+  });
 }
 
 void CacheHandlers::Sweep() {

@@ -35,6 +35,8 @@
 
 namespace kvist {
 
+class DebugPages;
+
 struct ServiceIdentity {
   std::string version, node_id;
 };
@@ -109,6 +111,9 @@ class CacheHandlers {
   // Verifies a stored block whole; one that is damaged is dropped, counted and told to the hook. True if it was
   // dropped.
   absl::StatusOr<bool> DropIfDamaged(const Key& key, FoundBy found_by);
+
+  // Adds what namespaces were stored, and the bounds in force.
+  void AddDebugPages(DebugPages* pages);
 
   // Ends sessions whose deadline has passed or whose reader or writer is too slow. Call it on a timer.
   void Sweep();

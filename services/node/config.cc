@@ -30,11 +30,11 @@ struct RawFlags {
               drain_budget, scrub_rate = "64MiB", scrub_pause = "10s", log_level = "info";
   std::string max_gets = "256", max_queued = "512MiB", max_puts = "128", max_matches = "64", max_explains = "4",
               max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
-              min_read_rate = "64KiB";
+              min_read_rate = "64KiB", min_write_rate = "64KiB", max_connections = "4096";
   std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
   std::string access, tokens, access_refresh = "10s", peer_token;
   std::string tls_cert, tls_key, tls_ca, tls_server_name, tls_refresh = "10s";
-  bool no_prefault = false, version = false, enable_test_faults = false, insecure = false;
+  bool no_prefault = false, version = false, enable_test_faults = false, insecure = false, debug_pages = false;
 };
 
 class Problems {
@@ -191,6 +191,8 @@ void FillLimits(const RawFlags& raw, NodeConfig* config, Problems* problems) {
   problems->Take("--read-stall", ParseDurationWithin(raw.read_stall, absl::Minutes(10)), &limits.read_stall);
   problems->Take("--write-stall", ParseDurationWithin(raw.write_stall, absl::Minutes(10)), &limits.write_stall);
   problems->Take("--min-read-rate", ParseSizeOrZero(raw.min_read_rate), &limits.min_read_rate);
+  problems->Take("--min-write-rate", ParseSizeOrZero(raw.min_write_rate), &limits.min_write_rate);
+  problems->Take("--max-connections", ParseCount(raw.max_connections), &config->max_connections);
 }
 
 absl::StatusOr<int> ParseOrdinal(const std::string& text) {
@@ -264,6 +266,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   config.cluster_file = raw.cluster;
   config.prefault = !raw.no_prefault;
   config.enable_test_faults = raw.enable_test_faults;
+  config.debug_pages = raw.debug_pages;
   config.log_level = raw.log_level;
   if (!raw.cluster.empty()) FillFromClusterFile(raw, &config, &problems);
   if (!raw.etcd.empty()) FillEtcd(raw, &config, &problems);
@@ -358,7 +361,11 @@ void AddLimitFlags(CLI::App* app, RawFlags* raw) {
       ->capture_default_str();
   app->add_option("--write-stall", raw->write_stall, "A write whose writer sends nothing for so long is ended")
       ->capture_default_str();
-  app->add_option("--min-read-rate", raw->min_read_rate, "As is one that takes less than this a second; 0 = any")
+  app->add_option("--min-read-rate", raw->min_read_rate, "A read that takes less than this a second is ended; 0 = none")
+      ->capture_default_str();
+  app->add_option("--min-write-rate", raw->min_write_rate, "A write that brings less than this a second is; 0 = none")
+      ->capture_default_str();
+  app->add_option("--max-connections", raw->max_connections, "Connections to the data port; more are closed at once")
       ->capture_default_str();
 }
 
@@ -382,6 +389,8 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--scrub-pause", raw.scrub_pause, "Pause between two passes of that")->capture_default_str();
   app.add_option("--log-level", raw.log_level, "debug, info, warning or error")->capture_default_str();
+  app.add_flag("--debug-pages", raw.debug_pages,
+               "Pages for people on the HTTP port: /debug tells of members, namespaces, bounds, what is read most");
   app.add_flag("--enable-test-faults", raw.enable_test_faults, "For tests: POST /test/flip damages resting blocks");
   app.add_flag("--no-prefault", raw.no_prefault, "Take memory at first use instead of at start");
   app.add_flag("--version", raw.version, "Print the version and exit");

@@ -141,7 +141,10 @@ class GetState final : public OpenSession {
     if (!header.ok()) return header.status();
     header->set_item(static_cast<uint32_t>(item_));
     (header->miss() == v1::MISS_REASON_UNSPECIFIED ? hits_ : misses_) += 1;
-    if (block_ == nullptr) node_->metrics().lookups().CountMisses(LookupOp::kGet, header->miss(), 1);
+    if (block_ == nullptr) {
+      node_->metrics().lookups().CountMisses(LookupOp::kGet, header->miss(), 1);
+      node_->metrics().namespaces().CountMiss(request_.namespace_digest());
+    }
     node_->metrics().tenants().CountGet(keys_[item_].tenant, block_ != nullptr, header->sent_bytes());
     node_->admission.CountItem(header->sent_bytes());
     Requeue(keys_.size() - item_, header->sent_bytes());
@@ -161,7 +164,8 @@ class GetState final : public OpenSession {
       return header;
     }
     uint32_t tokens = 0;
-    absl::StatusOr<std::vector<ByteRange>> ranges = Plan(lookup->block->pieces(), &header, &tokens);
+    std::string digest;
+    absl::StatusOr<std::vector<ByteRange>> ranges = Plan(lookup->block->pieces(), &header, &tokens, &digest);
     if (!ranges.ok()) return ranges.status();
     if (header.miss() == v1::MISS_REASON_CHECKSUM) events->unreadable = key;
     if (header.miss() != v1::MISS_REASON_UNSPECIFIED) return header;
@@ -171,6 +175,7 @@ class GetState final : public OpenSession {
     LookupMetrics& lookups = node_->metrics().lookups();
     lookups.CountHits(LookupOp::kGet, {1, tokens, lookup->block->size_bytes()});
     if (request_.first_layer() == 0) lookups.CountSaved(tokens);
+    node_->metrics().namespaces().CountHit(digest);
     ranges_ = *std::move(ranges);
     header.set_block_bytes(lookup->block->size_bytes());
     header.set_tier(static_cast<v1::Tier>(lookup->tier));
@@ -180,8 +185,9 @@ class GetState final : public OpenSession {
     return header;
   }
 
-  // Which bytes to send of a block of how many tokens; or none, and why in the header's miss.
-  absl::StatusOr<std::vector<ByteRange>> Plan(Pieces pieces, v1::GetHeader* header, uint32_t* tokens) const {
+  // Which bytes to send of a block of how many tokens and which namespace; or none, and why in the header's miss.
+  absl::StatusOr<std::vector<ByteRange>> Plan(Pieces pieces, v1::GetHeader* header, uint32_t* tokens,
+                                              std::string* digest) const {
     const auto miss = [header](v1::MissReason reason) {
       header->set_miss(reason);
       return std::vector<ByteRange>();
@@ -191,6 +197,8 @@ class GetState final : public OpenSession {
     if (!head->IsOf(request_.namespace_digest())) return miss(v1::MISS_REASON_IDENTITY_MISMATCH);
     const BlockView& view = head->view();
     *tokens = view.shape().tokens;
+    const auto& made_for = view.identity().namespace_digest;
+    digest->assign(made_for.begin(), made_for.end());
     const bool all_layers = request_.first_layer() == 0 && request_.last_layer() == 0;
     if (all_layers && request_.precision() == 0) return std::vector<ByteRange>{{0, view.block_bytes()}};
     absl::StatusOr<std::vector<ByteRange>> ranges =

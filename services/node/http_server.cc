@@ -2,91 +2,68 @@
 
 #include <httplib.h>
 
-#include <atomic>
-#include <condition_variable>
-#include <deque>
+#include <algorithm>
+#include <cstring>
 #include <functional>
-#include <mutex>
-#include <thread>
+#include <optional>
 #include <utility>
-#include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "services/node/http_loop.h"
 
 namespace kvist {
 namespace {
 
-// A connection holds a thread until its request has come and is answered. So it brings one request, soon, and there are
-// more threads than there are clients that mean well: a few that connect and say nothing hold nobody up.
-constexpr size_t kThreads = 8, kMaxWaiting = 64;
-constexpr int kSilentSeconds = 1;  // a connection that says nothing for so long is closed
-constexpr int kStallSeconds = 5;   // as is one that stops in the middle of its request or answer
-
-// When kMaxWaiting connections wait for a thread, the acceptor waits as well, and the kernel turns others away.
-class BoundedPool : public httplib::TaskQueue {
+// A request that has come whole, and the answer to it.
+class TextStream : public httplib::Stream {
  public:
-  BoundedPool() {
-    for (size_t i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
+  explicit TextStream(const std::string& request) : request_(request) {}
+  bool is_readable() const override { return true; }
+  bool is_writable() const override { return true; }
+  ssize_t read(char* to, size_t size) override {
+    const size_t taken = std::min(size, request_.size() - read_);
+    std::memcpy(to, request_.data() + read_, taken);
+    read_ += taken;
+    return static_cast<ssize_t>(taken);
   }
-  void enqueue(std::function<void()> task) override {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return tasks_.size() < kMaxWaiting; });
-    tasks_.push_back(std::move(task));
-    changed_.notify_all();
+  ssize_t write(const char* bytes, size_t size) override {
+    answer_.append(bytes, size);
+    return static_cast<ssize_t>(size);
   }
-  void shutdown() override {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  void get_remote_ip_and_port(std::string& ip, int& port) const override { ip.clear(), port = 0; }
+  void get_local_ip_and_port(std::string& ip, int& port) const override { ip.clear(), port = 0; }
+  socket_t socket() const override { return 0; }
+  const std::string& answer() const { return answer_; }
 
  private:
-  void Run() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.pop_front();
-      changed_.notify_all();
-      lock.unlock();
-      task();
-      lock.lock();
-    }
-  }
+  const std::string& request_;
+  size_t read_ = 0;
+  std::string answer_;
+};
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  bool stopping_ = false;
-  std::vector<std::thread> threads_;
+// The library's parser and routes, without its sockets: its threads wait for slow clients (http_loop.h does not), and
+// its select() knows no descriptor beyond 1,023.
+class Routes : public httplib::Server {
+ public:
+  std::string Answer(const std::string& request) {
+    TextStream stream(request);
+    bool closed = false;
+    process_request(stream, /*close_connection=*/true, closed, nullptr);
+    return stream.answer();
+  }
 };
 
 class HttplibServer : public HttpServer {
  public:
   explicit HttplibServer(HttpOptions options) {
-    // SO_REUSEPORT, the library's default, would let two nodes share a port unseen.
-    server_.set_socket_options([](socket_t socket) {
-      const int yes = 1;
-      setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    });
-    server_.new_task_queue = [] { return new BoundedPool; };
-    server_.set_keep_alive_max_count(1);
-    server_.set_keep_alive_timeout(kSilentSeconds);  // of the wait for a first byte, too
-    server_.set_read_timeout(kStallSeconds);
-    server_.set_write_timeout(kStallSeconds);
-    server_.Get("/metrics",
+    routes_.Get("/metrics",
                 [metrics = std::move(options.metrics)](const httplib::Request&, httplib::Response& response) {
                   response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
                 });
-    server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
+    routes_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("ok\n", "text/plain");
     });
-    server_.Get("/readyz", [why_not_ready = std::move(options.why_not_ready), trouble = std::move(options.trouble)](
+    routes_.Get("/readyz", [why_not_ready = std::move(options.why_not_ready), trouble = std::move(options.trouble)](
                                const httplib::Request&, httplib::Response& response) {
       const std::string why_not = why_not_ready();
       std::string answer = why_not.empty() ? "ready\n" : absl::StrCat("not ready: ", why_not, "\n");
@@ -94,8 +71,9 @@ class HttplibServer : public HttpServer {
       response.status = why_not.empty() ? 200 : 503;
       response.set_content(answer, "text/plain");
     });
+    if (options.debug) AddDebug(std::move(options.debug));
     if (!options.flip) return;
-    server_.Post(
+    routes_.Post(
         "/test/flip", [flip = std::move(options.flip)](const httplib::Request& request, httplib::Response& response) {
           const absl::StatusOr<std::string> answer =
               flip([&request](const std::string& name) { return request.get_param_value(name.c_str()); });
@@ -103,53 +81,44 @@ class HttplibServer : public HttpServer {
           response.set_content(answer.ok() ? *answer : std::string(answer.status().message()) + "\n", "text/plain");
         });
   }
-  ~HttplibServer() override {
-    server_.stop();
-    if (thread_.joinable()) thread_.join();
+  void Serve(std::unique_ptr<Listener> listener) {
+    loop_.emplace(std::move(listener), [this](const std::string& request) { return routes_.Answer(request); });
   }
-
-  // `host` as in an address: an IPv6 one stands in brackets, which the library does not want.
-  bool Bind(const std::string& host, int port) {
-    const bool ipv6 = host.size() > 2 && host.front() == '[' && host.back() == ']';
-    const std::string bare = ipv6 ? host.substr(1, host.size() - 2) : host;
-    port_ = port == 0 ? server_.bind_to_any_port(bare.c_str()) : (server_.bind_to_port(bare.c_str(), port) ? port : -1);
-    host_ = host;
-    return port_ > 0;
+  void AddDebug(decltype(HttpOptions::debug) debug) {
+    routes_.Get("/debug(?:/([a-z]*))?",
+                [debug = std::move(debug)](const httplib::Request& request, httplib::Response& response) {
+                  const std::optional<std::string> page = debug(request.matches[1]);
+                  response.status = page ? 200 : 404;
+                  if (!page) return;
+                  // Should text ever get past the escaping: nothing of the page may run or be fetched.
+                  response.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
+                  response.set_header("X-Content-Type-Options", "nosniff");
+                  response.set_header("Cache-Control", "no-store");
+                  response.set_content(*page, "text/html; charset=utf-8");
+                });
   }
-  void Serve() {
-    thread_ = std::thread([this] {
-      server_.listen_after_bind();
-      ended_ = true;
-    });
-    // stop() is lost on a server whose loop has not begun, and a join would then wait for ever.
-    while (!server_.is_running() && !ended_) std::this_thread::yield();
-  }
-  std::string address() const override { return absl::StrCat(host_, ":", port_); }
+  std::string address() const override { return loop_->address().ToString(); }
 
  private:
-  httplib::Server server_;
-  std::string host_;
-  int port_ = -1;
-  std::atomic<bool> ended_ = false;
-  std::thread thread_;
+  Routes routes_;
+  std::optional<HttpLoop> loop_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(HttpOptions options) {
-  const std::string address = options.address;
-  const size_t colon = address.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat("HTTP address '", address, "' is not host:port"));
+  const absl::StatusOr<Address> address = ParseAddress(options.address);
+  if (!address.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("HTTP address '", options.address, "' is not host:port"));
   }
-  auto server = std::make_unique<HttplibServer>(std::move(options));
-  if (!server->Bind(address.substr(0, colon), port)) {
+  absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Bind(*address);
+  if (!listener.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("cannot listen on HTTP address ", address,
+        absl::StrCat("cannot listen on HTTP address ", options.address,
                      ": the port is taken or the address is not of this host; name another with --http"));
   }
-  server->Serve();
+  auto server = std::make_unique<HttplibServer>(std::move(options));
+  server->Serve(*std::move(listener));
   return server;
 }
 

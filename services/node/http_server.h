@@ -1,14 +1,15 @@
 // The node's HTTP port: GET /metrics (Prometheus text), /healthz (the process answers), /readyz (it takes requests, or
 // why not), and with test faults POST /test/flip.
 //
-// Threads own ones, so that it answers however busy the data port is; the callbacks are called on them.
-// Bounds  a few threads and connections that wait for one; one request a connection, and a silent one is closed after a
-//         second.
+// Threads one of its own, so that it answers however busy the data port is; the callbacks are called on it, and must not
+//         wait.
+// Bounds  those of http_loop.h; one request a connection.
 #ifndef KVIST_SERVICES_NODE_HTTP_SERVER_H_
 #define KVIST_SERVICES_NODE_HTTP_SERVER_H_
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,8 @@ struct HttpOptions {
   std::function<std::string()> metrics;
   std::function<std::string()> why_not_ready;  // a sentence; "" = ready
   std::function<std::string()> trouble;  // a sentence for /readyz, though the node serves; "" = none. May be empty
+  // GET /debug (page "") and /debug/PAGE: HTML, or nothing = no such page. Empty = no such paths.
+  std::function<std::optional<std::string>(const std::string& page)> debug;
   // POST /test/flip?...: the parameter of that name, or ""; what to answer. Empty = no such path.
   using Parameter = std::function<std::string(const std::string& name)>;
   std::function<absl::StatusOr<std::string>(const Parameter& parameter)> flip;

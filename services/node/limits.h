@@ -33,7 +33,8 @@ struct AdmissionLimits {
   absl::Duration write_stall = absl::Seconds(10);  // a Put whose writer sends nothing for so long is ended
   // A Get that is older than `read_stall` and whose reader took less than this a second over its life is ended.
   uint64_t min_read_rate = 64ull << 10;
-  uint64_t report_rate = 256ull << 20;  // bytes a second that reports may make the node verify
+  uint64_t min_write_rate = 64ull << 10;  // as is a Put that is older than `write_stall` and brought less
+  uint64_t report_rate = 256ull << 20;    // bytes a second that reports may make the node verify
 };
 
 }  // namespace kvist

@@ -5,10 +5,12 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "services/node/log_limit.h"
 
 namespace kvist {
 namespace {
@@ -42,13 +44,15 @@ absl::Status SetLogLevel(std::string_view name) {
 
 namespace {
 
-void Write(LogLevel level, spdlog::level::level_enum as, std::string_view event,
+// `left_out` lines of this event were not written since the last one that was.
+void Write(LogLevel level, spdlog::level::level_enum as, std::string_view event, uint64_t left_out,
            std::initializer_list<std::pair<std::string_view, std::string>> fields) {
   nlohmann::ordered_json line;
   line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   line["level"] = kLevelNames[static_cast<size_t>(level)];
   line["event"] = event;
   for (const auto& [name, value] : fields) line[std::string(name)] = value;
+  if (left_out > 0) line["left_out"] = left_out;
   // Whatever bytes a field holds, the line stays valid JSON.
   Logger().log(as, "{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
@@ -58,11 +62,14 @@ void Write(LogLevel level, spdlog::level::level_enum as, std::string_view event,
 void Log(LogLevel level, std::string_view event,
          std::initializer_list<std::pair<std::string_view, std::string>> fields) {
   const spdlog::level::level_enum as = kSpdlogLevels[static_cast<size_t>(level)];
-  if (Logger().should_log(as)) Write(level, as, event, fields);
+  if (!Logger().should_log(as)) return;
+  static LogLimit limit;
+  const std::optional<uint64_t> left_out = limit.Take(event, absl::Now());
+  if (left_out) Write(level, as, event, *left_out, fields);
 }
 
 void LogAudit(std::initializer_list<std::pair<std::string_view, std::string>> fields) {
-  Write(LogLevel::kInfo, spdlog::level::critical, "audit", fields);
+  Write(LogLevel::kInfo, spdlog::level::critical, "audit", /*left_out=*/0, fields);
 }
 
 }  // namespace kvist

@@ -1,4 +1,7 @@
 // Structured logs: one JSON object a line on standard error, by spdlog. Never on the data path above debug level.
+//
+// Bounds  of each event, ten lines at once and then one a second, with "left_out": how many there would have been since
+//         the last (log_limit.h). `event` must therefore be a constant; what varies belongs into the fields.
 #ifndef KVIST_SERVICES_NODE_LOG_H_
 #define KVIST_SERVICES_NODE_LOG_H_
 

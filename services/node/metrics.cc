@@ -123,7 +123,7 @@ void Append(MetricFamily made, std::vector<MetricFamily>* families) {
 std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
 
 Metrics::Metrics(const std::string& node_id, const std::string& version)
-    : registry_(std::make_unique<prometheus::Registry>()), lookups_(registry_.get()) {
+    : registry_(std::make_unique<prometheus::Registry>()), lookups_(registry_.get()), namespaces_(registry_.get()) {
   RegisterRpcs();
   RegisterBlocks();
   auto& overloads = BuildCounter()

@@ -1,7 +1,8 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result, and tenant,
-// which comes from the access file. All label sets exist from the start, at 0. Threads any; counting takes no lock.
+// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result,
+// kv_namespace, and tenant, which comes from the access file. All label sets exist from the start, at 0, but those of
+// namespaces (namespace_figures.h). Threads any; counting takes no lock, but for namespaces.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -21,6 +22,7 @@
 #include "cachestore/life_figures.h"
 #include "services/node/admission.h"
 #include "services/node/lookup_metrics.h"
+#include "services/node/namespace_figures.h"
 #include "services/node/tenant_metrics.h"
 #include "services/runtime/runtime.h"
 
@@ -74,6 +76,7 @@ class Metrics {
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
   LookupMetrics& lookups() { return lookups_; }
   TenantMetrics& tenants() { return tenants_; }
+  NamespaceFigures& namespaces() { return namespaces_; }
   void CountSent(uint64_t bytes);
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".
@@ -114,6 +117,7 @@ class Metrics {
 
   std::unique_ptr<prometheus::Registry> registry_;
   LookupMetrics lookups_;
+  NamespaceFigures namespaces_;
   // Constant after construction; the registry owns what they point to.
   std::array<prometheus::Histogram*, kMethods> rpc_seconds_;
   std::array<std::array<prometheus::Counter*, 17>, kMethods> rpcs_;

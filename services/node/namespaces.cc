@@ -196,6 +196,19 @@ std::vector<v1::NearNamespace> Namespaces::Near(TenantId tenant, const std::stri
   return nearest;
 }
 
+std::vector<Namespaces::Summary> Namespaces::Largest(size_t most) const {
+  std::vector<Summary> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, entry] : entries_) all.push_back({name.first, name.second, entry.blocks, entry.fields});
+  }
+  const size_t shown = std::min(most, all.size());
+  std::partial_sort(all.begin(), all.begin() + shown, all.end(),
+                    [](const Summary& a, const Summary& b) { return a.blocks > b.blocks; });
+  all.resize(shown);
+  return all;
+}
+
 size_t Namespaces::size() const {
   std::lock_guard lock(mutex_);
   return entries_.size();

@@ -58,6 +58,15 @@ class Namespaces {
   // those of the same "model" first, then by the number of fields; at most kMaxNear.
   std::vector<v1::NearNamespace> Near(TenantId tenant, const std::string& digest, const NamespaceFields& asked) const;
 
+  // Those of which most blocks were put here, the most first.
+  struct Summary {
+    TenantId tenant = 0;
+    std::string digest;
+    uint64_t blocks = 0;
+    std::shared_ptr<const NamespaceFields> fields;  // null = not described
+  };
+  std::vector<Summary> Largest(size_t most) const;
+
   size_t size() const;
 
  private:

@@ -11,10 +11,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kernels/block_format.h"
 #include "services/cluster/membership.h"
 #include "services/cluster/node_claim.h"
 #include "services/cluster/static_file.h"
 #include "services/node/cache_service.h"
+#include "services/node/data_port.h"
+#include "services/node/debug_pages.h"
 #include "services/node/device_services.h"
 #include "services/node/http_server.h"
 #include "services/node/log.h"
@@ -27,6 +30,7 @@
 #include "services/transport/grpc_library.h"
 #include "services/transport/tls.h"
 #include "services/transport/transport.h"
+#include "services/version.h"
 
 namespace kvist {
 namespace {
@@ -34,7 +38,9 @@ namespace {
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr size_t kGrpcMemoryBytes = size_t{512} << 20;  // receive buffers and streams; beyond it gRPC slows its peers
 constexpr int kKeepaliveMs = 10'000;
-constexpr absl::Duration kLeave = absl::Seconds(5);  // to leave the cluster in, after the hand-over
+constexpr int kHandshakeMs = 10'000;  // a connection that has not said what it wants by then is closed
+constexpr int kMaxStreams = 1024, kMaxMetadataBytes = 8 << 10;  // of one connection, and of one call
+constexpr absl::Duration kLeave = absl::Seconds(5);             // to leave the cluster in, after the hand-over
 
 NodeCoreOptions CoreOptions(const NodeConfig& config) {
   NodeCoreOptions options;
@@ -149,6 +155,7 @@ class RunningNode : public NodeServer {
   RunningNode(const NodeConfig& config, const DeviceOpener& open_device) : config_(config), open_device_(open_device) {}
   ~RunningNode() override {
     if (core_ != nullptr) core_->Stop();
+    if (data_port_ != nullptr) data_port_->Close();
     if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(absl::Now()));
   }
 
@@ -184,6 +191,7 @@ class RunningNode : public NodeServer {
     if (access_ != nullptr) AddAccessFigures(access_.get(), core_->metrics());
     cache_ = std::make_unique<CacheService>(core_->handlers(), access_);
     cluster_ = std::make_unique<ClusterService>(core_->handlers(), access_);
+    if (absl::Status status = OpenDataPort(); !status.ok()) return status;
     if (absl::Status status = StartHttp(); !status.ok()) return status;
     if (absl::Status status = StartGrpc(); !status.ok()) return status;
     if (absl::Status status = Publish(); !status.ok()) return status;
@@ -200,6 +208,7 @@ class RunningNode : public NodeServer {
   void Stop() override {
     Log(LogLevel::kInfo, "draining", {{"drain", absl::FormatDuration(config_.drain)}});
     core_->DrainAndLeave(absl::Now() + config_.drain_deadline + kLeave);
+    data_port_->Close();
     server_->Shutdown(absl::ToChronoTime(absl::Now() + config_.drain));
     core_->Stop();
     Log(LogLevel::kInfo, "stopped");
@@ -242,12 +251,33 @@ class RunningNode : public NodeServer {
     return trouble;
   }
 
+  // No file names and no addresses of other services: HTTP has no password.
+  DebugTable BuildTable() const {
+    DebugTable table{"Build and process", {"what", "value"}, {}};
+    table.rows = {{"version", kVersion},
+                  {"block format", absl::StrCat(kFormatVersion)},
+                  {"node", config_.id.value},
+                  {"started", absl::FormatTime(absl::RFC3339_sec, started_, absl::UTCTimeZone())},
+                  {"members from", !config_.etcd.endpoints.empty() ? "etcd"
+                                   : !config_.cluster_file.empty() ? "a file"
+                                                                   : "-"},
+                  {"data port", tls_ != nullptr    ? "mutual TLS"
+                                : config_.insecure ? "plaintext, --insecure"
+                                                   : "plaintext"},
+                  {"connections to it", absl::StrCat(data_port_->connections(), " of at most ", data_port_->most())},
+                  {"device tier", device_ != nullptr ? "yes" : "no"}};
+    return table;
+  }
+
   absl::Status StartHttp() {
     HttpOptions options;
     options.address = config_.http.ToString();
     options.metrics = [this] { return core_->metrics()->Expose(); };
     options.why_not_ready = [this] { return core_->status().why_not; };
     options.trouble = [this] { return Trouble(); };
+    if (config_.debug_pages) {
+      options.debug = [this](const std::string& page) { return core_->debug_pages()->Render(page); };
+    }
     if (config_.enable_test_faults) {
       Log(LogLevel::kWarning, "test faults are enabled: whoever reaches the HTTP port can damage blocks");
       options.flip = [this](const HttpOptions::Parameter& parameter) {
@@ -263,14 +293,54 @@ class RunningNode : public NodeServer {
     return absl::OkStatus();
   }
 
+  // Takes the port; StartGrpc serves on it.
+  absl::Status OpenDataPort() {
+    absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Bind(config_.listen);
+    if (!listener.ok()) {
+      return absl::UnavailableError(absl::StrCat(
+          "cannot listen on data address ", config_.listen.ToString(), " (", listener.status().message(),
+          "): the port is taken or the address is not of this host; change it in the cluster file or with --listen"));
+    }
+    const absl::StatusOr<size_t> connections = ConnectionsWithinFileLimit(config_.max_connections);
+    if (!connections.ok()) return connections.status();
+    if (*connections < config_.max_connections) {
+      Log(LogLevel::kWarning, "fewer connections than --max-connections: the limit of open files allows no more",
+          {{"connections", absl::StrCat(*connections)}});
+    }
+    data_address_ = (*listener)->address();
+    data_port_ = std::make_unique<DataPort>(*std::move(listener), *connections);
+    core_->debug_pages()->Add("build", [this] { return BuildTable(); });
+    core_->metrics()->AddFigure(Metrics::Kind::kGauge, "kvist_connections", "Open connections to the data port.", {},
+                                [this] { return static_cast<double>(data_port_->connections()); });
+    core_->metrics()->AddFigure(Metrics::Kind::kCounter, "kvist_refused_connections_total",
+                                "Connections to the data port that were closed at once, for there were too many.", {},
+                                [this] { return static_cast<double>(data_port_->refused()); });
+    return absl::OkStatus();
+  }
+
   absl::Status StartGrpc() {
     KeepGrpcAlive();
     grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort(config_.listen.ToString(),
-                             tls_ != nullptr ? tls_->ForServer(Certificates()) : grpc::InsecureServerCredentials(),
-                             &port);
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // else two nodes could share a port unseen
+    std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor =
+        builder.experimental().AddExternalConnectionAcceptor(
+            grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+            tls_ != nullptr ? tls_->ForServer(Certificates()) : grpc::InsecureServerCredentials());
+    SetLimits(builder);
+    builder.RegisterService(cache_.get());
+    builder.RegisterService(cluster_.get());
+    if (device_ != nullptr && device_->transfer_service() != nullptr) {
+      builder.RegisterService(device_->transfer_service());
+    }
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr) return absl::InternalError("gRPC refuses to serve");
+    data_port_->Start(std::move(acceptor));
+    return absl::OkStatus();
+  }
+
+  static void SetLimits(grpc::ServerBuilder& builder) {
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
+    builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // a fixed window, as in transport/grpc_transport.cc
@@ -283,19 +353,6 @@ class RunningNode : public NodeServer {
     grpc::ResourceQuota quota("kvistd");
     quota.Resize(kGrpcMemoryBytes);
     builder.SetResourceQuota(quota);
-    builder.RegisterService(cache_.get());
-    builder.RegisterService(cluster_.get());
-    if (device_ != nullptr && device_->transfer_service() != nullptr) {
-      builder.RegisterService(device_->transfer_service());
-    }
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
-      return absl::UnavailableError(absl::StrCat(
-          "cannot listen on data address ", config_.listen.ToString(),
-          ": the port is taken or the address is not of this host; change it in the cluster file or with --listen"));
-    }
-    data_address_ = {config_.listen.host, static_cast<uint16_t>(port)};
-    return absl::OkStatus();
   }
 
   // Whoever shows a token needs no certificate.
@@ -313,6 +370,7 @@ class RunningNode : public NodeServer {
 
   const NodeConfig config_;
   const DeviceOpener open_device_;
+  const absl::Time started_ = absl::Now();
   Address data_address_, http_address_;
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<NodeClaim> claim_;
@@ -326,6 +384,7 @@ class RunningNode : public NodeServer {
   std::unique_ptr<ClusterService> cluster_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<DataPort> data_port_;
 };
 
 }  // namespace

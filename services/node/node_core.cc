@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/cluster/ring.h"
+#include "services/node/debug_tables.h"
 #include "services/node/log.h"
 #include "services/node/member.h"
 #include "services/node/scrubber.h"
@@ -58,13 +59,15 @@ class NodeCoreImpl final : public NodeCore {
     metrics_ = std::make_unique<Metrics>(options_.id.value, kVersion);
     Hooks hooks;
     if (options_.make_hooks) {
-      hooks = options_.make_hooks({options_.id, store_.get(), metrics_.get(), runtime_, transport_,
+      hooks = options_.make_hooks({options_.id, store_.get(), metrics_.get(), &debug_pages_, runtime_, transport_,
                                    [this] { return view(); }, options_.access});
     }
     member_ = std::make_unique<Member>(OptionsOfMember(std::move(hooks.drain)), runtime_, membership_);
     handlers_ = std::make_unique<CacheHandlers>(OptionsOfHandlers(std::move(hooks)));
     AddFigures();
     if (options_.access != nullptr) metrics_->SetTenants([this] { return ReadTenants(); });
+    debug_pages_.Add("members", [this] { return MembersTable(view().get(), options_.id); });
+    handlers_->AddDebugPages(&debug_pages_);
     AddTierFigures(store_.get(), no_device_.empty() ? "none" : "absent", metrics_.get());
     return absl::OkStatus();
   }
@@ -91,6 +94,7 @@ class NodeCoreImpl final : public NodeCore {
 
   CacheHandlers* handlers() override { return handlers_.get(); }
   Metrics* metrics() override { return metrics_.get(); }
+  DebugPages* debug_pages() override { return &debug_pages_; }
   TieredStore* store() override { return store_.get(); }
   std::shared_ptr<const View> view() const override {
     return membership_ == nullptr ? options_.fixed_view : membership_->view();
@@ -276,6 +280,7 @@ class NodeCoreImpl final : public NodeCore {
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<TieredStore> store_;
   std::unique_ptr<Metrics> metrics_;
+  DebugPages debug_pages_;
   std::unique_ptr<Member> member_;
   std::unique_ptr<CacheHandlers> handlers_;
   std::unique_ptr<Scrubber> scrubber_;

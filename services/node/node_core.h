@@ -27,11 +27,14 @@
 
 namespace kvist {
 
+class DebugPages;
+
 // What a part that acts on the handlers' events (the replicator) is built from. All of it outlives the part.
 struct NodeParts {
   NodeId self;
   BlockStore* store = nullptr;
   Metrics* metrics = nullptr;
+  DebugPages* debug_pages = nullptr;
   Runtime* runtime = nullptr;
   Transport* transport = nullptr;
   std::function<std::shared_ptr<const View>()> view;
@@ -92,6 +95,7 @@ class NodeCore {
 
   virtual CacheHandlers* handlers() = 0;
   virtual Metrics* metrics() = 0;
+  virtual DebugPages* debug_pages() = 0;
   virtual TieredStore* store() = 0;
   virtual std::shared_ptr<const View> view() const = 0;
   virtual NodeStatus status() const = 0;

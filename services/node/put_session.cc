@@ -59,9 +59,10 @@ class PutState final : public OpenSession {
       : node_(node),
         caller_(caller),
         deadline_(deadline),
+        opened_(node->Now()),
         timer_(std::in_place, &node->metrics(), Method::kPut, node->options.runtime),
         pass_(std::move(pass)),
-        heard_at_(node->Now()) {}
+        heard_at_(opened_) {}
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
     std::unique_lock lock(mutex_);
@@ -145,10 +146,17 @@ class PutState final : public OpenSession {
   absl::Status JudgePace(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (closed_) return absl::OkStatus();
     if (now >= deadline_) return absl::DeadlineExceededError("the Put's deadline passed before its commit");
-    const absl::Duration most = node_->options.admission.write_stall;
-    if (now - heard_at_ < most) return absl::OkStatus();
-    return absl::AbortedError(absl::StrCat("the writer sent nothing for ", absl::FormatDuration(most),
-                                           ": the Put was ended so that its space is free again"));
+    const AdmissionLimits& limits = node_->options.admission;
+    if (now - heard_at_ >= limits.write_stall) {
+      return absl::AbortedError(absl::StrCat("the writer sent nothing for ", absl::FormatDuration(limits.write_stall),
+                                             ": the Put was ended so that its space is free again"));
+    }
+    const absl::Duration age = now - opened_;
+    if (age >= limits.write_stall && came_bytes_ < limits.min_write_rate * absl::ToDoubleSeconds(age)) {
+      return absl::AbortedError(absl::StrCat("the writer sent ", came_bytes_, " bytes in ", absl::FormatDuration(age),
+                                             ", less than ", limits.min_write_rate, " a second: the Put was ended"));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Check(const v1::PutReserve& reserve) const {
@@ -237,6 +245,7 @@ class PutState final : public OpenSession {
     if (over_) return absl::OkStatus();
     if (closed_) return Copy(ended_);
     if (node_->Now() >= deadline_) return absl::DeadlineExceededError("the Put's deadline passed before its commit");
+    came_bytes_ += bytes.size();
     if (head_) {
       if (head_->Take(offset, bytes)) Judge();
       return absl::OkStatus();
@@ -288,6 +297,7 @@ class PutState final : public OpenSession {
   // REQUIRES: the session is closed, so that nobody changes what is read here.
   void TellOfStored() {
     node_->namespaces.CountBlock(key_.tenant, namespace_digest_);
+    node_->metrics().namespaces().CountStored(namespace_digest_);
     if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
       node_->options.hooks.copied(namespace_digest_, replicas_);
     }
@@ -309,7 +319,7 @@ class PutState final : public OpenSession {
 
   HandlersState* const node_;
   const Caller caller_;
-  const absl::Time deadline_;
+  const absl::Time deadline_, opened_;
 
   // Written by Reserve, before anything reads them.
   Key key_;
@@ -323,6 +333,7 @@ class PutState final : public OpenSession {
   Pass pass_ ABSL_GUARDED_BY(mutex_), reserved_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> act_ ABSL_GUARDED_BY(mutex_);
   absl::Time heard_at_ ABSL_GUARDED_BY(mutex_);  // when the writer last sent anything
+  uint64_t came_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // a copy was compared: no part is needed any more
   absl::Status ended_ ABSL_GUARDED_BY(mutex_);

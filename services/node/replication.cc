@@ -6,12 +6,18 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "services/cluster/replicator.h"
 #include "services/node/block_check.h"
+#include "services/node/debug_pages.h"
 #include "services/node/log.h"
 
 namespace kvist {
 namespace {
+
+constexpr size_t kShownSegments = 32, kShownHex = 8;
 
 BlockReading ReadingOfThisFormat() {
   BlockReading reading;
@@ -101,6 +107,35 @@ void AddFigures(const std::shared_ptr<Replication>& replication, Metrics* metric
       &ReplicatorCounters::refetched_blocks);
   add(Metrics::Kind::kGauge, "kvist_hot_segments", "Segments of which extra copies stand elsewhere.",
       &ReplicatorCounters::hot_segments);
+  const auto lately = [&](const char* name, const char* help, auto Heat::Reading::*figure) {
+    metrics->AddFigure(Metrics::Kind::kGauge, name, help, {}, [replication, figure] {
+      return static_cast<double>(replication->replicator().ReadLately(0).*figure);
+    });
+  };
+  lately("kvist_read_segments", "Segments that were read here lately; 4096 at most are told apart.",
+         &Heat::Reading::segments);
+  lately("kvist_hot_read_ratio", "The part of the bytes read here lately that was of hot segments.",
+         &Heat::Reading::hot);
+  lately("kvist_most_read_ratio", "The part of those bytes that was of the one segment that is read most.",
+         &Heat::Reading::most_read);
+}
+
+// A key's first bytes tell segments apart, and do not let anybody ask for their blocks.
+void AddHotPage(const std::shared_ptr<Replication>& replication, DebugPages* pages) {
+  pages->Add("hot", [replication] {
+    const Heat::Reading lately = replication->replicator().ReadLately(kShownSegments);
+    DebugTable table{
+        "Most read segments, of the last seconds", {"key of the first block", "bytes/s", "part", "copies at"}, {}};
+    for (const Heat::Hot& segment : lately.top) {
+      std::vector<std::string> nodes;
+      for (const NodeId& node : replication->replicator().HotNodes(segment.segment)) nodes.push_back(node.value);
+      table.rows.push_back({absl::StrCat(segment.segment.Hex().substr(0, kShownHex), "..."),
+                            absl::StrFormat("%.0f", segment.bytes_per_second),
+                            absl::StrFormat("%.1f %%", 100 * segment.bytes_per_second / lately.bytes_per_second),
+                            absl::StrJoin(nodes, " ")});
+    }
+    return table;
+  });
 }
 
 }  // namespace
@@ -108,6 +143,7 @@ void AddFigures(const std::shared_ptr<Replication>& replication, Metrics* metric
 Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes) {
   const auto replication = std::make_shared<Replication>(parts, capacity_bytes);
   AddFigures(replication, parts.metrics);
+  if (parts.debug_pages != nullptr) AddHotPage(replication, parts.debug_pages);
   Hooks hooks;
   hooks.stored = [replication](const Key& key, const BlockTraits& traits, std::string_view namespace_digest,
                                uint32_t replicas) {

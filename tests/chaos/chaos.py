@@ -17,12 +17,13 @@ import time
 
 import mixed
 import overload
+import rolling
 import scenarios
 from cluster import Programs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SCALES = {"full": scenarios.FULL, "short": scenarios.SHORT, "test": scenarios.TEST}
-ALL = {scenario.__name__: scenario for scenario in [*scenarios.ALL, overload.overload, mixed.mixed]}
+ALL = {scenario.__name__: scenario for scenario in [*scenarios.ALL, overload.overload, rolling.rolling_restart, mixed.mixed]}
 
 
 def totals(finals: list[dict]) -> dict:

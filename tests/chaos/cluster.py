@@ -78,6 +78,10 @@ class Worker:
         if not self.running():
             raise Fault(f"{self.name} ended too early, with {self.process.returncode}")
 
+    def end(self) -> None:
+        """Before its time; `finish` then gives what it has counted."""
+        self.process.terminate()
+
     def finish(self, seconds: float = 3600) -> list[dict]:
         try:
             self.process.wait(seconds)
@@ -184,6 +188,10 @@ class Cluster:
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
+
+    def ended_with(self, name: str) -> int | None:
+        """The exit status of a node; None while it runs."""
+        return self._processes[name].poll()
 
     def alive(self, name: str) -> bool:
         return name in self._processes and self._processes[name].poll() is None

@@ -1,13 +1,14 @@
 // A worker that knows every byte it should get: blocks' values follow from their keys (block_values.h), so each value
 // that a Get says it delivered is compared. Reads and writes prompts for a while through the real client over gRPC, and
 // prints one JSON object a second and a last one with "final": true.
-// Exit: 0; 1 if it could not start; 3 if one value was wrong.
+// SIGTERM ends the reading and writing early. Exit: 0; 1 if it could not start; 3 if one value was wrong.
 //
 //   oracle_worker --seeds HOST:PORT[,...] --clients 4 --seconds 10 [--prompts 1000] [--zipf 0.9] [--rate 500] ...
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <random>
@@ -28,6 +29,7 @@ namespace kvist::testing {
 namespace {
 
 constexpr size_t kTokens = 16, kHeadDim = 64;
+std::atomic<bool> told_to_end = false;
 constexpr absl::Duration kMostLag = absl::Seconds(1);  // arrivals that are later than this are dropped
 
 struct Flags {
@@ -225,7 +227,7 @@ void Run(Worker* worker, const Flags& flags, int number, absl::Time end, Figures
   std::mt19937_64 random(Mix(flags.seed + 1000) + number);
   std::exponential_distribution<double> gap(flags.rate > 0 ? flags.rate / flags.clients : 1);
   absl::Time next = absl::Now();
-  while (absl::Now() < end && (flags.max_verified == 0 || figures->verified() < flags.max_verified)) {
+  while (absl::Now() < end && !told_to_end && (flags.max_verified == 0 || figures->verified() < flags.max_verified)) {
     if (flags.rate > 0) {
       next += absl::Seconds(gap(random));
       if (next > end) break;
@@ -310,6 +312,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   limits.codec = *codec;
+  std::signal(SIGTERM, [](int) { told_to_end = true; });
   return RunAll(flags, limits);
 }
 

@@ -4,4 +4,4 @@
 set -euo pipefail
 export PYTHONDONTWRITEBYTECODE=1
 exec python3 "$(readlink -f "$1")" --scale test --seed 4 --bin "$PWD" --out "${TEST_UNDECLARED_OUTPUTS_DIR:-$TEST_TMPDIR}" \
-  oracle kill_one stop_one cut_one flip etcd_dead mixed
+  oracle kill_one stop_one cut_one flip etcd_dead rolling_restart mixed

@@ -23,15 +23,16 @@ class Scale:
     ramp_after: int
     hot_seconds: int
     load_seconds: int
+    roll_seconds: int  # the ramp of a node that comes back, and its window
     mixed_verified: int
     patience: int = 1  # deadlines are so many times longer
     late: float = 0.05  # part of a deadline by which a busy machine may wake a caller too late
 
 
 FULL = Scale(kill_seconds=40, stop_seconds=30, cut_seconds=30, etcd_seconds=60, etcd_after=20, ramp_seconds=30, ramp_after=60,
-             hot_seconds=20, load_seconds=15, mixed_verified=1_000_000)
+             hot_seconds=20, load_seconds=15, roll_seconds=20, mixed_verified=1_000_000)
 SHORT = Scale(kill_seconds=5, stop_seconds=4, cut_seconds=4, etcd_seconds=5, etcd_after=8, ramp_seconds=5, ramp_after=5, hot_seconds=5,
-              load_seconds=5, mixed_verified=20_000)
+              load_seconds=5, roll_seconds=2, mixed_verified=20_000)
 # On a machine that other tests keep busy: long deadlines, so that what fails is not the machine's lack of time.
 TEST = dataclasses.replace(SHORT, kill_seconds=4, stop_seconds=5, cut_seconds=5, etcd_seconds=3, etcd_after=4, mixed_verified=15_000,
                            patience=4, late=1.0)

@@ -20,6 +20,7 @@ class Process {
   ~Process();  // SIGKILL if it still runs
   Process(const Process&) = delete;
 
+  pid_t pid() const { return pid_; }
   void Signal(int signal);
   void Stop();  // SIGSTOP, and waits until every thread has stopped
   // Exit status (128 + signal if killed by one), or nothing if it still runs after `seconds`.

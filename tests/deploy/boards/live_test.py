@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 KVISTD, EMULATED, KVIST, LIBRARY, NCCL = (pathlib.Path(word).resolve() for word in sys.argv[1:6])
 OUTPUTS = pathlib.Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR") or tempfile.mkdtemp(prefix="kvist-boards-"))
 LOAD_SECONDS, MOST_LOADS = 25, 6  # a busy machine needs more than one until memory is full
-VARIABLES = {"__rate_interval": "5s", "job": "kvist", "instance": ".*"}
+VARIABLES = {"__rate_interval": "5s", "job": "kvist", "instance": ".*", "kv_namespace": ".*"}
 NAME = re.compile(r"\b((?:kvist|process)_[a-z0-9_]+)\b")
 LABELS = re.compile(r'"[^"]*"|\{\{[^}]*\}\}')
 

@@ -14,7 +14,7 @@ import jsonschema
 import queries
 
 SCHEMA = json.loads((pathlib.Path(__file__).resolve().parent / "board.schema.json").read_text(encoding="utf-8"))
-VARIABLES = {"__rate_interval": "1m", "job": ".*", "instance": ".*"}
+VARIABLES = {"__rate_interval": "1m", "job": ".*", "instance": ".*", "kv_namespace": ".*"}
 
 
 def overlap(a: dict, b: dict) -> bool:

@@ -274,7 +274,9 @@ TEST(OverloadTest, AReaderThatTrickleReadsIsEndedAndASteadyOneIsNot) {
 }
 
 TEST(OverloadTest, AWriterThatSendsNothingIsEndedAndOneThatSendsIsNot) {
-  LocalNode node;
+  AdmissionLimits limits;
+  limits.min_write_rate = 0;
+  LocalNode node(limits);
   const std::string block = TestBlock(TestKey(1), 20, 1);
   const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(block.data()), block.size());
   auto idle = node.handlers->OpenPut(Caller::Anyone(), node.In(600)),
@@ -300,6 +302,30 @@ TEST(OverloadTest, AWriterThatSendsNothingIsEndedAndOneThatSendsIsNot) {
   }
   ASSERT_TRUE((*steady)->Write(0, bytes).ok());
   EXPECT_TRUE((*steady)->Commit(block.size()).ok());
+}
+
+TEST(OverloadTest, AWriterThatTricklesIsEndedAndASteadyOneIsNot) {
+  AdmissionLimits limits;
+  limits.min_write_rate = 10'000;
+  LocalNode node(limits);
+  auto trickle = node.handlers->OpenPut(Caller::Anyone(), node.In(600)),
+       steady = node.handlers->OpenPut(Caller::Anyone(), node.In(600));
+  ASSERT_TRUE(*(*trickle)->Reserve(ReserveFor(TestKey(1), 1 << 20)));
+  ASSERT_TRUE(*(*steady)->Reserve(ReserveFor(TestKey(2), 1 << 20)));
+  const std::vector<uint8_t> bytes(11'000);
+  bool told = false;
+  (*trickle)->OnEnd([&] { told = true; });
+  for (int second = 0; second < 30; ++second) {
+    ASSERT_TRUE((*steady)->Write(0, bytes).ok()) << second;
+    if (!told) {
+      ASSERT_TRUE((*trickle)->Write(0, absl::MakeSpan(bytes).first(9'000)).ok()) << second;
+    }
+    node.runtime.Advance(absl::Seconds(1));
+    node.handlers->Sweep();
+    EXPECT_EQ(told, second >= 9) << second;  // not before --write-stall: a slow start is no trickle
+  }
+  EXPECT_THAT(std::string((*trickle)->Commit(1).status().message()), HasSubstr("the writer sent 90000 bytes in 10s"));
+  EXPECT_EQ(node.Figure("kvist_ended_streams_total{cause=\"slow_writer\"}"), 1);
 }
 
 // Stops in the middle of a stream until it is let go.
