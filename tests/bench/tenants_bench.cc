@@ -42,7 +42,8 @@ constexpr uint32_t kLayers = 64;  // 256 KiB a block
 // The reader's prompts are 50 MiB, less than its half of 128 MiB. The flooder may hold 32 MiB, and writes 320 MiB.
 constexpr int kPrompts = 50, kBlocksOfPrompt = 4, kFloodBlocks = 1280, kFloodThreads = 4;
 constexpr double kFloodBytes = 320 << 20;  // ten times what it may hold
-constexpr char kAccess[] = R"({"tenants": {"steady": {}, "flood": {"host_bytes": "32MiB", "requests": 2}}, "identities": [
+constexpr char kAccess[] =
+    R"({"tenants": {"steady": {}, "flood": {"host_bytes": "32MiB", "requests": 2}}, "identities": [
     {"identity": "token:steady", "tenant": "steady", "role": "writer"},
     {"identity": "token:flood", "tenant": "flood", "role": "writer"}]})";
 
@@ -138,7 +139,8 @@ double FloodBytes(const std::string& cluster_file) {
   std::ifstream(HttpAddressFile(cluster_file, NodeId{"n"})) >> address;
   const absl::StatusOr<Address> http = ParseAddress(address);
   Require(http.ok(), http.status().ToString());
-  const std::string metrics = testing::HttpGet(*http, "/metrics"), name = "\nkvist_tenant_stored_bytes_total{tenant=\"flood\"} ";
+  const std::string metrics = testing::HttpGet(*http, "/metrics"),
+                    name = "\nkvist_tenant_stored_bytes_total{tenant=\"flood\"} ";
   const size_t at = metrics.find(name);
   Require(at != std::string::npos, "the node tells nothing of the flooder");
   return std::stod(metrics.substr(at + name.size()));
@@ -157,8 +159,9 @@ void WritePrivately(const std::string& path, const std::string& text) {
 std::string Line(const std::string& name, const std::string& token) {
   const TokenHash hash = HashToken(token);
   return absl::StrCat(
-      name, " sha256:",
-      absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(hash.data()), hash.size())), "\n");
+      name,
+      " sha256:", absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(hash.data()), hash.size())),
+      "\n");
 }
 
 int Main(const std::string& self, const std::string& kvistd) {
@@ -192,7 +195,8 @@ int Main(const std::string& self, const std::string& kvistd) {
     reader.ReadFor(kPhase, &flooded);
   }
   const double written = FloodBytes(cluster) - before;
-  Require(written >= kFloodBytes, absl::StrCat("the flooder came to ", written, " bytes only: the machine is too busy"));
+  Require(written >= kFloodBytes,
+          absl::StrCat("the flooder came to ", written, " bytes only: the machine is too busy"));
   const auto rate = [](const Reader::Figures& figures) { return 100.0 * figures.hits / figures.asked; };
   PrintRow("a tenant's hit rate while another floods at ten times its quota / alone", rate(flooded), rate(alone), "%",
            Target{0.95, Reach::kAtLeast});

@@ -27,9 +27,9 @@
 namespace kvist {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::GetBlocks;
 using testing::GetRequestFor;
+using ::testing::HasSubstr;
 using testing::In;
 using testing::PutBlock;
 using testing::TestBlock;
@@ -175,8 +175,9 @@ TEST_F(AccessNodeTest, WithATokenNoCertificateIsNeededAndABadOneIsRefusedStill) 
 TEST_F(AccessNodeTest, WithoutTokensACertificateIsRequired) {
   WithTls();
   config_.access.token_file.clear();
-  WritePrivately(config_.access.access_file,
-                 R"({"tenants": {"b": {}}, "identities": [{"identity": "dns:b.example", "tenant": "b", "role": "reader"}]})");
+  WritePrivately(
+      config_.access.access_file,
+      R"({"tenants": {"b": {}}, "identities": [{"identity": "dns:b.example", "tenant": "b", "role": "reader"}]})");
   Start();
   EXPECT_TRUE(ByCertificate("DNS:b.example")->ServerInfo(In(5)).ok());
   EXPECT_TRUE(absl::IsUnavailable(NewGrpcTransport(CaAlone())->Connect(address_)->ServerInfo(In(5)).status()));
