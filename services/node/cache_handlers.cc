@@ -41,9 +41,9 @@ class CacheHandlers::Impl : public HandlersState {
   // Runs a method's body and counts it.
   template <typename Body>
   auto Counted(Method method, Body body) -> decltype(body()) {
-    RpcTimer timer(options.metrics, method, options.runtime);
+    RpcTimer timer(options.metrics, method, options.runtime, options.slow_call);
     auto response = body();
-    timer.SetCode(response.status().code());
+    timer.SetStatus(response.status());
     return response;
   }
 
@@ -286,6 +286,9 @@ absl::StatusOr<v1::AdoptResponse> CacheHandlers::Adopt(const v1::AdoptRequest& r
 absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const v1::DrainRequest& request) {
   return impl_->Counted(Method::kDrain, [&]() -> absl::StatusOr<v1::DrainResponse> {
     if (!impl_->options.hooks.drain) return absl::UnimplementedError("this node cannot be drained: it is no member");
+    if (request.start()) {
+      Log(LogLevel::kInfo, "a drain was asked for", {{"deadline_ms", absl::StrCat(request.deadline_ms())}});
+    }
     return impl_->options.hooks.drain(request);
   });
 }

@@ -53,6 +53,7 @@ struct NodeCoreOptions {
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   Limits limits;
   AdmissionLimits admission;
+  absl::Duration slow_call = absl::Seconds(1);
   absl::Duration join_ramp = absl::Seconds(30);
   absl::Duration join_window = absl::Seconds(30);
   absl::Duration drain_deadline = absl::Seconds(30);  // of the hand-over

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "kvist/v1/cache.grpc.pb.h"
 #include "kvist/v1/cluster.grpc.pb.h"
+#include "services/runtime/trace.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
 #include "services/transport/part_stream.h"
@@ -34,6 +35,7 @@ constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
 
 void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(deadline));
+  if (const Trace& trace = CurrentTrace(); trace.known()) context->AddMetadata(kTraceparent, trace.ToTraceparent());
 }
 
 // One raw stream, driven by one thread that blocks on each step. gRPC ends every step by the context's deadline.

@@ -57,7 +57,8 @@ TEST(ScrapeTest, FiftyNamespacesTakeLessThanTwentyMillisecondsAndAMebibyte) {
     took.push_back(absl::Now() - begin);
   }
   for (int i = 0; i < kNamespaces; ++i) {
-    const std::string label = absl::StrCat("{kv_namespace=\"", absl::BytesToHexString(Digest(i)).substr(0, 12), "\"} 2\n");
+    const std::string label =
+        absl::StrCat("{kv_namespace=\"", absl::BytesToHexString(Digest(i)).substr(0, 12), "\"} 2\n");
     for (const char* what : {"hit", "missed", "stored"}) {
       EXPECT_NE(text.find(absl::StrCat("kvist_namespace_", what, "_blocks_total", label)), std::string::npos) << label;
     }
