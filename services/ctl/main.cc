@@ -1,4 +1,5 @@
 // kvist: the command line. Exit: 0 done (a miss is an answer), 1 fault, 2 wrong flags.
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -6,6 +7,7 @@
 
 #include "services/ctl/commands.h"
 #include "services/ctl/flags.h"
+#include "services/runtime/trace.h"
 #include "services/transport/bearer_token.h"
 #include "services/transport/tls.h"
 
@@ -42,6 +44,9 @@ int main(int argc, char** argv) {
     std::cout << parsed->print_and_exit;
     return 0;
   }
+  const char* const traceparent = std::getenv("TRACEPARENT");  // whoever calls us may trace what it does
+  const kvist::TraceScope trace(
+      kvist::ParseTraceparent(traceparent != nullptr ? traceparent : "").value_or(kvist::Trace()));
   const absl::Status status = kvist::Run(parsed->command);
   if (status.ok()) return 0;
   std::cerr << "kvist: " << std::string(status.message()) << "\n";

@@ -52,9 +52,9 @@ class CacheHandlers::Impl : public HandlersState {
   // Runs a method's body and counts it.
   template <typename Body>
   auto Counted(Method method, Body body) -> decltype(body()) {
-    RpcTimer timer(options.metrics, method, options.runtime);
+    RpcTimer timer(options.metrics, method, options.runtime, options.slow_call);
     auto response = body();
-    timer.SetCode(response.status().code());
+    timer.SetStatus(response.status());
     return response;
   }
 
@@ -334,7 +334,7 @@ absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const Caller& caller, con
 }
 
 void CacheHandlers::CountRefused(Method method, const absl::Status& why) {
-  impl_->metrics().CountRpc(method, why.code(), absl::ZeroDuration());
+  RpcTimer(impl_->options.metrics, method, impl_->options.runtime, impl_->options.slow_call).SetStatus(why);
 }
 
 absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const Caller& caller, const v1::GetRequest& request,

@@ -75,6 +75,7 @@ struct CacheHandlersOptions {
   uint64_t capacity_bytes = 0;  // of the store: what AdmissionLimits' fractions are of
   Limits limits;
   AdmissionLimits admission;
+  absl::Duration slow_call = absl::Seconds(1);                 // a call that takes so long is logged
   std::function<std::shared_ptr<const View>()> view;           // null view: there is none yet. Empty = never one
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   std::shared_ptr<const Access> access;                        // null: every caller may do everything

@@ -1,18 +1,28 @@
 #include "services/node/cache_service.h"
 
+#include <iterator>
 #include <utility>
 
 #include "services/node/get_stream.h"
 #include "services/node/put_stream.h"
+#include "services/runtime/trace.h"
 #include "services/transport/grpc_status.h"
 
 namespace kvist {
 namespace {
 
+// The trace that the caller works for; none if it names none, or more than one.
+Trace TraceOf(const grpc::CallbackServerContext& context) {
+  const auto [first, last] = context.client_metadata().equal_range(kTraceparent);
+  if (first == last || std::next(first) != last) return {};
+  return ParseTraceparent({first->second.data(), first->second.size()}).value_or(Trace());
+}
+
 // Calls `act` for whoever calls, if he is let in.
 template <typename Response, typename Act>
 grpc::ServerUnaryReactor* Answer(const Callers& callers, CacheHandlers* handlers, Method method,
                                  grpc::CallbackServerContext* context, Response* response, Act act) {
+  const TraceScope trace(TraceOf(*context));
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const absl::StatusOr<Caller> caller = callers.Of(*context);
   absl::Status status = caller.status();
@@ -31,10 +41,12 @@ grpc::ServerUnaryReactor* Answer(const Callers& callers, CacheHandlers* handlers
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CacheService::Get(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request) {
+  const TraceScope trace(TraceOf(*context));
   return NewGetStream(context, *request, callers_.Of(*context), handlers_);
 }
 grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::Put(grpc::CallbackServerContext* context,
                                                              grpc::ByteBuffer* response) {
+  const TraceScope trace(TraceOf(*context));
   return NewPutStream(context, response, callers_.Of(*context), handlers_);
 }
 grpc::ServerUnaryReactor* CacheService::Match(grpc::CallbackServerContext* context, const v1::MatchRequest* request,

@@ -30,7 +30,7 @@ struct RawFlags {
               drain_budget, scrub_rate = "64MiB", scrub_pause = "10s", log_level = "info";
   std::string max_gets = "256", max_queued = "512MiB", max_puts = "128", max_matches = "64", max_explains = "4",
               max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
-              min_read_rate = "64KiB", min_write_rate = "64KiB", max_connections = "4096";
+              min_read_rate = "64KiB", min_write_rate = "64KiB", max_connections = "4096", slow_call = "1s";
   std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
   std::string access, tokens, access_refresh = "10s", peer_token;
   std::string tls_cert, tls_key, tls_ca, tls_server_name, tls_refresh = "10s";
@@ -192,6 +192,7 @@ void FillLimits(const RawFlags& raw, NodeConfig* config, Problems* problems) {
   problems->Take("--write-stall", ParseDurationWithin(raw.write_stall, absl::Minutes(10)), &limits.write_stall);
   problems->Take("--min-read-rate", ParseSizeOrZero(raw.min_read_rate), &limits.min_read_rate);
   problems->Take("--min-write-rate", ParseSizeOrZero(raw.min_write_rate), &limits.min_write_rate);
+  problems->Take("--slow-call", ParseDurationWithin(raw.slow_call, absl::Hours(1)), &config->slow_call);
   problems->Take("--max-connections", ParseCount(raw.max_connections), &config->max_connections);
 }
 
@@ -365,6 +366,7 @@ void AddLimitFlags(CLI::App* app, RawFlags* raw) {
       ->capture_default_str();
   app->add_option("--min-write-rate", raw->min_write_rate, "A write that brings less than this a second is; 0 = none")
       ->capture_default_str();
+  app->add_option("--slow-call", raw->slow_call, "A call that takes so long is logged")->capture_default_str();
   app->add_option("--max-connections", raw->max_connections, "Connections to the data port; more are closed at once")
       ->capture_default_str();
 }

@@ -49,10 +49,11 @@ struct NodeConfig {
   uint64_t scrub_rate = 64ull << 20;                  // bytes of resting blocks verified a second; 0 = none
   absl::Duration scrub_pause = absl::Seconds(10);
   AdmissionLimits admission;
-  uint32_t max_connections = 4096;  // of the data port
-  bool prefault = true;             // take the memory at start, not at first use
-  bool enable_test_faults = false;  // POST /test/flip
-  bool debug_pages = false;         // GET /debug
+  absl::Duration slow_call = absl::Seconds(1);  // a call that takes so long is logged
+  uint32_t max_connections = 4096;              // of the data port
+  bool prefault = true;                         // take the memory at start, not at first use
+  bool enable_test_faults = false;              // POST /test/flip
+  bool debug_pages = false;                     // GET /debug
   std::string log_level = "info";
 };
 

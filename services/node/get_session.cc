@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
-#include "services/node/log.h"
 #include "services/node/request_keys.h"
+#include "services/runtime/trace.h"
 #include "services/transport/miss_reason.h"
 #include "services/transport/transport.h"
 
@@ -64,12 +64,13 @@ class GetState final : public OpenSession {
         keys_(std::move(keys)),
         deadline_(deadline),
         opened_(node->Now()),
-        timer_(std::in_place, &node->metrics(), Method::kGet, node->options.runtime),
+        timer_(std::in_place, &node->metrics(), Method::kGet, node->options.runtime, node->options.slow_call),
         pass_(std::move(pass)),
         queued_bytes_(queued_bytes),
         taken_at_(opened_) {}
 
   absl::StatusOr<GetSession::Message> Next() {
+    const TraceScope scope(trace_);
     Events events;
     absl::StatusOr<GetSession::Message> message = absl::InternalError("");
     {
@@ -88,6 +89,7 @@ class GetState final : public OpenSession {
   }
 
   void Sweep(absl::Time now) override {
+    const TraceScope scope(trace_);
     std::function<void()> act;
     {
       std::unique_lock lock(mutex_, std::try_to_lock);
@@ -95,13 +97,13 @@ class GetState final : public OpenSession {
       const absl::Status verdict = Judge(now);
       if (verdict.ok()) return;
       node_->metrics().CountEndedStream(absl::IsAborted(verdict) ? StreamEnd::kSlowReader : StreamEnd::kDeadline);
-      Log(LogLevel::kWarning, "a Get was ended", {{"why", std::string(verdict.message())}});
       Close(verdict);
       act = std::exchange(act_, nullptr);
     }
     if (act) act();
   }
   void End(absl::Status why) override {
+    const TraceScope scope(trace_);
     std::function<void()> act;
     {
       std::lock_guard lock(mutex_);
@@ -243,12 +245,13 @@ class GetState final : public OpenSession {
     block_ = nullptr;
     node_->admission.SetQueued(&queued_bytes_, 0);
     node_->metrics().CountSent(sent_bytes_);
-    timer_->SetCode(why.code());
+    timer_->SetStatus(Copy(why));
     timer_.reset();
     pass_.Return();
   }
 
   HandlersState* const node_;
+  const Trace trace_ = CurrentTrace();
   const v1::GetRequest request_;
   const std::vector<Key> keys_;
   const absl::Time deadline_, opened_;
@@ -305,7 +308,7 @@ absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline
 absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state, const Caller& caller,
                                                            const v1::GetRequest& request, absl::Time deadline) {
   const auto refuse = [&state](absl::Status status) {
-    state->metrics().CountRpc(Method::kGet, status.code(), absl::ZeroDuration());
+    RpcTimer(&state->metrics(), Method::kGet, state->options.runtime, state->options.slow_call).SetStatus(status);
     return status;
   };
   if (absl::Status status = CheckGet(*state, request, deadline); !status.ok()) return refuse(status);

@@ -14,6 +14,7 @@
 #include "services/node/cache_handlers.h"
 #include "services/node/namespaces.h"
 #include "services/node/open_sessions.h"
+#include "services/node/rpc_timer.h"
 
 namespace kvist {
 

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "services/node/log_limit.h"
+#include "services/runtime/trace.h"
 
 namespace kvist {
 namespace {
@@ -51,6 +52,10 @@ void Write(LogLevel level, spdlog::level::level_enum as, std::string_view event,
   line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   line["level"] = kLevelNames[static_cast<size_t>(level)];
   line["event"] = event;
+  if (const Trace& trace = CurrentTrace(); trace.known()) {
+    line["trace_id"] = trace.trace_id;
+    line["span_id"] = trace.span_id;
+  }
   for (const auto& [name, value] : fields) line[std::string(name)] = value;
   if (left_out > 0) line["left_out"] = left_out;
   // Whatever bytes a field holds, the line stays valid JSON.

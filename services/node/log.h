@@ -20,7 +20,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 absl::Status SetLogLevel(std::string_view name);
 
 // Log(LogLevel::kInfo, "serving", {{"address", address}}) prints
-// {"time":...,"level":"info","event":"serving","address":...}.
+// {"time":...,"level":"info","event":"serving","address":...}; in a trace (runtime/trace.h) also its trace_id and span_id.
 void Log(LogLevel level, std::string_view event,
          std::initializer_list<std::pair<std::string_view, std::string>> fields = {});
 

@@ -24,7 +24,6 @@
 #include "services/node/lookup_metrics.h"
 #include "services/node/namespace_figures.h"
 #include "services/node/tenant_metrics.h"
-#include "services/runtime/runtime.h"
 
 namespace prometheus {
 class Counter;
@@ -131,24 +130,6 @@ class Metrics {
   std::function<std::vector<TenantReading>()> read_tenants_;  // empty: there are none
   std::vector<TierSource> tiers_;
   std::vector<Figure> figures_;
-};
-
-// Counts one RPC when it goes out of scope.
-class RpcTimer {
- public:
-  RpcTimer(Metrics* metrics, Method method, Runtime* runtime)
-      : metrics_(metrics), method_(method), runtime_(runtime), start_(runtime->Now()) {}
-  ~RpcTimer() { metrics_->CountRpc(method_, code_, runtime_->Now() - start_); }
-  RpcTimer(const RpcTimer&) = delete;
-  RpcTimer& operator=(const RpcTimer&) = delete;
-  void SetCode(absl::StatusCode code) { code_ = code; }
-
- private:
-  Metrics* const metrics_;
-  const Method method_;
-  Runtime* const runtime_;
-  const absl::Time start_;
-  absl::StatusCode code_ = absl::StatusCode::kOk;
 };
 
 }  // namespace kvist

@@ -50,6 +50,7 @@ NodeCoreOptions CoreOptions(const NodeConfig& config) {
   options.max_lease = config.max_lease;
   options.prefault = config.prefault;
   options.admission = config.admission;
+  options.slow_call = config.slow_call;
   options.join_ramp = config.join_ramp;
   options.join_window = config.join_window;
   options.drain_deadline = config.drain_deadline;

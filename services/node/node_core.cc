@@ -186,6 +186,7 @@ class NodeCoreImpl final : public NodeCore {
     handlers.limits.max_lease = options_.max_lease;
     handlers.limits.max_block_bytes = std::min(handlers.limits.max_block_bytes, options_.capacity_bytes);
     handlers.admission = options_.admission;
+    handlers.slow_call = options_.slow_call;
     handlers.view = [this] { return view(); };
     handlers.device_info = options_.device_info;
     handlers.access = options_.access;

@@ -55,6 +55,7 @@ struct NodeCoreOptions {
   std::shared_ptr<const Access> access;  // who may do what, and its tenants' quotas; null: everybody everything
   Limits limits;
   AdmissionLimits admission;
+  absl::Duration slow_call = absl::Seconds(1);
   absl::Duration join_ramp = absl::Seconds(30);
   absl::Duration join_window = absl::Seconds(30);
   absl::Duration drain_deadline = absl::Seconds(30);  // of the hand-over

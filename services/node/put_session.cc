@@ -12,6 +12,7 @@
 #include "services/node/handlers_state.h"
 #include "services/node/log.h"
 #include "services/node/request_keys.h"
+#include "services/runtime/trace.h"
 #include "services/transport/transport.h"
 
 namespace kvist {
@@ -60,11 +61,12 @@ class PutState final : public OpenSession {
         caller_(caller),
         deadline_(deadline),
         opened_(node->Now()),
-        timer_(std::in_place, &node->metrics(), Method::kPut, node->options.runtime),
+        timer_(std::in_place, &node->metrics(), Method::kPut, node->options.runtime, node->options.slow_call),
         pass_(std::move(pass)),
         heard_at_(opened_) {}
 
   absl::StatusOr<bool> Reserve(const v1::PutReserve& reserve) {
+    const TraceScope scope(trace_);
     std::unique_lock lock(mutex_);
     heard_at_ = node_->Now();
     bool unreadable = false;
@@ -82,6 +84,7 @@ class PutState final : public OpenSession {
   }
 
   absl::Status Write(uint64_t offset, absl::Span<const uint8_t> bytes) {
+    const TraceScope scope(trace_);
     std::lock_guard lock(mutex_);
     heard_at_ = node_->Now();
     absl::Status status = Take(offset, bytes);
@@ -95,6 +98,7 @@ class PutState final : public OpenSession {
   }
 
   absl::StatusOr<v1::PutResponse> Commit(uint64_t size_bytes) {
+    const TraceScope scope(trace_);
     bool stored = false;
     {
       std::lock_guard lock(mutex_);
@@ -119,6 +123,7 @@ class PutState final : public OpenSession {
     act_ = std::move(act);
   }
   void Sweep(absl::Time now) override {
+    const TraceScope scope(trace_);
     std::function<void()> act;
     {
       std::unique_lock lock(mutex_, std::try_to_lock);
@@ -126,13 +131,13 @@ class PutState final : public OpenSession {
       const absl::Status verdict = JudgePace(now);
       if (verdict.ok()) return;
       node_->metrics().CountEndedStream(absl::IsAborted(verdict) ? StreamEnd::kSlowWriter : StreamEnd::kDeadline);
-      Log(LogLevel::kWarning, "a Put was ended", {{"why", std::string(verdict.message())}});
       Close(verdict);
       act = std::exchange(act_, nullptr);
     }
     if (act) act();
   }
   void End(absl::Status why) override {
+    const TraceScope scope(trace_);
     std::function<void()> act;
     {
       std::lock_guard lock(mutex_);
@@ -312,13 +317,14 @@ class PutState final : public OpenSession {
     ended_ = why.ok() ? absl::FailedPreconditionError("the Put is over") : Copy(why);
     reservation_ = nullptr;
     reserved_.Return();
-    timer_->SetCode(why.code());
+    timer_->SetStatus(Copy(why));
     timer_.reset();
     pass_.Return();
   }
 
   HandlersState* const node_;
   const Caller caller_;
+  const Trace trace_ = CurrentTrace();
   const absl::Time deadline_, opened_;
 
   // Written by Reserve, before anything reads them.
@@ -369,7 +375,7 @@ class PutSessionImpl final : public PutSession {
 absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, const Caller& caller,
                                                            absl::Time deadline) {
   const auto refuse = [&state](absl::Status status) {
-    state->metrics().CountRpc(Method::kPut, status.code(), absl::ZeroDuration());
+    RpcTimer(&state->metrics(), Method::kPut, state->options.runtime, state->options.slow_call).SetStatus(status);
     return status;
   };
   if (absl::Status status = CheckStreamDeadline(*state, deadline); !status.ok()) return refuse(std::move(status));

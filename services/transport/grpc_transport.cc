@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "kvist/v1/cache.grpc.pb.h"
 #include "kvist/v1/cluster.grpc.pb.h"
+#include "services/runtime/trace.h"
 #include "services/transport/bearer_token.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
@@ -37,6 +38,7 @@ constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
 void Prepare(absl::Time deadline, BearerToken* token, grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(deadline));
   if (token != nullptr) context->AddMetadata("authorization", absl::StrCat("Bearer ", token->Current()));
+  if (const Trace& trace = CurrentTrace(); trace.known()) context->AddMetadata(kTraceparent, trace.ToTraceparent());
 }
 
 // One raw stream, driven by one thread that blocks on each step. gRPC ends every step by the context's deadline.

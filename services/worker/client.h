@@ -10,6 +10,8 @@
 //         then, and every PrefixMatch must be gone.
 // Errors  a miss is a value with a reason. A Status is a fault: InvalidArgument (an argument, or a node refused the
 //         request itself). A node that is down, late, overloaded or wrong costs misses, never a Status.
+// Trace   what a call asks of nodes carries the W3C trace that is current on its caller's thread (runtime/trace.h):
+//         { TraceScope scope(*ParseTraceparent(header)); client->Match(chain); }
 // Bounds  each method returns by ClientOptions.deadline, whatever the nodes do. Encoded blocks in flight take at most
 //         2 * (nodes + threads) buffers of MaxBlockBytes.
 #ifndef KVIST_SERVICES_WORKER_CLIENT_H_

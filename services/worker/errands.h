@@ -11,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "services/runtime/thread_pool.h"
+#include "services/runtime/trace.h"
 
 namespace kvist {
 
@@ -26,7 +27,7 @@ class Errands {
       --waiting_;
       return false;
     }
-    threads_.Submit([this, task = std::move(task)] {
+    threads_.Submit([this, task = InCurrentTrace(std::move(task))] {
       --waiting_;
       task();
     });

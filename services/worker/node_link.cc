@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "services/runtime/trace.h"
 
 namespace kvist {
 
@@ -62,7 +63,7 @@ absl::Status NodeLink::Submit(std::function<void()> task) {
   {
     std::lock_guard lock(mutex_);
     if (absl::Status full = FullNow(); !full.ok()) return full;
-    tasks_.push_back(std::move(task));
+    tasks_.push_back(InCurrentTrace(std::move(task)));
     if (running_ == kLinkCalls) return absl::OkStatus();
     ++running_;
     ++scheduled_;

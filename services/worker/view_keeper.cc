@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/cluster/records.h"
+#include "services/runtime/trace.h"
 #include "services/worker/retry.h"
 
 namespace kvist {
@@ -152,7 +153,7 @@ absl::StatusOr<View> ViewKeeper::AskSeeds(absl::Time deadline) {
     const absl::Time late = std::min(deadline, uses_.runtime->Now() + kAskDeadline);
     shared->asked = uses_.seeds.size();
     for (size_t i = 0; i < uses_.seeds.size(); ++i) {
-      uses_.callers->Submit([shared, i, late, transport = uses_.transport, seed = uses_.seeds[i]] {
+      uses_.callers->Submit(InCurrentTrace([shared, i, late, transport = uses_.transport, seed = uses_.seeds[i]] {
         const std::unique_ptr<Channel> channel = transport->Connect(seed);
         absl::StatusOr<View> view = AskForView(*channel, late);
         std::lock_guard lock(shared->mutex);
@@ -163,7 +164,7 @@ absl::StatusOr<View> ViewKeeper::AskSeeds(absl::Time deadline) {
         }
         if (view.ok() && (!shared->view || shared->view->number < view->number)) shared->view = *std::move(view);
         shared->changed->NotifyAll();
-      });
+      }));
     }
     std::unique_lock lock(shared->mutex);
     shared->changed->WaitUntil(lock, deadline, [&] { return shared->view || shared->asked == 0; });

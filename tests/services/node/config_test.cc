@@ -192,7 +192,7 @@ TEST(ConfigTest, LimitsAreSetAndBounded) {
                             "--max-queued",     "1MiB",        "--max-puts",        "8",     "--max-matches",  "9",
                             "--max-pinned",     "0.1",         "--max-reserved",    "1",     "--read-stall",   "2s",
                             "--min-read-rate",  "0",           "--write-stall",     "3s",    "--max-explains", "3",
-                            "--min-write-rate", "1KiB",        "--max-connections", "77"});
+                            "--min-write-rate", "1KiB",        "--max-connections", "77",    "--slow-call",    "3s"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   const AdmissionLimits& limits = flags->config.admission;
   EXPECT_EQ(limits.gets, 7);
@@ -206,6 +206,7 @@ TEST(ConfigTest, LimitsAreSetAndBounded) {
   EXPECT_EQ(limits.min_read_rate, 0);
   EXPECT_EQ(limits.min_write_rate, 1 << 10);
   EXPECT_EQ(flags->config.max_connections, 77);
+  EXPECT_EQ(flags->config.slow_call, absl::Seconds(3));
   EXPECT_EQ(limits.write_stall, absl::Seconds(3));
   const auto wrong = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--max-gets", "0", "--max-pinned", "2",
                             "--max-queued", "lots", "--read-stall", "1h"});
@@ -231,6 +232,7 @@ TEST(ConfigTest, WithoutFlagsTheLimitsAreThoseOfTheStruct) {
   EXPECT_EQ(parsed.min_read_rate, expected.min_read_rate);
   EXPECT_EQ(parsed.min_write_rate, expected.min_write_rate);
   EXPECT_EQ(flags->config.max_connections, NodeConfig().max_connections);
+  EXPECT_EQ(flags->config.slow_call, NodeConfig().slow_call);
   EXPECT_EQ(parsed.write_stall, expected.write_stall);
   EXPECT_EQ(flags->config.scrub_rate, NodeConfig().scrub_rate);
   EXPECT_EQ(flags->config.drain_deadline, NodeConfig().drain_deadline);
