@@ -1,5 +1,6 @@
 #include "services/node/debug_tables.h"
 
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/escaping.h"
@@ -45,6 +46,22 @@ DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces) {
       }
     }
     table.rows.push_back({absl::BytesToHexString(one.digest).substr(0, 12), absl::StrCat(one.blocks), said});
+  }
+  return table;
+}
+
+DebugTable TenantsTable(std::vector<TenantReading> tenants) {
+  const auto quota = [](uint64_t bytes) { return bytes == TenantQuotas::kNoBound ? "none" : absl::StrCat(bytes); };
+  std::sort(tenants.begin(), tenants.end(), [](const TenantReading& a, const TenantReading& b) {
+    return a.host_bytes + a.device_bytes > b.host_bytes + b.device_bytes;
+  });
+  DebugTable table{"Tenants of the access file",
+                   {"tenant", "host, bytes", "quota", "device, bytes", "quota", "share", "requests under way"},
+                   {}};
+  for (const TenantReading& one : tenants) {
+    table.rows.push_back({one.name, absl::StrCat(one.host_bytes), quota(one.host_quota_bytes),
+                          absl::StrCat(one.device_bytes), quota(one.device_quota_bytes), absl::StrCat(one.share),
+                          absl::StrCat(one.requests)});
   }
   return table;
 }

@@ -12,6 +12,7 @@
 #include "services/node/debug_pages.h"
 #include "services/node/limits.h"
 #include "services/node/namespaces.h"
+#include "services/node/tenant_metrics.h"
 
 namespace kvist {
 
@@ -19,6 +20,9 @@ namespace kvist {
 DebugTable MembersTable(const View* view, const NodeId& self);
 
 DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces);
+
+// The largest first.
+DebugTable TenantsTable(std::vector<TenantReading> tenants);
 
 DebugTable BoundsTable(const Limits& limits, const AdmissionLimits& admission, uint64_t capacity_bytes,
                        const Admission& now);
