@@ -355,7 +355,13 @@ absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_
 }
 
 void CacheHandlers::AddDebugPages(DebugPages* pages) {
-  pages->Add("namespaces", [state = impl_] { return NamespacesTable(state->namespaces.Largest(kShownNamespaces)); });
+  std::function<std::string(TenantId)> tenant_name;
+  if (impl_->options.access != nullptr) {
+    tenant_name = [access = impl_->options.access](TenantId tenant) { return access->NameOf(tenant); };
+  }
+  pages->Add("namespaces", [state = impl_, tenant_name] {
+    return NamespacesTable(state->namespaces.Largest(kShownNamespaces), tenant_name);
+  });
   pages->Add("bounds", [state = impl_] {
     return BoundsTable(state->options.limits, state->options.admission, state->options.capacity_bytes,
                        state->admission);

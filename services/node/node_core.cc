@@ -65,8 +65,10 @@ class NodeCoreImpl final : public NodeCore {
     member_ = std::make_unique<Member>(OptionsOfMember(std::move(hooks.drain)), runtime_, membership_);
     handlers_ = std::make_unique<CacheHandlers>(OptionsOfHandlers(std::move(hooks)));
     AddFigures();
-    if (options_.access != nullptr) metrics_->SetTenants([this] { return ReadTenants(); });
-    if (options_.access != nullptr) debug_pages_.Add("tenants", [this] { return TenantsTable(ReadTenants()); });
+    if (options_.access != nullptr) {
+      metrics_->SetTenants([this] { return ReadTenants(); });
+      debug_pages_.Add("tenants", [this] { return TenantsTable(ReadTenants()); });
+    }
     debug_pages_.Add("members", [this] { return MembersTable(view().get(), options_.id); });
     handlers_->AddDebugPages(&debug_pages_);
     AddTierFigures(store_.get(), no_device_.empty() ? "none" : "absent", metrics_.get());

@@ -142,15 +142,6 @@ TEST_F(DebugPagesOfANode, EveryPageIsHtmlThatMayRunAndFetchNothing) {
   EXPECT_EQ(Ask("/debug/../metrics")->status, 404);
 }
 
-TEST(DebugTables, TenantsAreListedTheLargestFirst) {
-  const DebugTable table =
-      TenantsTable({{.id = 1, .name = "a", .host_bytes = 5},
-                    {.id = 2, .name = "b", .host_bytes = 9, .host_quota_bytes = 10, .requests = 3}});
-  ASSERT_EQ(table.rows.size(), 2u);
-  EXPECT_EQ(table.rows[0], (std::vector<std::string>{"b", "9", "10", "0", "none", "1", "3"}));
-  EXPECT_EQ(table.rows[1][0], "a");
-}
-
 TEST_F(DebugPagesOfANode, WhatWorkersSaidIsTextAndNoSaltIsShown) {
   Start(true);
   const std::string hostile = "</td><script>alert(1)</script><img src=x onerror='alert(2)'>";
