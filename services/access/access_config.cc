@@ -149,12 +149,12 @@ absl::StatusOr<AccessConfig> ParseAccess(const std::string& json) {
   if (root["identities"].size() > kMostIdentities) {
     return Wrong("identities", absl::StrCat("has more than ", kMostIdentities, " lines"));
   }
+  std::set<std::string> named;
   for (size_t i = 0; i < root["identities"].size(); ++i) {
     absl::StatusOr<IdentityRule> rule = ParseIdentity(i, root["identities"][i], config.tenants);
     if (!rule.ok()) return rule.status();
-    for (const IdentityRule& earlier : config.identities) {
-      if (earlier.identity == rule->identity)
-        return Wrong(absl::StrCat("identity '", rule->identity, "'"), "is named twice");
+    if (!named.insert(rule->identity).second) {
+      return Wrong(absl::StrCat("identity '", rule->identity, "'"), "is named twice");
     }
     config.identities.push_back(*std::move(rule));
   }
