@@ -20,16 +20,23 @@ uint64_t StripedGauge::Sum() const {
   return sum;
 }
 
-Space::Space(std::unique_ptr<Arena> arena)
+Space::Space(std::unique_ptr<Arena> arena, size_t tenants)
     : arena_(std::move(arena)),
       host_base_(arena_->base()),
       capacity_bytes_(arena_->size_bytes()),
+      tenants_(tenants),
+      held_(new Held[tenants]),
       allocator_(capacity_bytes_) {
   Poison({0, capacity_bytes_});
 }
 
-Space::Space(std::shared_ptr<const void> memory, uint64_t capacity_bytes)
-    : memory_(std::move(memory)), host_base_(nullptr), capacity_bytes_(capacity_bytes), allocator_(capacity_bytes) {}
+Space::Space(std::shared_ptr<const void> memory, uint64_t capacity_bytes, size_t tenants)
+    : memory_(std::move(memory)),
+      host_base_(nullptr),
+      capacity_bytes_(capacity_bytes),
+      tenants_(tenants),
+      held_(new Held[tenants]),
+      allocator_(capacity_bytes) {}
 
 Space::~Space() { Unpoison({0, capacity_bytes_}); }
 
@@ -70,20 +77,29 @@ Block::Block(std::shared_ptr<Space> space, const Key& key, const BlockTraits& tr
     : expires_ns_(absl::ToUnixNanos(traits.expires)),
       spare_(traits.spare && expires()),
       key_(key),
-      group_(traits.group),
+      group_(traits.group.bytes),
       space_(std::move(space)) {
   static_assert(sizeof(Block) == 256, "a block's node is four cache lines");
   space_->live_blocks.fetch_add(1, std::memory_order_relaxed);
+  space_->held(key_.tenant).blocks.fetch_add(1, std::memory_order_relaxed);
 }
 
-bool Block::TakeSpace(uint64_t size_bytes) {
-  std::optional<Extents> extents = space_->Take(size_bytes);
-  if (!extents) return false;
+Block::Room Block::TakeSpace(uint64_t size_bytes, uint64_t quota_bytes) {
+  // Counted before it is taken, so that several writers together never pass the quota.
+  std::atomic<uint64_t>& held_bytes = space_->held(key_.tenant).bytes;
+  const uint64_t charge = Allocator::RoundUp(size_bytes);
+  const bool fits = held_bytes.fetch_add(charge, std::memory_order_relaxed) + charge <= quota_bytes;
+  std::optional<Extents> extents;
+  if (fits) extents = space_->Take(size_bytes);
+  if (!extents) {
+    held_bytes.fetch_sub(charge, std::memory_order_relaxed);
+    return fits ? Room::kNone : Room::kOverQuota;
+  }
   extents_ = *std::move(extents);
   size_bytes_ = size_bytes;
   space_->reserved_bytes.fetch_add(charge_bytes(), std::memory_order_relaxed);
   MakePieces();
-  return true;
+  return Room::kTaken;
 }
 
 void Block::SetContent(const BlockContent& content) {
@@ -136,6 +152,7 @@ void Block::Finish(uint64_t size_bytes) {
   size_bytes_ = size_bytes;
   reserved_ = false;
   MakePieces();
+  space_->held(key_.tenant).bytes.fetch_sub(before - charge_bytes(), std::memory_order_relaxed);
   space_->reserved_bytes.fetch_sub(before, std::memory_order_relaxed);
   space_->used_bytes.fetch_add(charge_bytes(), std::memory_order_relaxed);
   space_->tokens.fetch_add(tokens_, std::memory_order_relaxed);
@@ -184,13 +201,16 @@ void Block::Dispose(Block* block) {
   const Extents extents = std::move(block->extents_);
   std::atomic<uint64_t>& account = block->reserved_ ? space->reserved_bytes : space->used_bytes;
   const uint64_t charge_bytes = block->charge_bytes();
+  Space::Held& held = space->held(block->key_.tenant);
   if (!block->reserved_) {
     space->tokens.fetch_sub(block->tokens_, std::memory_order_relaxed);
     space->plain_units.fetch_sub(block->plain_units_, std::memory_order_relaxed);
   }
   delete block;
   space->live_blocks.fetch_sub(1, std::memory_order_relaxed);
+  held.blocks.fetch_sub(1, std::memory_order_relaxed);
   if (extents.empty()) return;
+  held.bytes.fetch_sub(charge_bytes, std::memory_order_relaxed);
   account.fetch_sub(charge_bytes, std::memory_order_relaxed);
   space->Return(extents);
 }

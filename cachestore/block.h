@@ -50,10 +50,10 @@ class StripedGauge {
 // The memory of a tier and its account. Every block shares it, so a block may outlive the tier.
 class Space {
  public:
-  explicit Space(std::unique_ptr<Arena> arena);
+  explicit Space(std::unique_ptr<Arena> arena, size_t tenants = 1);
   // Memory that the host does not read: blocks have extents in it and no pieces. `memory` lives as long as the Space.
   // REQUIRES: `capacity_bytes` is a positive multiple of Allocator::kGranularity.
-  Space(std::shared_ptr<const void> memory, uint64_t capacity_bytes);
+  Space(std::shared_ptr<const void> memory, uint64_t capacity_bytes, size_t tenants = 1);
   ~Space();
   Space(const Space&) = delete;
   Space& operator=(const Space&) = delete;
@@ -66,6 +66,14 @@ class Space {
   uint8_t* host_base() const { return host_base_; }  // null: the host does not read this memory
   uint64_t capacity_bytes() const { return capacity_bytes_; }
   const Allocator& allocator() const { return allocator_; }
+
+  // What one tenant holds of it.
+  struct Held {
+    std::atomic<uint64_t> bytes{0};   // used and reserved
+    std::atomic<uint64_t> blocks{0};  // in any state but gone
+  };
+  Held& held(TenantId tenant) { return held_[tenant]; }  // REQUIRES: tenant < tenants()
+  size_t tenants() const { return tenants_; }
 
   // Charges: what the allocator took for the blocks, so used + reserved + free = capacity when nothing is in motion.
   std::atomic<uint64_t> used_bytes{0};      // committed blocks, removed ones included until their last pin
@@ -83,6 +91,8 @@ class Space {
   const std::shared_ptr<const void> memory_;
   uint8_t* const host_base_;
   const uint64_t capacity_bytes_;
+  const size_t tenants_;
+  const std::unique_ptr<Held[]> held_;
   Allocator allocator_;
 };
 
@@ -103,18 +113,19 @@ class Block final : public PinnedBlock {
 
   const Key& key() const { return key_; }
   // Of a reader without the mutex `expires` and `spare` may be those from before and after a Prolong.
-  BlockTraits traits() const { return {group_, FromNanos(expires_ns()), spare_.load(std::memory_order_relaxed)}; }
-  const Key& group() const { return group_; }
+  BlockTraits traits() const { return {group(), FromNanos(expires_ns()), spare_.load(std::memory_order_relaxed)}; }
+  Key group() const { return {group_, key_.tenant}; }
   int64_t expires_ns() const { return expires_ns_.load(std::memory_order_relaxed); }
   bool expires() const { return expires_ns() != kNever; }
   uint64_t charge_bytes() const { return Allocator::RoundUp(size_bytes_); }
-  uint32_t tokens() const { return tokens_; }
-  BlockContent content() const { return {tokens_, uint64_t{plain_units_} * kPlainUnit}; }
+  uint32_t tokens() const { return static_cast<uint32_t>(tokens_); }
+  BlockContent content() const { return {tokens(), uint64_t{plain_units_} * kPlainUnit}; }
   const Extents& extents() const { return extents_; }
   Space& space() const { return *space_; }
 
   // While written, by the owner of the Reservation:
-  bool TakeSpace(uint64_t size_bytes);
+  enum class Room : uint8_t { kTaken, kNone, kOverQuota };
+  Room TakeSpace(uint64_t size_bytes, uint64_t quota_bytes);  // the quota is its tenant's, of all its blocks
   void SetContent(const BlockContent& content);
   void CopyIn(uint64_t offset, absl::Span<const uint8_t> bytes);  // REQUIRES: host memory, like FlipForTest
   // For fault tests: flips the bits of `mask` in one byte, also of a committed block. False beyond its end.
@@ -155,14 +166,14 @@ class Block final : public PinnedBlock {
 
   std::atomic<uint64_t> state_{0};
   std::atomic<int64_t> expires_ns_;
-  // Constant once published.
-  uint64_t size_bytes_ = 0;
+  // Constant once published. The bytes of key_ and group_ have the last line but one, so the rest is packed.
+  uint64_t size_bytes_ : 47 = 0;
+  uint64_t reserved_ : 1 = 1;  // which account carries its charge
+  uint64_t tokens_ : 16 = 0;
   uint32_t plain_units_ = 0;  // of kPlainUnit bytes
-  uint16_t tokens_ = 0;
-  bool reserved_ = true;  // which account carries its charge
   std::atomic<bool> spare_;
   const Key key_;
-  const Key group_;
+  const std::array<uint8_t, Key::kBytes> group_;  // of key_'s tenant
   const std::shared_ptr<Space> space_;
   Extents extents_;
   Pieces pieces_;

@@ -101,7 +101,8 @@ class Reservation {
 };
 
 struct LeaseId {
-  uint64_t value = 0;  // 0 = none granted
+  uint64_t value = 0;   // 0 = none granted
+  TenantId tenant = 0;  // whose blocks it holds; under another it is unknown
   friend bool operator==(const LeaseId&, const LeaseId&) = default;
 };
 
@@ -137,8 +138,9 @@ class BlockStore {
   // A block that is there, or being written, and would expire before `traits.expires` is prolonged: it takes that time,
   // and `traits.spare`. So what is there stays at least as long as what the caller would have stored.
   // Errors: AlreadyExists      committed, or being written by another reservation.
-  //         InvalidArgument    zero bytes, more than the store's whole capacity, or a time that is over.
-  //         ResourceExhausted  what is left is pinned or reserved; try later.
+  //         InvalidArgument    zero bytes, more than the store's whole capacity, or a time that is over; a tenant that the
+  //                            store was not made for.
+  //         ResourceExhausted  what is left is pinned or reserved, or its tenant's quota is; try later.
   virtual absl::StatusOr<std::unique_ptr<Reservation>> Reserve(const Key& key, size_t size_bytes,
                                                                const BlockTraits& traits = {}) = 0;
 
@@ -157,7 +159,8 @@ class BlockStore {
   };
   virtual absl::StatusOr<ScanResult> Scan(uint64_t cursor, size_t limit) = 0;
 
-  // Ends a lease before its deadline. Unknown or ended leases are no error: the deadline may have been first.
+  // Ends a lease before its deadline. Unknown or ended leases are no error: the deadline may have been first; nor is one
+  // of another tenant, which stays.
   virtual absl::Status Release(LeaseId lease) = 0;
 
   virtual absl::StatusOr<StoreStats> Stats() = 0;

@@ -149,8 +149,8 @@ absl::StatusOr<std::unique_ptr<DeviceTier>> DeviceTier::Create(const DeviceTierO
         device.reset();
       });
   const uint64_t first_lease = kFirstLeaseBit + std::max<int64_t>(1, absl::ToUnixNanos(options.clock()));
-  parts->core = std::make_shared<TierCore>(options, std::make_shared<Space>(parts->memory, parts->memory->size_bytes()),
-                                           first_lease);
+  parts->core = std::make_shared<TierCore>(
+      options, std::make_shared<Space>(parts->memory, parts->memory->size_bytes(), TenantsOf(options)), first_lease);
   parts->staging = *std::move(staging);
   return std::unique_ptr<DeviceTier>(new DeviceTier(parts));
 }

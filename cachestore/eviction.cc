@@ -4,15 +4,17 @@
 
 namespace kvist {
 
-Recency::Recency(size_t shards) : shards_(shards), oldest_(new std::atomic<uint64_t>[shards]) {
-  for (size_t i = 0; i < shards; ++i) oldest_[i].store(kNothing, std::memory_order_relaxed);
+Recency::Recency(size_t shards, size_t tenants)
+    : shards_(shards), oldest_(new std::atomic<uint64_t>[shards * tenants]) {
+  for (size_t i = 0; i < shards * tenants; ++i) oldest_[i].store(kNothing, std::memory_order_relaxed);
 }
 
-size_t Recency::OldestShard() const {
+size_t Recency::OldestShard(TenantId tenant) const {
+  const std::atomic<uint64_t>* oldest = &oldest_[tenant * shards_];
   size_t oldest_shard = shards_;
   uint64_t oldest_tick = kNothing;
   for (size_t i = 0; i < shards_; ++i) {
-    const uint64_t tick = oldest_[i].load(std::memory_order_acquire);
+    const uint64_t tick = oldest[i].load(std::memory_order_acquire);
     if (tick < oldest_tick) {
       oldest_tick = tick;
       oldest_shard = i;

@@ -61,8 +61,8 @@ absl::StatusOr<std::unique_ptr<HostTier>> HostTier::Create(const HostTierOptions
   if (!arena.ok()) return arena.status();
   // From the clock, so that a lease of an earlier process is unknown to this one.
   const int64_t first_lease = std::max<int64_t>(1, absl::ToUnixNanos(options.clock()));
-  return std::unique_ptr<HostTier>(
-      new HostTier(std::make_shared<TierCore>(options, std::make_shared<Space>(*std::move(arena)), first_lease)));
+  return std::unique_ptr<HostTier>(new HostTier(std::make_shared<TierCore>(
+      options, std::make_shared<Space>(*std::move(arena), TenantsOf(options)), first_lease)));
 }
 
 HostTier::~HostTier() { core_->Close(); }

@@ -8,7 +8,7 @@
 // Life     references and reservations may outlive the HostTier: the arena is unmapped with the last of them. A Commit
 //          after the store is gone is FailedPrecondition, and its space returns.
 // Memory   the arena, and beside it on the heap: about 370 bytes a block (at most `max_blocks` of them), 20 more if it
-//          expires, at most 92 bytes a remembered removal (80 of them taken at start), 8 bytes a leased pin
+//          expires, at most 100 bytes a remembered removal (88 of them taken at start), 8 bytes a leased pin
 //          (Leases::kMaxPins).
 //
 // What BlockStore leaves open:

@@ -16,18 +16,20 @@ Removal Expiry(const Block& block) {
 
 }  // namespace
 
-bool LeaseBudget::TryTake(uint64_t bytes) {
+bool LeaseBudget::TryTake(uint64_t bytes, uint64_t limit_bytes) {
   uint64_t taken = taken_bytes_.load(std::memory_order_relaxed);
   do {
-    if (bytes > limit_bytes_ - taken) return false;
+    if (taken > limit_bytes || bytes > limit_bytes - taken) return false;
   } while (!taken_bytes_.compare_exchange_weak(taken, taken + bytes, std::memory_order_relaxed));
   return true;
 }
 
-Index::Index(const Options& options) : recency_(options.shards), budget_(options.leased_bytes_limit) {
+Index::Index(const Options& options)
+    : options_(options), tenant_budgets_(new LeaseBudget[options.tenants]), recency_(options.shards, options.tenants) {
   shards_.reserve(options.shards);
   const size_t remembered = (options.remembered_removals + options.shards - 1) / options.shards;
-  for (size_t i = 0; i < options.shards; ++i) shards_.push_back(std::make_unique<Shard>(&recency_, i, remembered));
+  for (size_t i = 0; i < options.shards; ++i)
+    shards_.push_back(std::make_unique<Shard>(&recency_, i, options.tenants, remembered));
 }
 
 absl::Status Index::BeginWrite(Block* block, CallTime& time) {
@@ -107,8 +109,9 @@ void Index::Forget(Shard& shard, Block* block, const Removal& removal) {
 void Index::Remove(Shard& shard, Block* block, const Removal& removal) {
   Forget(shard, block, removal);
   if (block->place.listed) Unlist(shard, block);
+  EvictionList& list = shard.ListOf(block);
   if (block->Remove()) Block::Dispose(block);
-  shard.list.Publish();
+  list.Publish();
 }
 
 void Index::Expire(Shard& shard, Block* block) {
@@ -123,7 +126,7 @@ void Index::Use(Shard& shard, Block* block, int64_t now_ns) {
 
 void Index::TouchLocked(Shard& shard, Block* block, CallTime& time) {
   Use(shard, block, time.Recent());
-  if (block->place.listed) shard.list.MoveToBack(block);
+  if (block->place.listed) shard.ListOf(block).MoveToBack(block);
 }
 
 Index::Found Index::Probe(const Key& key, CallTime& time, std::optional<Removal>* gone) {
@@ -169,13 +172,13 @@ Index::Found Index::PinForLease(const Key& key, CallTime& time) {
   Found found = Find(shard, key, time);
   if (found.block == nullptr) return found;
   if (found.block->place.leases == 0) {
-    if (!budget_.TryTake(found.block->charge_bytes())) {
+    if (!TakeLeaseBudget(*found.block)) {
       found.block = nullptr;
       found.over_budget = true;
       return found;
     }
     Unlist(shard, found.block);
-    shard.list.Publish();
+    shard.ListOf(found.block).Publish();
   }
   Use(shard, found.block, time.Recent());
   ++found.block->place.leases;
@@ -183,12 +186,29 @@ Index::Found Index::PinForLease(const Key& key, CallTime& time) {
   return found;
 }
 
+bool Index::TakeLeaseBudget(const Block& block) {
+  const uint64_t bytes = block.charge_bytes();
+  const auto limit = [this](uint64_t of) { return static_cast<uint64_t>(of * options_.leased_fraction); };
+  if (!budget_.TryTake(bytes, limit(options_.capacity_bytes))) return false;
+  if (options_.quotas == nullptr) return true;
+  const TenantId tenant = block.key().tenant;
+  const uint64_t quota_bytes = std::min(options_.quotas->max_bytes(tenant), options_.capacity_bytes);
+  if (tenant_budgets_[tenant].TryTake(bytes, limit(quota_bytes))) return true;
+  budget_.Return(bytes);
+  return false;
+}
+
+void Index::ReturnLeaseBudget(const Block& block) {
+  budget_.Return(block.charge_bytes());
+  if (options_.quotas != nullptr) tenant_budgets_[block.key().tenant].Return(block.charge_bytes());
+}
+
 void Index::EndLease(Block* block) {
   Shard& shard = ShardOf(block->key());
   {
     std::lock_guard<std::mutex> lock(shard.mutex);
     if (--block->place.leases == 0) {
-      budget_.Return(block->charge_bytes());
+      ReturnLeaseBudget(*block);
       if (block->published()) List(shard, block);
     }
   }
@@ -215,17 +235,18 @@ bool Index::ProlongPresent(const Key& key, const BlockTraits& traits, CallTime& 
   return true;
 }
 
-std::optional<Index::Evicted> Index::EvictOne(const Key& made_room_for, CallTime& time) {
+std::optional<Index::Evicted> Index::EvictOne(TenantId tenant, const Key& made_room_for, CallTime& time) {
   const int64_t now_ns = time.Exact();
   // A block that a reader holds is in use at this moment: it goes to the back. When every listed block has been seen
   // that way, there is nothing to evict.
   uint64_t in_use_left = ListedBlocks();
   for (;;) {
-    const size_t number = recency_.OldestShard();
+    const size_t number = recency_.OldestShard(tenant);
     if (number == shards_.size()) return std::nullopt;
     Shard& shard = *shards_[number];
     std::lock_guard<std::mutex> lock(shard.mutex);
-    Block* block = shard.list.oldest();
+    EvictionList& list = shard.lists[tenant];
+    Block* block = list.oldest();
     if (block == nullptr) continue;  // another thread was faster; it has published so
     if (block->expires_ns() <= now_ns) {
       const Key key = block->key();
@@ -234,14 +255,14 @@ std::optional<Index::Evicted> Index::EvictOne(const Key& made_room_for, CallTime
     }
     if (!block->TryRemoveUnpinned()) {
       if (in_use_left-- == 0) return std::nullopt;
-      shard.list.MoveToBack(block);
+      list.MoveToBack(block);
       continue;
     }
     const Evicted evicted{block->key(), block->charge_bytes()};
     Forget(shard, block, {.cause = MissReason::kEvicted, .when_ns = now_ns, .made_room_for = made_room_for});
     Unlist(shard, block);
     Block::Dispose(block);
-    shard.list.Publish();
+    list.Publish();
     return evicted;
   }
 }
@@ -250,9 +271,11 @@ std::vector<Index::Evicted> Index::NextToEvict(size_t limit) const {
   std::vector<std::pair<uint64_t, Evicted>> by_tick;
   for (const std::unique_ptr<Shard>& shard : shards_) {
     std::lock_guard<std::mutex> lock(shard->mutex);
-    const Block* block = shard->list.oldest();
-    for (size_t i = 0; i < limit && block != nullptr; ++i, block = block->place.newer) {
-      by_tick.push_back({block->place.tick, {block->key(), block->charge_bytes()}});
+    for (const EvictionList& list : shard->lists) {
+      const Block* block = list.oldest();
+      for (size_t i = 0; i < limit && block != nullptr; ++i, block = block->place.newer) {
+        by_tick.push_back({block->place.tick, {block->key(), block->charge_bytes()}});
+      }
     }
   }
   std::sort(by_tick.begin(), by_tick.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
@@ -362,17 +385,17 @@ void Index::Close() {
     shard->blocks.clear();
     shard->roster.Clear();
     shard->expiring.clear();
-    shard->list.Publish();
+    for (EvictionList& list : shard->lists) list.Publish();
   }
 }
 
 void Index::List(Shard& shard, Block* block) {
-  shard.list.Append(block);
+  shard.ListOf(block).Append(block);
   listed_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Index::Unlist(Shard& shard, Block* block) {
-  shard.list.Remove(block);
+  shard.ListOf(block).Remove(block);
   listed_.fetch_sub(1, std::memory_order_relaxed);
 }
 

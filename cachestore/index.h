@@ -31,16 +31,13 @@
 
 namespace kvist {
 
-// Bytes that leases may hold at once. A block under several leases counts once.
+// Bytes that leases hold at once. A block under several leases counts once.
 class LeaseBudget {
  public:
-  explicit LeaseBudget(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
-  bool TryTake(uint64_t bytes);
+  bool TryTake(uint64_t bytes, uint64_t limit_bytes);
   void Return(uint64_t bytes) { taken_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
-  uint64_t taken_bytes() const { return taken_bytes_.load(std::memory_order_relaxed); }
 
  private:
-  const uint64_t limit_bytes_;
   std::atomic<uint64_t> taken_bytes_{0};
 };
 
@@ -49,7 +46,10 @@ class Index {
   struct Options {
     size_t shards = 64;                  // a power of two
     size_t remembered_removals = 65536;  // over all shards
-    uint64_t leased_bytes_limit = 0;
+    uint64_t capacity_bytes = 0;
+    double leased_fraction = 0;  // that leases may hold: of the capacity, and each tenant's of its quota
+    size_t tenants = 1;
+    std::shared_ptr<const TenantQuotas> quotas;  // null: none
   };
   explicit Index(const Options& options);
 
@@ -81,14 +81,15 @@ class Index {
   // A block that is there or being written takes the time of `traits` if that is later. False if there is none.
   bool ProlongPresent(const Key& key, const BlockTraits& traits, CallTime& time);
   bool Erase(const Key& key, MissReason why, CallTime& time);
-  // Drops the oldest block that nobody holds. Its charge is 0 if its time was over: then it is counted as expired.
+  // Drops this tenant's oldest block that nobody holds. Its charge is 0 if its time was over: then it is counted as expired.
   // Nothing if there is no such block.
   struct Evicted {
     Key key;
     uint64_t charge_bytes = 0;
   };
-  std::optional<Evicted> EvictOne(const Key& made_room_for, CallTime& time);
-  // The keys next in turn for eviction, oldest first, with their charges. Looks at up to `limit` blocks of each shard.
+  std::optional<Evicted> EvictOne(TenantId tenant, const Key& made_room_for, CallTime& time);
+  // The keys that were not touched for longest, with their charges, whoever's they are. Looks at up to `limit` blocks of
+  // each list.
   std::vector<Evicted> NextToEvict(size_t limit) const;
   // Drops at most `limit` blocks whose time is over; returns how many. Costs one atomic load when none is due.
   size_t DropExpired(size_t limit, CallTime& time);
@@ -109,12 +110,17 @@ class Index {
   static constexpr size_t kDropStep = 64;          // blocks dropped under one hold of a shard's mutex
 
   struct alignas(64) Shard {
-    Shard(Recency* recency, size_t number, size_t remembered) : list(recency, number), removals(remembered) {}
+    Shard(Recency* recency, size_t number, size_t tenants, size_t remembered) : removals(remembered) {
+      for (size_t tenant = 0; tenant < tenants; ++tenant) {
+        lists.emplace_back(recency, number, static_cast<TenantId>(tenant));
+      }
+    }
+    EvictionList& ListOf(const Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return lists[block->key().tenant]; }
     mutable std::mutex mutex;
     absl::flat_hash_map<Key, Block*> blocks ABSL_GUARDED_BY(mutex);
     Roster roster ABSL_GUARDED_BY(mutex);                                           // the published ones of `blocks`
     absl::btree_set<std::pair<int64_t, uint32_t>> expiring ABSL_GUARDED_BY(mutex);  // (expires, number) of those
-    EvictionList list ABSL_GUARDED_BY(mutex);                                       // published blocks without a lease
+    std::vector<EvictionList> lists ABSL_GUARDED_BY(mutex);  // of each tenant: published blocks without a lease
     RecentRemovals removals ABSL_GUARDED_BY(mutex);
     bool closed ABSL_GUARDED_BY(mutex) = false;
     // Changed under the mutex only, so without a locked instruction: a Get is some 60 ns.
@@ -122,7 +128,10 @@ class Index {
     LifeCounts life;
   };
 
-  Shard& ShardOf(const Key& key) const { return *shards_[key.Prefix64() & (shards_.size() - 1)]; }
+  // A tenant's keys lie as if others' were not there: where one is tells nothing of another's.
+  Shard& ShardOf(const Key& key) const {
+    return *shards_[(key.Prefix64() ^ key.tenant * 0x9E3779B97F4A7C15) & (shards_.size() - 1)];
+  }
   Found Find(Shard& shard, const Key& key, CallTime& time, std::optional<Removal>* gone = nullptr);
   static Found Missed(const Shard& shard, const Key& key, std::optional<Removal>* gone);
   Found Expired(Shard& shard, Block* block, std::optional<Removal>* gone);
@@ -140,8 +149,13 @@ class Index {
   void List(Shard& shard, Block* block);
   void Unlist(Shard& shard, Block* block);  // Publish of the list is due afterwards
 
-  Recency recency_;
+  bool TakeLeaseBudget(const Block& block);
+  void ReturnLeaseBudget(const Block& block);
+
+  const Options options_;
   LeaseBudget budget_;
+  const std::unique_ptr<LeaseBudget[]> tenant_budgets_;
+  Recency recency_;
   std::vector<std::unique_ptr<Shard>> shards_;  // constant after construction
   std::atomic<uint64_t> blocks_{0};             // published
   std::atomic<uint64_t> listed_{0};             // in the eviction lists

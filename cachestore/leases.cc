@@ -6,8 +6,9 @@ namespace kvist {
 
 LeaseId Leases::Grant(LeasedBlocks& blocks, int64_t deadline_ns) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const TenantId tenant = blocks.front()->key().tenant;
   if (!Keep(next_id_, blocks, deadline_ns)) return {};
-  return {next_id_++};
+  return {next_id_++, tenant};
 }
 
 bool Leases::GrantAs(LeaseId id, LeasedBlocks& blocks, int64_t deadline_ns) {
@@ -30,6 +31,8 @@ bool Leases::Keep(uint64_t id, LeasedBlocks& blocks, int64_t deadline_ns) {
 
 LeasedBlocks Leases::Take(LeaseId id) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = leases_.find(id.value);
+  if (found == leases_.end() || found->second.blocks.front()->key().tenant != id.tenant) return {};
   LeasedBlocks blocks = Remove(id.value);
   PublishEarliest();
   return blocks;

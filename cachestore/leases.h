@@ -35,7 +35,7 @@ class Leases {
   LeaseId Grant(LeasedBlocks& blocks, int64_t deadline_ns);
   // The same under an id that another tier's Leases has granted: one lease over two tiers. False when it is refused.
   bool GrantAs(LeaseId id, LeasedBlocks& blocks, int64_t deadline_ns);
-  // Ends a lease and hands its blocks back; empty if unknown or ended.
+  // Ends a lease and hands its blocks back; empty if unknown, ended or another tenant's.
   LeasedBlocks Take(LeaseId id);
   // The leases whose deadline is not after `now_ns`, first come first, until they hold `pins` or more.
   std::vector<LeasedBlocks> TakeExpired(int64_t now_ns, size_t pins);

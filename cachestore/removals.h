@@ -1,6 +1,6 @@
 // Remembers why and when recently dropped keys are gone, so that a miss can say it. Bounded: the oldest is forgotten.
 //
-// Memory: 80 bytes per key that may be remembered, taken at start, and at most 12 for its place in the hash table.
+// Memory: 88 bytes per key that may be remembered, taken at start, and at most 12 for its place in the hash table.
 // Units   nanoseconds since the epoch.
 // Threads under the mutex of its shard.
 #ifndef KVIST_CACHESTORE_REMOVALS_H_

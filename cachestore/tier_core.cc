@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,9 +35,13 @@ TierCore::TierCore(const TierRules& rules, std::shared_ptr<Space> space_of_block
       capacity_bytes(space_of_blocks->capacity_bytes()),
       max_blocks(rules.max_blocks != 0 ? rules.max_blocks : capacity_bytes / 4096 + 1024),
       space(std::move(space_of_blocks)),
+      tenants(rules.tenants),
       index({.shards = rules.index_shards,
              .remembered_removals = rules.remembered_removals,
-             .leased_bytes_limit = static_cast<uint64_t>(capacity_bytes * rules.max_pinned_fraction)}),
+             .capacity_bytes = capacity_bytes,
+             .leased_fraction = rules.max_pinned_fraction,
+             .tenants = space->tenants(),
+             .quotas = rules.tenants}),
       leases(first_lease) {}
 
 void TierCore::Close() {
@@ -110,6 +115,10 @@ absl::StatusOr<Block*> TierCore::BeginBlock(const Key& key, size_t size_bytes, c
     return absl::InvalidArgumentError(
         absl::StrCat("reserve of ", size_bytes, " bytes: a block has 1 to ", capacity_bytes, " bytes, the capacity"));
   }
+  if (key.tenant >= space->tenants()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("reserve for tenant ", key.tenant, ": this store was made for ", space->tenants()));
+  }
   CallTime time(&clock);
   if (absl::ToUnixNanos(traits.expires) <= time.Exact()) {
     return absl::InvalidArgumentError(absl::StrCat("the block would expire at ", absl::FormatTime(traits.expires),
@@ -121,8 +130,9 @@ absl::StatusOr<Block*> TierCore::BeginBlock(const Key& key, size_t size_bytes, c
     Block::Dispose(block);
     return status;
   }
-  if (MakeRoom(block, size_bytes, time)) return block;
-  const absl::Status refused = Refuse(size_bytes);
+  const Block::Room room = MakeRoom(block, size_bytes, time);
+  if (room == Block::Room::kTaken) return block;
+  const absl::Status refused = Refuse(*block, size_bytes, room);
   index.AbandonWrite(block);
   Block::Dispose(block);
   return refused;
@@ -130,28 +140,72 @@ absl::StatusOr<Block*> TierCore::BeginBlock(const Key& key, size_t size_bytes, c
 
 // Evicts until the block fits. Gives up only if nothing came back while it looked: space that another thread has just
 // evicted is worth another try, and so is what leases held whose time is over.
-bool TierCore::MakeRoom(Block* block, size_t size_bytes, CallTime& time) {
+Block::Room TierCore::MakeRoom(Block* block, size_t size_bytes, CallTime& time) {
+  const TenantId tenant = block->key().tenant;
   for (;;) {
     const uint64_t returns_before = space->allocator().returns();
     const bool few_enough = space->live_blocks.load(std::memory_order_relaxed) <= max_blocks;
-    if (few_enough && block->TakeSpace(size_bytes)) return true;
-    if (const std::optional<Index::Evicted> evicted = index.EvictOne(block->key(), time)) {
+    Block::Room room = Block::Room::kNone;
+    if (few_enough) {
+      room = block->TakeSpace(size_bytes, tenants == nullptr ? TenantQuotas::kNoBound : tenants->max_bytes(tenant));
+    }
+    if (room == Block::Room::kTaken) return room;
+    const std::optional<Index::Evicted> evicted = room == Block::Room::kOverQuota
+                                                      ? index.EvictOne(tenant, block->key(), time)
+                                                      : EvictFor(*block, size_bytes, !few_enough, time);
+    if (evicted) {
       evicted_blocks_.fetch_add(evicted->charge_bytes > 0, std::memory_order_relaxed);
       evicted_bytes_.fetch_add(evicted->charge_bytes, std::memory_order_relaxed);
       if (on_evicted && evicted->charge_bytes > 0) on_evicted(evicted->key);
     } else if (DropExpired(time) == 0 && space->allocator().returns() == returns_before) {
-      return false;
+      return room;
     }
   }
 }
 
-absl::Status TierCore::Refuse(size_t size_bytes) {
+// One block of whoever holds the most for its share, of bytes or of blocks, whichever is short; then of the next.
+std::optional<Index::Evicted> TierCore::EvictFor(const Block& block, size_t size_bytes, bool too_many_blocks,
+                                                 CallTime& time) {
+  if (space->tenants() == 1) return index.EvictOne(0, block.key(), time);
+  std::vector<std::pair<double, TenantId>> order;
+  for (size_t i = 0; i < space->tenants(); ++i) {
+    const auto tenant = static_cast<TenantId>(i);
+    const Space::Held& held = space->held(tenant);
+    double holds = static_cast<double>((too_many_blocks ? held.blocks : held.bytes).load(std::memory_order_relaxed));
+    if (holds == 0) continue;
+    if (tenant == block.key().tenant && !too_many_blocks) holds += static_cast<double>(size_bytes);
+    const uint32_t share = tenants == nullptr ? 1 : tenants->share(tenant);
+    order.push_back({share == 0 ? std::numeric_limits<double>::infinity() : holds / share, tenant});
+  }
+  while (!order.empty()) {
+    const auto most = std::max_element(order.begin(), order.end());
+    if (std::optional<Index::Evicted> evicted = index.EvictOne(most->second, block.key(), time)) return evicted;
+    order.erase(most);
+  }
+  return std::nullopt;
+}
+
+absl::Status TierCore::Refuse(const Block& block, size_t size_bytes, Block::Room room) {
   refused_reservations_.fetch_add(1, std::memory_order_relaxed);
+  if (room == Block::Room::kOverQuota) {
+    const TenantId tenant = block.key().tenant;
+    return absl::ResourceExhaustedError(absl::StrCat("no room for ", size_bytes, " bytes: of the tenant's quota of ",
+                                                     tenants->max_bytes(tenant), " bytes ", held_bytes(tenant),
+                                                     " are held, and what is left of them cannot be evicted"));
+  }
+  if (space->tenants() > 1) {  // what others hold is not the caller's to know
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no room for ", size_bytes, " bytes: nothing that may go for this tenant can be evicted"));
+  }
   return absl::ResourceExhaustedError(
       absl::StrCat("no room for ", size_bytes, " bytes: of ", capacity_bytes, " bytes ", space->used_bytes.load(),
                    " are used (", space->pinned_bytes.Sum(), " pinned), ", space->reserved_bytes.load(), " reserved, ",
                    space->allocator().state().free_bytes, " free; ", space->live_blocks.load(), " of ", max_blocks,
                    " blocks; nothing that is left can be evicted"));
+}
+
+uint64_t TierCore::held_bytes(TenantId tenant) const {
+  return tenant < space->tenants() ? space->held(tenant).bytes.load(std::memory_order_relaxed) : 0;
 }
 
 absl::StatusOr<bool> TierCore::Erase(const Key& key, MissReason why) {

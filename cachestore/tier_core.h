@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -48,6 +49,7 @@ class TierCore {
 
   size_t DropExpired(CallTime& time);  // how many blocks were dropped or let go
   void EndLease(const LeasedBlocks& blocks);
+  uint64_t held_bytes(TenantId tenant) const;  // 0 of one that the tier was not made for
 
   StoreClock clock;
   // Constant after construction.
@@ -55,6 +57,7 @@ class TierCore {
   const uint64_t capacity_bytes;
   const uint64_t max_blocks;
   const std::shared_ptr<Space> space;
+  const std::shared_ptr<const TenantQuotas> tenants;  // null: there is but one
   // Told of every key that went for room, with no lock held. Set before the first call.
   std::function<void(const Key&)> on_evicted;
 
@@ -65,8 +68,9 @@ class TierCore {
  private:
   MatchResult CountHits(absl::Span<const Key> chain, CallTime& time);
   void GrantLease(absl::Span<const Key> chain, absl::Duration lease_ttl, CallTime& time, MatchResult& result);
-  bool MakeRoom(Block* block, size_t size_bytes, CallTime& time);
-  absl::Status Refuse(size_t size_bytes);
+  Block::Room MakeRoom(Block* block, size_t size_bytes, CallTime& time);
+  std::optional<Index::Evicted> EvictFor(const Block& block, size_t size_bytes, bool too_many_blocks, CallTime& time);
+  absl::Status Refuse(const Block& block, size_t size_bytes, Block::Room room);
 
   std::atomic<uint64_t> evicted_blocks_{0};
   std::atomic<uint64_t> evicted_bytes_{0};

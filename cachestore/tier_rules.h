@@ -8,10 +8,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "cachestore/tenants.h"
 
 namespace kvist {
 
@@ -24,12 +26,15 @@ struct TierRules {
   size_t index_shards = 64;                      // a power of two, at most kMaxShards
   uint64_t max_blocks = 0;                       // 0: one per 4 KiB of capacity, and 1,024
   size_t remembered_removals = 65536;            // keys whose end is known; at most kMaxRememberedRemovals
+  std::shared_ptr<const TenantQuotas> tenants;   // null: there is but one, without a bound
 
   static constexpr uint64_t kMinCapacityBytes = uint64_t{64} << 10;
   static constexpr size_t kMaxShards = 4096;
   static constexpr size_t kMaxRememberedRemovals = size_t{16} << 20;
   static constexpr size_t kMostDropped = 4096;  // blocks whose time is over, dropped by one call, about
 };
+
+inline size_t TenantsOf(const TierRules& rules) { return rules.tenants == nullptr ? 1 : rules.tenants->tenants(); }
 
 // Adds a sentence for every rule that is wrong.
 void ListWrongRules(const TierRules& rules, std::vector<std::string>& wrong);

@@ -242,6 +242,11 @@ LeaseId TieredStore::Grant(Leased& leased, int64_t deadline_ns) {
   return id;
 }
 
+uint64_t TieredStore::HeldBytes(Tier tier, TenantId tenant) const {
+  if (tier == Tier::kHost) return host_core().held_bytes(tenant);
+  return tier == Tier::kDevice && live() ? device_core().held_bytes(tenant) : 0;
+}
+
 absl::Status TieredStore::Release(LeaseId lease) {
   if (device_ != nullptr) device_core().Release(lease);
   return host_->Release(lease);

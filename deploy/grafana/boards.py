@@ -271,6 +271,13 @@ CLUSTER = board(
               (f"min(kvist_membership_connected{{{I}}})", "connected"), (f"min(kvist_membership_registered{{{I}}})", "registered"), highest=1),
     ],
     [
+        panel("Certificates end in", "Time until the certificate that each node shows ends. Empty in plaintext.", "s",
+              (f"kvist_tls_certificate_expiry_seconds{{{I}}} - time()", "{{instance}}")),
+        panel("TLS files", "Sets that were taken, and that were found bad, in an hour; and nodes whose latest set is bad: they go on with an "
+              "earlier one.", "short", (f"sum by (result) (increase(kvist_tls_reloads_total{{{I}}}[1h]))", "{{result}}"),
+              (f"sum(kvist_tls_reload_failed{{{I}}})", "nodes with a bad one")),
+    ],
+    [
         panel("Copies to other nodes", "Blocks sent: replicas, hot segments, hand-overs; and what was given up.", "cps",
               (total("kvist_copied_blocks_total"), "copied"), (total("kvist_copies_failed_total"), "failed"),
               (total("kvist_copies_dropped_total"), "queue full")),

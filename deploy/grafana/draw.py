@@ -35,6 +35,8 @@ def in_unit(value: float, unit: str) -> str:
         case "Bps":
             return scaled(value, 1000, (" B/s", " kB/s", " MB/s", " GB/s"))
         case "s":
+            if abs(value) >= 2 * 86400:
+                return f"{value / 86400:.3g} d"
             if value == 0 or abs(value) >= 1:
                 return f"{value:.3g} s"
             return f"{1e3 * value:.3g} ms" if abs(value) >= 1e-3 else f"{1e6 * value:.3g} us"
@@ -72,7 +74,7 @@ def draw_lines(axes, panel: dict, series: list, start: float, end: float) -> Non
     else:
         for name, points in series:
             axes.plot([when - start for when, _ in points], [value for _, value in points], label=name, linewidth=1)
-    top = axes.get_ylim()[1]
+    top = max(axes.get_ylim()[1], 1.05 * axes.dataLim.y1)  # a line that hardly moves would lie on the edge
     for step in defaults["thresholds"]["steps"][1:]:
         if step["value"] <= top:
             axes.axhline(step["value"], color=step["color"], linewidth=0.8, linestyle="--")

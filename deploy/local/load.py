@@ -59,7 +59,7 @@ def work(client: kvist.Client, prompts: Conversations, end: float, pause: float)
 
 
 def run(seeds: list[str], seconds: float, codecs: list[str], *, pause: float, systems: int, fresh: float,
-        library: pathlib.Path) -> dict[str, int]:
+        library: pathlib.Path, tls: kvist.Tls | None = None) -> dict[str, int]:
     """One worker for each codec, each with a namespace of its own. Ends after so many seconds; a fault of one is raised."""
     counts: list[dict[str, int]] = []
     faults: list[BaseException] = []
@@ -68,7 +68,7 @@ def run(seeds: list[str], seconds: float, codecs: list[str], *, pause: float, sy
         namespace = kvist.Namespace(model=f"load-{codec}", layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, tokens_per_block=TOKENS)
         try:
             copies = 2 if number == 0 else 1
-            with kvist.Client(None, namespace, seeds=seeds, codec=codec, replicas=copies, threads=1, library=library) as client:
+            with kvist.Client(None, namespace, seeds=seeds, codec=codec, replicas=copies, threads=1, library=library, tls=tls) as client:
                 counts.append(work(client, Conversations(number, systems, fresh), time.monotonic() + seconds, pause))
         except BaseException as fault:  # noqa: BLE001: told to whoever called
             faults.append(fault)

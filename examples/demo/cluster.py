@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 READY_SECONDS = 30
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -32,23 +32,23 @@ def end_with_parent() -> Callable[[], None]:
 
 
 class Cluster:
-    """Starts the nodes; `with` ends them in every case."""
+    """Starts the nodes, with `flags` beside their own; `with` ends them in every case."""
 
-    def __init__(self, kvistd: pathlib.Path, folder: pathlib.Path, capacities: dict[str, str]):
+    def __init__(self, kvistd: pathlib.Path, folder: pathlib.Path, capacities: dict[str, str], flags: Sequence[str] = ()):
         self.file = folder / "cluster.json"
         nodes = [
             {"id": name, "address": "127.0.0.1:0", "capacity": capacity, "weight": int(capacity.removesuffix("MiB"))}
             for name, capacity in capacities.items()
         ]
         self.file.write_text(json.dumps({"view": 1, "nodes": nodes}, indent=1), encoding="utf-8")
-        self._kvistd = kvistd
+        self._kvistd, self._flags = kvistd, flags
         self._logs = {name: folder / f"{name}.log" for name in capacities}
         self._processes: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> "Cluster":
         try:
             for name, log in self._logs.items():
-                command = [self._kvistd, "--cluster", self.file, "--node", name, "--http", "127.0.0.1:0"]
+                command = [self._kvistd, "--cluster", self.file, "--node", name, "--http", "127.0.0.1:0", *self._flags]
                 with log.open("w", encoding="utf-8") as errors:
                     self._processes[name] = subprocess.Popen(command, stderr=errors, preexec_fn=end_with_parent())
         except BaseException:

@@ -1,6 +1,7 @@
 #include "services/cluster/block_mover.h"
 
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -63,6 +64,7 @@ absl::StatusOr<uint64_t> BlockMover::Send(const Key& key, Channel* to, const Cop
   reserve.set_view(terms.view);
   if (found->traits.group != Key{}) reserve.set_segment_head(KeyField(found->traits.group));
   reserve.set_copy(true);
+  reserve.set_tenant(TenantOf(key));
   reserve.set_replicas(terms.replicas);
   if (ttl != absl::InfiniteDuration()) {
     reserve.set_ttl_ms(std::max<uint64_t>(1, static_cast<uint64_t>(absl::ToInt64Milliseconds(ttl))));
@@ -97,6 +99,7 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const BlockTraits& tr
   request.set_keys(KeyField(key));
   request.set_namespace_digest(namespace_digest);
   request.set_view(view);
+  request.set_tenant(TenantOf(key));
   OneBlock sink(options_.max_block_bytes);
   const absl::StatusOr<v1::GetTrailer> trailer = from->Get(request, deadline, &sink);
   if (!trailer.ok()) return trailer.status();
@@ -114,34 +117,49 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const BlockTraits& tr
   return sink.bytes.size();
 }
 
-absl::StatusOr<std::vector<bool>> BlockMover::Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
-                                                    absl::Time deadline) {
+absl::StatusOr<v1::ExplainResponse> BlockMover::Ask(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                                    absl::Time deadline) const {
   v1::ExplainRequest request;
   request.set_view(view);
+  request.set_tenant(TenantOf(keys.front()));
   for (const Key& key : keys) request.mutable_keys()->append(KeyField(key));
-  const absl::StatusOr<v1::ExplainResponse> response = peer->Explain(request, deadline);
-  if (!response.ok()) return response.status();
-  if (response->fates().size() != static_cast<int>(keys.size())) {
+  absl::StatusOr<v1::ExplainResponse> response = peer->Explain(request, deadline);
+  if (response.ok() && response->fates().size() != static_cast<int>(keys.size())) {
     return absl::DataLossError(
         absl::StrCat("the peer tells of ", response->fates().size(), " blocks, asked for ", keys.size()));
   }
-  std::vector<bool> lacks;
-  for (const v1::BlockFate& fate : response->fates()) {
-    switch (fate.miss()) {
-      case v1::MISS_REASON_UNSPECIFIED:
-        lacks.push_back(fate.expires_unix_ms() != 0 && OursLasts(keys[lacks.size()]));
-        break;
-      case v1::MISS_REASON_NEVER_STORED:
-      case v1::MISS_REASON_EXPIRED:
-      case v1::MISS_REASON_CHECKSUM:
-      case v1::MISS_REASON_BEING_WRITTEN:  // the writer may fail
-        lacks.push_back(true);
-        break;
-      default:
-        lacks.push_back(false);
+  return response;
+}
+
+absl::StatusOr<std::vector<bool>> BlockMover::Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                                    absl::Time deadline) {
+  std::map<TenantId, std::vector<size_t>> by_tenant;
+  for (size_t i = 0; i < keys.size(); ++i) by_tenant[keys[i].tenant].push_back(i);
+  std::vector<bool> lacks(keys.size());
+  for (const auto& [tenant, places] : by_tenant) {
+    std::vector<Key> asked;
+    for (const size_t place : places) asked.push_back(keys[place]);
+    const absl::StatusOr<v1::ExplainResponse> response = Ask(asked, peer, view, deadline);
+    if (!response.ok()) return response.status();
+    for (size_t i = 0; i < places.size(); ++i) {
+      lacks[places[i]] = ShouldBeSent(response->fates(static_cast<int>(i)), asked[i]);
     }
   }
   return lacks;
+}
+
+bool BlockMover::ShouldBeSent(const v1::BlockFate& fate, const Key& key) {
+  switch (fate.miss()) {
+    case v1::MISS_REASON_UNSPECIFIED:
+      return fate.expires_unix_ms() != 0 && OursLasts(key);
+    case v1::MISS_REASON_NEVER_STORED:
+    case v1::MISS_REASON_EXPIRED:
+    case v1::MISS_REASON_CHECKSUM:
+    case v1::MISS_REASON_BEING_WRITTEN:  // the writer may fail
+      return true;
+    default:
+      return false;
+  }
 }
 
 bool BlockMover::OursLasts(const Key& key) {

@@ -46,6 +46,8 @@ struct BlockMoverOptions {
   uint64_t max_block_bytes = 256 << 20;  // a peer that lies cannot make us take more memory for one block
   // Told of each block of ours that was found damaged and has been dropped. Empty = nobody wants to know.
   std::function<void(const Key& key, const absl::Status& why)> damaged;
+  // The name under which peers know a tenant; "" of 0. Empty = there are no tenants.
+  std::function<std::string(TenantId)> tenant_name;
 };
 
 class BlockMover {
@@ -65,7 +67,7 @@ class BlockMover {
   absl::StatusOr<uint64_t> Fetch(const Key& key, const BlockTraits& traits, const std::string& namespace_digest,
                                  Channel* from, uint64_t view, absl::Time deadline);
 
-  // For each key, whether the peer lacks the block and should be sent it; so it should if its copy will expire and ours
+  // For each key, of any tenants, whether the peer lacks the block and should be sent it; so it should if its copy will expire and ours
   // will not. What it evicted for room, or was told to erase, it should not: a copy would come back for ever.
   absl::StatusOr<std::vector<bool>> Lacks(const std::vector<Key>& keys, Channel* peer, uint64_t view,
                                           absl::Time deadline);
@@ -81,6 +83,11 @@ class BlockMover {
 
  private:
   bool OursLasts(const Key& key);
+  bool ShouldBeSent(const v1::BlockFate& fate, const Key& key);
+  std::string TenantOf(const Key& key) const { return options_.tenant_name ? options_.tenant_name(key.tenant) : ""; }
+  // Of keys of one tenant.
+  absl::StatusOr<v1::ExplainResponse> Ask(const std::vector<Key>& keys, Channel* peer, uint64_t view,
+                                          absl::Time deadline) const;
 
   const BlockMoverOptions options_;
 };

@@ -16,9 +16,10 @@ constexpr int kMostDamaged = 4;               // tries of a fetch whose bytes ca
 constexpr uint64_t kUnknownBytes = 32 << 20;  // taken as a block's size for the deadline of a fetch
 constexpr absl::Duration kWritten = absl::Milliseconds(100);  // until a block that another writes is tried again
 
-Key KeyAt(const std::string& keys, size_t i) {
+Key KeyAt(const std::string& keys, size_t i, TenantId tenant) {
   Key key;
-  std::memcpy(key.bytes.data(), keys.data() + i * sizeof(Key), sizeof(Key));
+  key.tenant = tenant;
+  std::memcpy(key.bytes.data(), keys.data() + i * Key::kBytes, Key::kBytes);
   return key;
 }
 
@@ -29,6 +30,7 @@ BlockMoverOptions MoverOptions(const ReplicatorOptions& options) {
   mover.reading = options.reading;
   mover.max_block_bytes = std::min(mover.max_block_bytes, options.capacity_bytes);
   mover.damaged = options.damaged;
+  mover.tenant_name = options.tenant_name;
   return mover;
 }
 
@@ -111,19 +113,19 @@ void Replicator::Spread(const Key& key, const Key& group, uint32_t replicas) {
   }
 }
 
-uint32_t Replicator::Adopt(const v1::AdoptRequest& request) {
+uint32_t Replicator::Adopt(TenantId tenant, const v1::AdoptRequest& request) {
   const std::shared_ptr<const View> view = options_.view();
   const NodeId from{request.from()};
   if (view == nullptr || view->Find(from) == nullptr || from == options_.self) return 0;
   if (Drains(*view, options_.self)) return 0;
   uint32_t accepted = 0;
-  for (size_t i = 0; i < request.keys().size() / sizeof(Key); ++i) {
+  for (size_t i = 0; i < request.keys().size() / Key::kBytes; ++i) {
     Task task;
-    task.key = KeyAt(request.keys(), i);
+    task.key = KeyAt(request.keys(), i, tenant);
     const absl::StatusOr<Lookup> here = options_.store->Get(task.key, /*touch=*/false);
     if (here.ok() && here->traits.spare) mover_.Keep(task.key);
     if (!here.ok() || here->block != nullptr) continue;
-    task.traits.group = KeyAt(request.segment_heads(), i);
+    task.traits.group = KeyAt(request.segment_heads(), i, tenant);
     task.namespace_digest = request.namespace_digest();
     accepted += Push(kFetch, from, std::move(task));
   }
@@ -231,7 +233,8 @@ absl::StatusOr<uint64_t> Replicator::Do(const LaneId& lane, const Task& task) {
   peers_.Report(lane.peer, *channel, done.status());
   if (lane.kind == kFetch && absl::IsDataLoss(done.status())) {
     v1::ReportRequest report;  // it shall look at its copy
-    report.set_keys(task.key.bytes.data(), sizeof(Key));
+    report.set_keys(task.key.bytes.data(), Key::kBytes);
+    if (options_.tenant_name) report.set_tenant(options_.tenant_name(task.key.tenant));
     (*channel)->Report(report, options_.runtime->Now() + options_.call_deadline).status().IgnoreError();
   }
   return done;

@@ -50,6 +50,7 @@ struct ReplicatorOptions {
   std::function<std::shared_ptr<const View>()> view;  // null: there is none yet
   BlockReading reading;
   uint64_t capacity_bytes = 0;
+  std::function<std::string(TenantId)> tenant_name;  // as of BlockMoverOptions
   // Told of each block of ours that copying has found damaged; it has been dropped. Empty = nobody wants to know.
   std::function<void(const Key& key, const absl::Status& why)> damaged;
 
@@ -94,7 +95,7 @@ class Replicator {
   std::vector<NodeId> HotNodes(const Key& group) { return hot_.Nodes(group); }
   // Queues what we lack; how many that were: none while this node drains. What we have as a spare copy, we keep.
   // REQUIRES: one segment head for each key.
-  uint32_t Adopt(const v1::AdoptRequest& request);
+  uint32_t Adopt(TenantId tenant, const v1::AdoptRequest& request);
   // Our copy was damaged and has been dropped: fetch it from another holder, if there may be one and we do not drain.
   void Damaged(const Key& key, const BlockTraits& traits);
 

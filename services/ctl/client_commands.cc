@@ -236,6 +236,8 @@ absl::Status RunCommand(const Command& command, Transport* transport, std::ostre
       return RunDrain(command, transport, out);
     case Act::kTop:
       return RunTop(command, transport, out);
+    case Act::kToken:
+      return RunToken(command, out);
     default:
       return RunClientCommand(command, transport, out);
   }

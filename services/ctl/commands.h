@@ -24,6 +24,9 @@ absl::Status RunDrain(const Command& command, Transport* transport, std::ostream
 // top: prints frames until its output is closed, or one.
 absl::Status RunTop(const Command& command, Transport* transport, std::ostream& out);
 
+// token: prints one, and the line for the token file.
+absl::Status RunToken(const Command& command, std::ostream& out);
+
 absl::Status RunCommand(const Command& command, Transport* transport, std::ostream& out);
 
 }  // namespace kvist

@@ -22,7 +22,8 @@ constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
 struct RawFlags {
   std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
                                                      replicas = "1", keys = "100000", seed = "1";
-  std::string node_id, drain_deadline, drain_budget, interval = "2s", tls_cert, tls_key, tls_ca, tls_server_name;
+  std::string node_id, drain_deadline, drain_budget, interval = "2s", tls_cert, tls_key, tls_ca, tls_server_name,
+                                                     bearer_file, token_name;
   bool json = false, version = false, once = false;
 };
 
@@ -30,10 +31,10 @@ struct ActFlags {
   Act act;
   const char* name;
   const char* about;
-  bool prompt = false, kv = false, encodes = false, random = false, drains = false,
-       live = false;  // its groups of flags
+  bool prompt = false, kv = false, encodes = false, random = false, drains = false, live = false,
+       makes_token = false;  // its groups of flags
 };
-constexpr std::array<ActFlags, 9> kActs = {{
+constexpr std::array<ActFlags, 10> kActs = {{
     {.act = Act::kPut,
      .name = "put",
      .about = "Encodes and stores the full blocks of a prompt",
@@ -65,6 +66,10 @@ constexpr std::array<ActFlags, 9> kActs = {{
      .name = "top",
      .about = "Shows memory, hit rates and bandwidth of the nodes, again and again",
      .live = true},
+    {.act = Act::kToken,
+     .name = "token",
+     .about = "Makes a bearer token, and the line for the nodes' token file",
+     .makes_token = true},
 }};
 
 // Keys are enough for what needs no positions in a KV file.
@@ -72,6 +77,10 @@ bool TakesChain(const ActFlags& act) { return act.prompt && !act.kv && !act.rand
 
 void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   app->allow_extras();
+  if (act.makes_token) {
+    app->add_option("NAME", raw->token_name, "Name of the token, as the access file has it behind token:");
+    return;
+  }
   app->add_option("--cluster", raw->cluster, "Static cluster file (JSON)");
   app->add_option("--node", raw->nodes, "Instead of a file: host:port of any node, or several with commas");
   if (!act.live) app->add_flag("--json", raw->json, "Print JSON instead of a table");
@@ -113,6 +122,7 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   tls("--tls-cert", &raw->tls_cert, "KVIST_TLS_CERT", "Certificate (PEM) to show to nodes; without it, plaintext");
   tls("--tls-key", &raw->tls_key, "KVIST_TLS_KEY", "Its key (PEM), which only its owner may read");
   tls("--tls-ca", &raw->tls_ca, "KVIST_TLS_CA", "CAs (PEM) that the nodes' certificates have to come from");
+  tls("--token-file", &raw->bearer_file, "KVIST_TOKEN_FILE", "File with the bearer token to show to nodes");
   tls("--tls-server-name", &raw->tls_server_name, "KVIST_TLS_SERVER_NAME",
       "For tests: the name that those carry (default: the host of the node's address)");
   app->add_option("--deadline", raw->deadline, "Of every call, for example 500ms or 10s")->capture_default_str();
@@ -132,6 +142,7 @@ class Problems {
 };
 
 void RequireFiles(const ActFlags& act, const RawFlags& raw, Problems* problems) {
+  if (act.makes_token) return problems->Require(!raw.token_name.empty(), "NAME", "needed: the name of the token");
   problems->Require(!raw.cluster.empty() || !raw.nodes.empty(), "--cluster or --node",
                     "needed: the static cluster file, or the address of any node");
   problems->Require(raw.cluster.empty() || raw.nodes.empty(), "--node", "give either --cluster or --node");
@@ -162,8 +173,12 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   command.tls.key_file = raw.tls_key;
   command.tls.ca_file = raw.tls_ca;
   command.tls.server_name = raw.tls_server_name;
-  const absl::Status tls = CheckAllOrNone(command.tls);
-  problems->Require(tls.ok(), "--tls-cert, --tls-key, --tls-ca", absl::StrCat("all three or none: ", tls.message()));
+  command.bearer_file = raw.bearer_file;
+  command.token_name = raw.token_name;
+  const bool by_token = command.tls.ca_alone() && !raw.bearer_file.empty();
+  const absl::Status tls = by_token ? absl::OkStatus() : CheckAllOrNone(command.tls);
+  problems->Require(tls.ok(), "--tls-cert, --tls-key, --tls-ca",
+                    absl::StrCat("all three or none (the CA alone with --token-file): ", tls.message()));
   const auto quoted = [](const std::string& text, const char* otherwise) {
     return absl::StrCat("'", text, "' is ", otherwise);
   };
@@ -237,7 +252,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
     RequireFiles(kActs[i], raw, &problems);
     parsed.command = Read(kActs[i], raw, &problems);
   }
-  problems.Require(acts == 1, "command", "give one of put, get, match, explain, stats, erase, ring, drain, top");
+  problems.Require(acts == 1, "command", "give one of put, get, match, explain, stats, erase, ring, drain, top, token");
   if (!problems.status().ok()) return problems.status();
   return parsed;
 }

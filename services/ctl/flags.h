@@ -13,7 +13,7 @@
 
 namespace kvist {
 
-enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain, kTop };
+enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain, kTop, kToken };
 
 struct Command {
   Act act = Act::kStats;
@@ -22,6 +22,7 @@ struct Command {
   std::string namespace_file, kv_file;
   std::string tokens_file, chain_file;  // one of the two
   TlsOptions tls;                       // no files = plaintext
+  std::string bearer_file;              // holds the token to show to nodes; "" = none
   bool json = false;
   absl::Duration deadline = absl::Seconds(10);
   Codec codec = Codec::kLadder;
@@ -34,6 +35,7 @@ struct Command {
   uint64_t drain_budget_bytes = 0;             // 0 = the node's own
   absl::Duration interval = absl::Seconds(2);  // of `top`, between two looks
   bool once = false;                           // of `top`: one frame
+  std::string token_name;                      // of `token`
 };
 
 struct ParsedCommand {

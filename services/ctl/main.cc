@@ -8,6 +8,7 @@
 #include "services/ctl/commands.h"
 #include "services/ctl/flags.h"
 #include "services/runtime/trace.h"
+#include "services/transport/bearer_token.h"
 #include "services/transport/tls.h"
 
 namespace kvist {
@@ -20,7 +21,13 @@ absl::Status Run(const Command& command) {
     if (!loaded.ok()) return loaded.status();
     tls = *std::move(loaded);
   }
-  const std::unique_ptr<Transport> transport = NewGrpcTransport(std::move(tls));
+  std::shared_ptr<BearerToken> token;
+  if (!command.bearer_file.empty()) {
+    absl::StatusOr<std::shared_ptr<BearerToken>> loaded = BearerToken::Load(command.bearer_file);
+    if (!loaded.ok()) return loaded.status();
+    token = *std::move(loaded);
+  }
+  const std::unique_ptr<Transport> transport = NewGrpcTransport(std::move(tls), std::move(token));
   return RunCommand(command, transport.get(), std::cout);
 }
 

@@ -11,7 +11,8 @@ namespace kvist {
 namespace {
 
 constexpr std::array<std::string_view, kBounds> kBoundNames = {
-    "gets", "queued_bytes", "pinned_bytes", "puts", "reserved_bytes", "matches", "reports", "explains", "store_full"};
+    "gets",    "queued_bytes", "pinned_bytes", "puts",       "reserved_bytes",
+    "matches", "reports",      "explains",     "store_full", "tenant_requests"};
 constexpr absl::Duration kLeastHint = absl::Milliseconds(20), kMostHint = absl::Seconds(2);
 constexpr double kMeanWeight = 1.0 / 64;  // of one more item in the mean size
 
@@ -48,14 +49,17 @@ struct Admission::State {
     RecentRate finished, refused;
   };
 
-  State(Runtime* runtime, std::function<void(Bound)> refused) : runtime(runtime), refused(std::move(refused)) {}
+  State(Runtime* runtime, std::function<void(Bound, TenantId)> refused,
+        std::function<uint32_t(TenantId)> tenant_requests)
+      : runtime(runtime), refused(std::move(refused)), tenant_requests(std::move(tenant_requests)) {}
 
-  absl::Status Refuse(Bound kind, Bound bound, const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  absl::Status Refuse(Bound kind, Bound bound, const std::string& why, TenantId tenant = 0)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const absl::Time now = runtime->Now();
     Kind& of = kinds[Index(kind)];
     of.refused.Add(1, now);
     const absl::Duration wait = absl::Seconds(of.refused.PerSecond(now) / std::max(1.0, of.finished.PerSecond(now)));
-    if (refused) refused(bound);
+    if (refused) refused(bound, tenant);
     const absl::Duration hint = std::clamp(wait, kLeastHint, kMostHint);
     return WithRetryHint(absl::ResourceExhaustedError(
                              absl::StrCat("this node is busy: ", why, "; try again in ", absl::FormatDuration(hint))),
@@ -63,12 +67,15 @@ struct Admission::State {
   }
 
   // One more request of this kind, if there may be one.
-  absl::Status CountIn(Bound bound, uint32_t limit, std::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  absl::Status CountIn(TenantId tenant, Bound bound, uint32_t limit, std::string_view what)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   Runtime* const runtime;
-  const std::function<void(Bound)> refused;
+  const std::function<void(Bound, TenantId)> refused;
+  const std::function<uint32_t(TenantId)> tenant_requests;
   mutable std::mutex mutex;
   std::array<Kind, kBounds> kinds ABSL_GUARDED_BY(mutex);
+  std::array<uint32_t, TenantQuotas::kMostTenants> of_tenants ABSL_GUARDED_BY(mutex){};  // requests under way
   uint64_t queued_bytes ABSL_GUARDED_BY(mutex) = 0;
   uint64_t reserved_bytes ABSL_GUARDED_BY(mutex) = 0;
   PinnedBlocks pinned ABSL_GUARDED_BY(mutex);  // and those of each Get
@@ -77,37 +84,45 @@ struct Admission::State {
 };
 
 Admission::Admission(const AdmissionLimits& limits, uint64_t capacity_bytes, Runtime* runtime,
-                     std::function<void(Bound)> refused)
+                     std::function<void(Bound, TenantId)> refused, std::function<uint32_t(TenantId)> tenant_requests)
     : limits_(limits),
       max_pinned_bytes_(static_cast<uint64_t>(capacity_bytes * limits.pinned_fraction)),
       max_reserved_bytes_(static_cast<uint64_t>(capacity_bytes * limits.reserved_fraction)),
-      state_(std::make_shared<State>(runtime, std::move(refused))) {}
+      state_(std::make_shared<State>(runtime, std::move(refused), std::move(tenant_requests))) {}
 
-absl::Status Admission::State::CountIn(Bound bound, uint32_t limit, std::string_view what) {
+absl::Status Admission::State::CountIn(TenantId tenant, Bound bound, uint32_t limit, std::string_view what) {
+  const uint32_t own_limit = tenant_requests ? tenant_requests(tenant) : 0;
+  if (own_limit > 0 && of_tenants[tenant] >= own_limit) {
+    return Refuse(Bound::kTenantRequests, Bound::kTenantRequests,
+                  absl::StrCat(own_limit, " requests of this tenant are under way, as many as it may have"), tenant);
+  }
   Kind& kind = kinds[Index(bound)];
   if (kind.in_flight >= limit) {
     return Refuse(bound, bound, absl::StrCat(kind.in_flight, " ", Text(what), " are under way, as many as it takes"));
   }
   ++kind.in_flight;
+  ++of_tenants[tenant];
   return absl::OkStatus();
 }
 
-Pass Admission::PassOf(Bound bound) {
-  return Pass([state = state_, bound] {
+Pass Admission::PassOf(TenantId tenant, Bound bound) {
+  return Pass([state = state_, tenant, bound] {
     std::lock_guard lock(state->mutex);
     State::Kind& kind = state->kinds[Index(bound)];
     --kind.in_flight;
+    --state->of_tenants[tenant];
     kind.finished.Add(1, state->runtime->Now());
+    if (tenant != 0) state->kinds[Index(Bound::kTenantRequests)].finished.Add(1, state->runtime->Now());
   });
 }
 
-absl::StatusOr<Pass> Admission::Enter(Bound bound, uint32_t limit, std::string_view what) {
+absl::StatusOr<Pass> Admission::Enter(TenantId tenant, Bound bound, uint32_t limit, std::string_view what) {
   std::lock_guard lock(state_->mutex);
-  if (absl::Status status = state_->CountIn(bound, limit, what); !status.ok()) return status;
-  return PassOf(bound);
+  if (absl::Status status = state_->CountIn(tenant, bound, limit, what); !status.ok()) return status;
+  return PassOf(tenant, bound);
 }
 
-absl::StatusOr<Pass> Admission::EnterGet(size_t keys, uint64_t* queued_bytes) {
+absl::StatusOr<Pass> Admission::EnterGet(TenantId tenant, size_t keys, uint64_t* queued_bytes) {
   std::lock_guard lock(state_->mutex);  // once: whoever comes next sees these bytes
   const uint64_t expected = static_cast<uint64_t>(keys * state_->mean_item_bytes);
   if (state_->queued_bytes > 0 && state_->queued_bytes + expected > limits_.queued_bytes) {
@@ -115,9 +130,9 @@ absl::StatusOr<Pass> Admission::EnterGet(size_t keys, uint64_t* queued_bytes) {
                           absl::StrCat(state_->queued_bytes, " bytes are still to be sent; at most ",
                                        limits_.queued_bytes, " are queued"));
   }
-  if (absl::Status status = state_->CountIn(Bound::kGets, limits_.gets, "Gets"); !status.ok()) return status;
+  if (absl::Status status = state_->CountIn(tenant, Bound::kGets, limits_.gets, "Gets"); !status.ok()) return status;
   state_->queued_bytes += * queued_bytes = expected;
-  return PassOf(Bound::kGets);
+  return PassOf(tenant, Bound::kGets);
 }
 
 void Admission::SetQueued(uint64_t* queued_bytes, uint64_t now_bytes) {
@@ -148,7 +163,7 @@ absl::StatusOr<Pass> Admission::Pin(const void* block, uint64_t bytes, const std
   });
 }
 
-absl::StatusOr<Pass> Admission::EnterPut() { return Enter(Bound::kPuts, limits_.puts, "Puts"); }
+absl::StatusOr<Pass> Admission::EnterPut(TenantId tenant) { return Enter(tenant, Bound::kPuts, limits_.puts, "Puts"); }
 
 absl::StatusOr<Pass> Admission::Reserve(uint64_t bytes) {
   std::lock_guard lock(state_->mutex);
@@ -169,9 +184,11 @@ absl::Status Admission::RefuseFull(const absl::Status& why) {
   return state_->Refuse(Bound::kPuts, Bound::kStoreFull, Text({why.message().data(), why.message().size()}));
 }
 
-absl::StatusOr<Pass> Admission::EnterMatch() { return Enter(Bound::kMatches, limits_.matches, "Matches"); }
-absl::StatusOr<Pass> Admission::EnterExplain() {
-  return Enter(Bound::kExplains, limits_.explains, "Explains and Describes");
+absl::StatusOr<Pass> Admission::EnterMatch(TenantId tenant) {
+  return Enter(tenant, Bound::kMatches, limits_.matches, "Matches");
+}
+absl::StatusOr<Pass> Admission::EnterExplain(TenantId tenant) {
+  return Enter(tenant, Bound::kExplains, limits_.explains, "Explains and Describes");
 }
 
 absl::Status Admission::EnterReport(uint64_t bytes) {
@@ -191,6 +208,10 @@ absl::Status Admission::EnterReport(uint64_t bytes) {
 uint32_t Admission::gets() const {
   std::lock_guard lock(state_->mutex);
   return static_cast<uint32_t>(state_->kinds[Index(Bound::kGets)].in_flight);
+}
+uint32_t Admission::requests(TenantId tenant) const {
+  std::lock_guard lock(state_->mutex);
+  return state_->of_tenants[tenant];
 }
 uint64_t Admission::queued_bytes() const {
   std::lock_guard lock(state_->mutex);

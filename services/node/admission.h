@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "cachestore/tenants.h"
 #include "services/node/limits.h"
 #include "services/runtime/runtime.h"
 
@@ -37,9 +38,10 @@ enum class Bound : uint8_t {
   kMatches,
   kReports,
   kExplains,
-  kStoreFull
+  kStoreFull,
+  kTenantRequests
 };
-inline constexpr int kBounds = 9;
+inline constexpr int kBounds = 10;
 std::string_view BoundName(Bound bound);  // "gets", "queued_bytes", ...
 
 // Events of the last second, of the virtual or the real clock.
@@ -98,13 +100,14 @@ class PinnedBlocks {
 
 class Admission {
  public:
-  // `refused` is called at each refusal; empty = nobody wants to know.
+  // `refused` is called at each refusal, with the tenant if it is for a limit of its own; empty = nobody wants to know. `tenant_requests` says how many requests a tenant
+  // may have under way, 0 = no bound; empty = nobody has one.
   Admission(const AdmissionLimits& limits, uint64_t capacity_bytes, Runtime* runtime,
-            std::function<void(Bound)> refused);
+            std::function<void(Bound, TenantId)> refused, std::function<uint32_t(TenantId)> tenant_requests = nullptr);
 
   // One Get stream of so many keys. Its bytes to send are guessed by the mean of the blocks sent before, until the
   // stream says better with SetQueued.
-  absl::StatusOr<Pass> EnterGet(size_t keys, uint64_t* queued_bytes);
+  absl::StatusOr<Pass> EnterGet(TenantId tenant, size_t keys, uint64_t* queued_bytes);
   // Changes what a Get has to send from `*queued_bytes` to `now_bytes`; a Get that ends sets 0.
   void SetQueued(uint64_t* queued_bytes, uint64_t now_bytes);
   // An item of a Get was looked up: it sends so many bytes (0 for a miss).
@@ -113,24 +116,25 @@ class Admission {
   // a block that the wire still holds for it does not stand in the way of its next.
   absl::StatusOr<Pass> Pin(const void* block, uint64_t bytes, const std::shared_ptr<PinnedBlocks>& own);
 
-  absl::StatusOr<Pass> EnterPut();
+  absl::StatusOr<Pass> EnterPut(TenantId tenant);
   absl::StatusOr<Pass> Reserve(uint64_t bytes);
   // What a Put is told that the store has no room for: all that is there is pinned or reserved. `why` is the store's.
   absl::Status RefuseFull(const absl::Status& why);
-  absl::StatusOr<Pass> EnterMatch();
-  absl::StatusOr<Pass> EnterExplain();  // or a Describe
+  absl::StatusOr<Pass> EnterMatch(TenantId tenant);
+  absl::StatusOr<Pass> EnterExplain(TenantId tenant);  // or a Describe
   // A report makes the node read so many bytes; refused if those of the last second are enough.
   absl::Status EnterReport(uint64_t bytes);
 
   uint32_t gets() const;
+  uint32_t requests(TenantId tenant) const;  // under way
   uint64_t queued_bytes() const;
   uint64_t pinned_bytes() const;
   uint64_t reserved_bytes() const;
 
  private:
   struct State;
-  absl::StatusOr<Pass> Enter(Bound bound, uint32_t limit, std::string_view what);
-  Pass PassOf(Bound bound);
+  absl::StatusOr<Pass> Enter(TenantId tenant, Bound bound, uint32_t limit, std::string_view what);
+  Pass PassOf(TenantId tenant, Bound bound);
 
   const AdmissionLimits limits_;
   const uint64_t max_pinned_bytes_, max_reserved_bytes_;

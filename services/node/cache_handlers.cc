@@ -19,6 +19,17 @@ namespace {
 
 constexpr size_t kMaxReportedKeys = 64, kMaxAdoptedKeys = 1024, kShownNamespaces = 64;
 
+// Refused acts are logged too. `result` is what the act did, beside its status.
+void LogAdminAct(const Caller& caller, std::string_view act, const absl::Status& status, const std::string& result) {
+  LogAudit({{"act", std::string(act)},
+            {"identity", caller.identity},
+            {"role", std::string(RoleName(caller.role))},
+            {"tenant", caller.tenant_name},
+            {"peer", caller.peer},
+            {"code", absl::StatusCodeToString(status.code())},
+            {"result", status.ok() ? result : std::string(status.message())}});
+}
+
 v1::StoreState ToWire(const StoreStats& stats) {
   v1::StoreState state;
   state.set_capacity_bytes(stats.capacity_bytes);
@@ -47,16 +58,19 @@ class CacheHandlers::Impl : public HandlersState {
     return response;
   }
 
-  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request);
+  absl::StatusOr<v1::MatchResponse> Match(const Caller& caller, const v1::MatchRequest& request);
   absl::Status MatchChain(const std::vector<Key>& chain, bool leased, absl::Duration lease, bool explain,
                           v1::ChainMatch* match);
   void AddHotSegments(const std::vector<Key>& chain, size_t hits, v1::MatchResponse* response) const;
-  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request);
-  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request);
+  absl::StatusOr<v1::EraseResponse> Erase(const Caller& caller, const v1::EraseRequest& request);
+  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(const Caller& caller);
+  absl::StatusOr<v1::ReportResponse> Report(const Caller& caller, const v1::ReportRequest& request);
+  absl::StatusOr<v1::AdoptResponse> Adopt(const Caller& caller, const v1::AdoptRequest& request);
+  absl::StatusOr<v1::DrainResponse> Drain(const Caller& caller, const v1::DrainRequest& request);
 };
 
-absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequest& request) {
-  absl::StatusOr<Pass> pass = admission.EnterMatch();
+absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const Caller& caller, const v1::MatchRequest& request) {
+  absl::StatusOr<Pass> pass = admission.EnterMatch(caller.tenant);
   if (!pass.ok()) return pass.status();
   const absl::Duration lease = std::min(absl::Milliseconds(request.lease_ms()), options.limits.max_lease);
   size_t keys_left = options.limits.max_keys;
@@ -66,7 +80,7 @@ absl::StatusOr<v1::MatchResponse> CacheHandlers::Impl::Match(const v1::MatchRequ
   }
   std::vector<std::vector<Key>> chains;
   for (const v1::Chain& chain : request.chains()) {
-    absl::StatusOr<std::vector<Key>> keys = ParseKeys(chain.keys(), keys_left);
+    absl::StatusOr<std::vector<Key>> keys = ParseKeys(chain.keys(), keys_left, caller.tenant);
     if (!keys.ok()) return keys.status();
     keys_left -= keys->size();
     chains.push_back(*std::move(keys));
@@ -110,6 +124,7 @@ absl::Status CacheHandlers::Impl::MatchChain(const std::vector<Key>& chain, bool
     lookups.CountHits(LookupOp::kMatch, {result->hits, result->hit_tokens, result->hit_bytes});
     lookups.CountMisses(LookupOp::kMatch, miss, chain.size() - result->hits);
     lookups.CountDepth(result->hits);
+    if (!chain.empty()) metrics().tenants().CountMatch(chain[0].tenant, result->hits, chain.size() - result->hits);
   }
   return absl::OkStatus();
 }
@@ -120,13 +135,15 @@ void CacheHandlers::Impl::AddHotSegments(const std::vector<Key>& chain, size_t h
     const std::vector<NodeId> nodes = options.hooks.hot_nodes(chain[i]);
     if (nodes.empty()) continue;
     v1::HotSegment* hot = response->add_hot();
-    hot->set_head(chain[i].bytes.data(), sizeof(Key));
+    hot->set_head(chain[i].bytes.data(), Key::kBytes);
     for (const NodeId& node : nodes) hot->add_nodes(node.value);
   }
 }
 
-absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const v1::ReportRequest& request) {
-  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), kMaxReportedKeys);
+absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const Caller& caller, const v1::ReportRequest& request) {
+  const absl::StatusOr<TenantId> tenant = TenantFor(caller, request.tenant());
+  if (!tenant.ok()) return tenant.status();
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), kMaxReportedKeys, *tenant);
   if (!keys.ok()) return keys.status();
   uint64_t bytes = 0;
   for (const Key& key : *keys) {
@@ -145,8 +162,8 @@ absl::StatusOr<v1::ReportResponse> CacheHandlers::Impl::Report(const v1::ReportR
   return response;
 }
 
-absl::StatusOr<v1::AdoptResponse> CacheHandlers::Impl::Adopt(const v1::AdoptRequest& request) {
-  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), kMaxAdoptedKeys);
+absl::StatusOr<v1::AdoptResponse> CacheHandlers::Impl::Adopt(const Caller& caller, const v1::AdoptRequest& request) {
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), kMaxAdoptedKeys, caller.tenant);
   if (!keys.ok()) return keys.status();
   if (request.segment_heads().size() != request.keys().size()) {
     return absl::InvalidArgumentError(absl::StrCat("segment_heads has ", request.segment_heads().size(),
@@ -161,7 +178,67 @@ absl::StatusOr<v1::AdoptResponse> CacheHandlers::Impl::Adopt(const v1::AdoptRequ
     return absl::InvalidArgumentError(absl::StrCat("'", request.from(), "' is this node: it cannot fetch from itself"));
   }
   v1::AdoptResponse response;
-  if (options.hooks.adopt && taking_blocks()) response.set_accepted(options.hooks.adopt(request));
+  if (options.hooks.adopt && taking_blocks()) response.set_accepted(options.hooks.adopt(caller.tenant, request));
+  return response;
+}
+
+absl::StatusOr<v1::EraseResponse> CacheHandlers::Impl::Erase(const Caller& caller, const v1::EraseRequest& request) {
+  const auto audit = [&](absl::Status status, int erased) {
+    LogAdminAct(caller, "erase", status,
+                absl::StrCat(erased, " blocks erased of ", request.keys().size() / Key::kBytes));
+    return status;
+  };
+  if (absl::Status status = CheckMay(caller, Permission::kErase); !status.ok()) return audit(std::move(status), 0);
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), options.limits.max_keys, caller.tenant);
+  if (!keys.ok()) return audit(keys.status(), 0);
+  v1::EraseResponse response;
+  int count = 0;
+  for (const Key& key : *keys) {
+    const absl::StatusOr<bool> erased = store().Erase(key);
+    if (!erased.ok()) return audit(erased.status(), count);
+    response.add_erased(*erased);
+    count += *erased;
+  }
+  response.set_view(view_number());
+  audit(absl::OkStatus(), count).IgnoreError();
+  return response;
+}
+
+absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::Impl::ServerInfo(const Caller& caller) {
+  const absl::StatusOr<StoreStats> stats = store().Stats();
+  if (!stats.ok()) return stats.status();
+  const Limits& limits = options.limits;
+  v1::ServerInfoResponse response;
+  response.set_version(options.identity.version);
+  response.set_node_id(options.identity.node_id);
+  response.set_view(view_number());
+  response.set_format_version(kFormatVersion);
+  for (const v1::Codec codec : {v1::CODEC_RAW16, v1::CODEC_I8, v1::CODEC_LADDER}) response.add_codecs(codec);
+  response.set_max_keys(limits.max_keys);
+  response.set_max_block_bytes(limits.max_block_bytes);
+  response.set_max_part_bytes(kMaxPartBytes);
+  response.set_max_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.max_lease)));
+  if (caller.tenant == 0) {
+    *response.mutable_store() = ToWire(*stats);
+  } else {  // what others hold is not the tenant's to know
+    const uint64_t quota_bytes = options.access->host_quotas()->max_bytes(caller.tenant);
+    response.mutable_store()->set_capacity_bytes(std::min(quota_bytes, options.capacity_bytes));
+    if (options.held_bytes) response.mutable_store()->set_used_bytes(options.held_bytes(caller.tenant));
+  }
+  *response.mutable_load() = load();
+  if (!options.device_info) return response;
+  if (std::optional<v1::DeviceInfo> device = options.device_info()) *response.mutable_device() = *std::move(device);
+  return response;
+}
+
+absl::StatusOr<v1::DrainResponse> CacheHandlers::Impl::Drain(const Caller& caller, const v1::DrainRequest& request) {
+  const auto drain = [&]() -> absl::StatusOr<v1::DrainResponse> {
+    if (absl::Status status = CheckMay(caller, Permission::kDrain); !status.ok()) return status;
+    if (!options.hooks.drain) return absl::UnimplementedError("this node cannot be drained: it is no member");
+    return options.hooks.drain(request);
+  };
+  absl::StatusOr<v1::DrainResponse> response = drain();
+  if (request.start()) LogAdminAct(caller, "drain", response.status(), "draining");
   return response;
 }
 
@@ -191,86 +268,55 @@ CacheHandlers::~CacheHandlers() {
   impl_->options.view = nullptr;
 }
 
-absl::StatusOr<v1::MatchResponse> CacheHandlers::Match(const v1::MatchRequest& request) {
-  return impl_->Counted(Method::kMatch, [&] { return impl_->Match(request); });
+absl::StatusOr<v1::MatchResponse> CacheHandlers::Match(const Caller& caller, const v1::MatchRequest& request) {
+  return impl_->Counted(Method::kMatch, [&] { return impl_->Match(caller, request); });
 }
 
-absl::StatusOr<v1::EraseResponse> CacheHandlers::Erase(const v1::EraseRequest& request) {
-  return impl_->Counted(Method::kErase, [&]() -> absl::StatusOr<v1::EraseResponse> {
-    const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), impl_->options.limits.max_keys);
-    if (!keys.ok()) return keys.status();
-    v1::EraseResponse response;
-    for (const Key& key : *keys) {
-      const absl::StatusOr<bool> erased = impl_->store().Erase(key);
-      if (!erased.ok()) return erased.status();
-      response.add_erased(*erased);
-    }
-    response.set_view(impl_->view_number());
-    return response;
-  });
+absl::StatusOr<v1::EraseResponse> CacheHandlers::Erase(const Caller& caller, const v1::EraseRequest& request) {
+  return impl_->Counted(Method::kErase, [&] { return impl_->Erase(caller, request); });
 }
 
-absl::StatusOr<v1::ReleaseResponse> CacheHandlers::Release(const v1::ReleaseRequest& request) {
+absl::StatusOr<v1::ReleaseResponse> CacheHandlers::Release(const Caller& caller, const v1::ReleaseRequest& request) {
   return impl_->Counted(Method::kRelease, [&]() -> absl::StatusOr<v1::ReleaseResponse> {
     if (request.leases_size() > static_cast<int>(impl_->options.limits.max_keys)) {
       return absl::InvalidArgumentError(absl::StrCat(request.leases_size(), " leases in one request; at most ",
                                                      impl_->options.limits.max_keys, " are allowed: send several"));
     }
     for (int i = request.leases_size(); i-- > 0;) {
-      if (absl::Status status = impl_->store().Release({request.leases(i)}); !status.ok()) return status;
+      if (absl::Status status = impl_->store().Release({request.leases(i), caller.tenant}); !status.ok()) return status;
     }
     return v1::ReleaseResponse();
   });
 }
 
-absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::ServerInfo() {
-  return impl_->Counted(Method::kServerInfo, [&]() -> absl::StatusOr<v1::ServerInfoResponse> {
-    const absl::StatusOr<StoreStats> stats = impl_->store().Stats();
-    if (!stats.ok()) return stats.status();
-    const Limits& limits = impl_->options.limits;
-    v1::ServerInfoResponse response;
-    response.set_version(impl_->options.identity.version);
-    response.set_node_id(impl_->options.identity.node_id);
-    response.set_view(impl_->view_number());
-    response.set_format_version(kFormatVersion);
-    for (const v1::Codec codec : {v1::CODEC_RAW16, v1::CODEC_I8, v1::CODEC_LADDER}) response.add_codecs(codec);
-    response.set_max_keys(limits.max_keys);
-    response.set_max_block_bytes(limits.max_block_bytes);
-    response.set_max_part_bytes(kMaxPartBytes);
-    response.set_max_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.max_lease)));
-    *response.mutable_store() = ToWire(*stats);
-    *response.mutable_load() = impl_->load();
-    if (!impl_->options.device_info) return response;
-    if (std::optional<v1::DeviceInfo> device = impl_->options.device_info()) {
-      *response.mutable_device() = *std::move(device);
-    }
-    return response;
-  });
+absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::ServerInfo(const Caller& caller) {
+  return impl_->Counted(Method::kServerInfo, [&] { return impl_->ServerInfo(caller); });
 }
 
-absl::StatusOr<v1::ExplainResponse> CacheHandlers::Explain(const v1::ExplainRequest& request) {
+absl::StatusOr<v1::ExplainResponse> CacheHandlers::Explain(const Caller& caller, const v1::ExplainRequest& request) {
   return impl_->Counted(Method::kExplain, [&]() -> absl::StatusOr<v1::ExplainResponse> {
-    const absl::StatusOr<Pass> pass = impl_->admission.EnterExplain();
+    const absl::StatusOr<Pass> pass = impl_->admission.EnterExplain(caller.tenant);
     if (!pass.ok()) return pass.status();
-    return ExplainBlocks(impl_.get(), request);
+    return ExplainBlocks(impl_.get(), caller, request);
   });
 }
 
-absl::StatusOr<v1::DescribeResponse> CacheHandlers::Describe(const v1::DescribeRequest& request) {
+absl::StatusOr<v1::DescribeResponse> CacheHandlers::Describe(const Caller& caller, const v1::DescribeRequest& request) {
   return impl_->Counted(Method::kDescribe, [&]() -> absl::StatusOr<v1::DescribeResponse> {
-    const absl::StatusOr<Pass> pass = impl_->admission.EnterExplain();
+    const absl::StatusOr<Pass> pass = impl_->admission.EnterExplain(caller.tenant);
     if (!pass.ok()) return pass.status();
-    absl::Status status = impl_->namespaces.Describe(request.namespace_digest(), request.namespace_text());
+    absl::Status status =
+        impl_->namespaces.Describe(caller.tenant, request.namespace_digest(), request.namespace_text());
     if (!status.ok()) return status;
     return v1::DescribeResponse();
   });
 }
 
-absl::StatusOr<v1::ReportResponse> CacheHandlers::Report(const v1::ReportRequest& request) {
-  return impl_->Counted(Method::kReport, [&] { return impl_->Report(request); });
+absl::StatusOr<v1::ReportResponse> CacheHandlers::Report(const Caller& caller, const v1::ReportRequest& request) {
+  return impl_->Counted(Method::kReport, [&] { return impl_->Report(caller, request); });
 }
 
-absl::StatusOr<v1::GetViewResponse> CacheHandlers::GetView() {
+absl::StatusOr<v1::GetViewResponse> CacheHandlers::GetView(const Caller& caller) {
   return impl_->Counted(Method::kGetView, [&]() -> absl::StatusOr<v1::GetViewResponse> {
     v1::GetViewResponse response;
     const std::shared_ptr<const View> view = impl_->view();
@@ -279,26 +325,25 @@ absl::StatusOr<v1::GetViewResponse> CacheHandlers::GetView() {
   });
 }
 
-absl::StatusOr<v1::AdoptResponse> CacheHandlers::Adopt(const v1::AdoptRequest& request) {
-  return impl_->Counted(Method::kAdopt, [&] { return impl_->Adopt(request); });
+absl::StatusOr<v1::AdoptResponse> CacheHandlers::Adopt(const Caller& caller, const v1::AdoptRequest& request) {
+  return impl_->Counted(Method::kAdopt, [&] { return impl_->Adopt(caller, request); });
 }
 
-absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const v1::DrainRequest& request) {
-  return impl_->Counted(Method::kDrain, [&]() -> absl::StatusOr<v1::DrainResponse> {
-    if (!impl_->options.hooks.drain) return absl::UnimplementedError("this node cannot be drained: it is no member");
-    if (request.start()) {
-      Log(LogLevel::kInfo, "a drain was asked for", {{"deadline_ms", absl::StrCat(request.deadline_ms())}});
-    }
-    return impl_->options.hooks.drain(request);
-  });
+absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const Caller& caller, const v1::DrainRequest& request) {
+  return impl_->Counted(Method::kDrain, [&] { return impl_->Drain(caller, request); });
 }
 
-absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const v1::GetRequest& request, absl::Time deadline) {
-  return OpenGetSession(impl_, request, deadline);
+void CacheHandlers::CountRefused(Method method, const absl::Status& why) {
+  RpcTimer(&impl_->metrics(), method, impl_->options.runtime, impl_->options.slow_call).SetStatus(why);
 }
 
-absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(absl::Time deadline) {
-  return OpenPutSession(impl_, deadline);
+absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const Caller& caller, const v1::GetRequest& request,
+                                                                   absl::Time deadline) {
+  return OpenGetSession(impl_, caller, request, deadline);
+}
+
+absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(const Caller& caller, absl::Time deadline) {
+  return OpenPutSession(impl_, caller, deadline);
 }
 
 absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_by) {
@@ -306,7 +351,13 @@ absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_
 }
 
 void CacheHandlers::AddDebugPages(DebugPages* pages) {
-  pages->Add("namespaces", [state = impl_] { return NamespacesTable(state->namespaces.Largest(kShownNamespaces)); });
+  std::function<std::string(TenantId)> tenant_name;
+  if (impl_->options.access != nullptr) {
+    tenant_name = [access = impl_->options.access](TenantId tenant) { return access->NameOf(tenant); };
+  }
+  pages->Add("namespaces", [state = impl_, tenant_name] {
+    return NamespacesTable(state->namespaces.Largest(kShownNamespaces), tenant_name);
+  });
   pages->Add("bounds", [state = impl_] {
     return BoundsTable(state->options.limits, state->options.admission, state->options.capacity_bytes,
                        state->admission);
@@ -326,5 +377,6 @@ void CacheHandlers::EndSessions() {
 
 absl::Time CacheHandlers::Now() const { return impl_->options.runtime->Now(); }
 v1::Load CacheHandlers::load() const { return impl_->load(); }
+uint32_t CacheHandlers::requests(TenantId tenant) const { return impl_->admission.requests(tenant); }
 
 }  // namespace kvist

@@ -4,7 +4,10 @@
 // Units   as in proto/kvist/v1/*.proto.
 // Threads every method from any thread. Nothing waits: what cannot be done now is refused with a hint.
 // Bounds  a request holds at most Limits.max_keys keys; AdmissionLimits bound what is under way.
+// Callers each method is told who calls; keys are those of the caller's tenant (services/access/caller.h). Of a block of
+//         another tenant, and of one that was never stored, the answers are the same, byte for byte.
 // Errors  of every method: InvalidArgument  the request is wrong, and the sentence says how it would be right;
+//                          PermissionDenied  the caller's role does not allow it;
 //                          ResourceExhausted with a retry hint (transport/retry_hint.h).
 #ifndef KVIST_SERVICES_NODE_CACHE_HANDLERS_H_
 #define KVIST_SERVICES_NODE_CACHE_HANDLERS_H_
@@ -22,6 +25,8 @@
 #include "cachestore/block_store.h"
 #include "kvist/v1/cache.pb.h"
 #include "kvist/v1/cluster.pb.h"
+#include "services/access/access.h"
+#include "services/access/caller.h"
 #include "services/cluster/view.h"
 #include "services/node/limits.h"
 #include "services/node/metrics.h"
@@ -48,7 +53,8 @@ struct Hooks {
   std::function<void(const Key& group, uint64_t bytes)> read;
   // Who holds extra copies of this segment; mostly nobody. Asked for every hit of a Match.
   std::function<std::vector<NodeId>(const Key& group)> hot_nodes;
-  std::function<uint32_t(const v1::AdoptRequest& request)> adopt;  // how many were accepted; the request is well-formed
+  // How many were accepted; the request is well-formed, its keys are `tenant`'s.
+  std::function<uint32_t(TenantId tenant, const v1::AdoptRequest& request)> adopt;
   // Empty = the node cannot be drained.
   std::function<absl::StatusOr<v1::DrainResponse>(const v1::DrainRequest& request)> drain;
   // False while draining: Reserve is refused, nothing is adopted, and damage is not mended. Empty = true.
@@ -72,6 +78,8 @@ struct CacheHandlersOptions {
   absl::Duration slow_call = absl::Seconds(1);                 // a call that takes so long is logged
   std::function<std::shared_ptr<const View>()> view;           // null view: there is none yet. Empty = never one
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
+  std::shared_ptr<const Access> access;                        // null: every caller may do everything
+  std::function<uint64_t(TenantId)> held_bytes;                // in the host tier; empty = not told in ServerInfo
   Hooks hooks;
 };
 
@@ -82,20 +90,24 @@ class CacheHandlers {
 
   // Chains are leased, and leases released, in reverse order: a request's later chains are the deeper ones, and leaves
   // must be evicted before their parents.
-  absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request);
-  absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request);
-  absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request);
-  absl::StatusOr<v1::ServerInfoResponse> ServerInfo();
-  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request);
-  absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest& request);
-  absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request);
-  absl::StatusOr<v1::GetViewResponse> GetView();
-  absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request);
-  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request);
+  absl::StatusOr<v1::MatchResponse> Match(const Caller& caller, const v1::MatchRequest& request);
+  absl::StatusOr<v1::EraseResponse> Erase(const Caller& caller, const v1::EraseRequest& request);
+  absl::StatusOr<v1::ReleaseResponse> Release(const Caller& caller, const v1::ReleaseRequest& request);
+  absl::StatusOr<v1::ServerInfoResponse> ServerInfo(const Caller& caller);
+  absl::StatusOr<v1::ExplainResponse> Explain(const Caller& caller, const v1::ExplainRequest& request);
+  absl::StatusOr<v1::DescribeResponse> Describe(const Caller& caller, const v1::DescribeRequest& request);
+  absl::StatusOr<v1::ReportResponse> Report(const Caller& caller, const v1::ReportRequest& request);
+  absl::StatusOr<v1::GetViewResponse> GetView(const Caller& caller);
+  absl::StatusOr<v1::AdoptResponse> Adopt(const Caller& caller, const v1::AdoptRequest& request);
+  absl::StatusOr<v1::DrainResponse> Drain(const Caller& caller, const v1::DrainRequest& request);
 
   // Errors: InvalidArgument also for a deadline further away than Limits.max_stream.
-  absl::StatusOr<std::unique_ptr<GetSession>> OpenGet(const v1::GetRequest& request, absl::Time deadline);
-  absl::StatusOr<std::unique_ptr<PutSession>> OpenPut(absl::Time deadline);
+  absl::StatusOr<std::unique_ptr<GetSession>> OpenGet(const Caller& caller, const v1::GetRequest& request,
+                                                      absl::Time deadline);
+  absl::StatusOr<std::unique_ptr<PutSession>> OpenPut(const Caller& caller, absl::Time deadline);
+
+  // Counts a call that was refused before it came here.
+  void CountRefused(Method method, const absl::Status& why);
 
   // Verifies a stored block whole; one that is damaged is dropped, counted and told to the hook. True if it was
   // dropped.
@@ -110,7 +122,8 @@ class CacheHandlers {
   void EndSessions();
 
   v1::Load load() const;
-  absl::Time Now() const;  // of the Runtime, which deadlines are points of
+  uint32_t requests(TenantId tenant) const;  // of it under way
+  absl::Time Now() const;                    // of the Runtime, which deadlines are points of
 
  private:
   class Impl;

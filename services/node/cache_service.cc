@@ -18,12 +18,22 @@ Trace TraceOf(const grpc::CallbackServerContext& context) {
   return ParseTraceparent({first->second.data(), first->second.size()}).value_or(Trace());
 }
 
-template <typename Response>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, absl::StatusOr<Response> answer,
-                                 Response* response) {
+// Calls `act` for whoever calls, if he is let in.
+template <typename Response, typename Act>
+grpc::ServerUnaryReactor* Answer(const Callers& callers, CacheHandlers* handlers, Method method,
+                                 grpc::CallbackServerContext* context, Response* response, Act act) {
+  const TraceScope trace(TraceOf(*context));
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (answer.ok()) *response = *std::move(answer);
-  reactor->Finish(ToGrpc(answer.status(), context));
+  const absl::StatusOr<Caller> caller = callers.Of(*context);
+  absl::Status status = caller.status();
+  if (caller.ok()) {
+    absl::StatusOr<Response> answer = act(*caller);
+    status = answer.status();
+    if (answer.ok()) *response = *std::move(answer);
+  } else {
+    handlers->CountRefused(method, status);
+  }
+  reactor->Finish(ToGrpc(status, context));
   return reactor;
 }
 
@@ -32,64 +42,64 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, absl::Sta
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CacheService::Get(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request) {
   const TraceScope trace(TraceOf(*context));
-  return NewGetStream(context, *request, handlers_);
+  return NewGetStream(context, *request, callers_.Of(*context), handlers_);
 }
 grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::Put(grpc::CallbackServerContext* context,
                                                              grpc::ByteBuffer* response) {
   const TraceScope trace(TraceOf(*context));
-  return NewPutStream(context, response, handlers_);
+  return NewPutStream(context, response, callers_.Of(*context), handlers_);
 }
 grpc::ServerUnaryReactor* CacheService::Match(grpc::CallbackServerContext* context, const v1::MatchRequest* request,
                                               v1::MatchResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Match(*request), response);
+  return Answer(callers_, handlers_, Method::kMatch, context, response,
+                [&](const Caller& caller) { return handlers_->Match(caller, *request); });
 }
 grpc::ServerUnaryReactor* CacheService::Erase(grpc::CallbackServerContext* context, const v1::EraseRequest* request,
                                               v1::EraseResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Erase(*request), response);
+  return Answer(callers_, handlers_, Method::kErase, context, response,
+                [&](const Caller& caller) { return handlers_->Erase(caller, *request); });
 }
 grpc::ServerUnaryReactor* CacheService::Release(grpc::CallbackServerContext* context, const v1::ReleaseRequest* request,
                                                 v1::ReleaseResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Release(*request), response);
+  return Answer(callers_, handlers_, Method::kRelease, context, response,
+                [&](const Caller& caller) { return handlers_->Release(caller, *request); });
 }
 grpc::ServerUnaryReactor* CacheService::ServerInfo(grpc::CallbackServerContext* context,
                                                    const v1::ServerInfoRequest* request,
                                                    v1::ServerInfoResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->ServerInfo(), response);
+  return Answer(callers_, handlers_, Method::kServerInfo, context, response,
+                [&](const Caller& caller) { return handlers_->ServerInfo(caller); });
 }
 grpc::ServerUnaryReactor* CacheService::Explain(grpc::CallbackServerContext* context, const v1::ExplainRequest* request,
                                                 v1::ExplainResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Explain(*request), response);
+  return Answer(callers_, handlers_, Method::kExplain, context, response,
+                [&](const Caller& caller) { return handlers_->Explain(caller, *request); });
 }
 grpc::ServerUnaryReactor* CacheService::Describe(grpc::CallbackServerContext* context,
                                                  const v1::DescribeRequest* request, v1::DescribeResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Describe(*request), response);
+  return Answer(callers_, handlers_, Method::kDescribe, context, response,
+                [&](const Caller& caller) { return handlers_->Describe(caller, *request); });
 }
 grpc::ServerUnaryReactor* CacheService::Report(grpc::CallbackServerContext* context, const v1::ReportRequest* request,
                                                v1::ReportResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Report(*request), response);
+  return Answer(callers_, handlers_, Method::kReport, context, response,
+                [&](const Caller& caller) { return handlers_->Report(caller, *request); });
 }
 
 grpc::ServerUnaryReactor* ClusterService::GetView(grpc::CallbackServerContext* context,
                                                   const v1::GetViewRequest* request, v1::GetViewResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->GetView(), response);
+  return Answer(callers_, handlers_, Method::kGetView, context, response,
+                [&](const Caller& caller) { return handlers_->GetView(caller); });
 }
 grpc::ServerUnaryReactor* ClusterService::Adopt(grpc::CallbackServerContext* context, const v1::AdoptRequest* request,
                                                 v1::AdoptResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Adopt(*request), response);
+  return Answer(callers_, handlers_, Method::kAdopt, context, response,
+                [&](const Caller& caller) { return handlers_->Adopt(caller, *request); });
 }
 grpc::ServerUnaryReactor* ClusterService::Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
                                                 v1::DrainResponse* response) {
-  const TraceScope trace(TraceOf(*context));
-  return Answer(context, handlers_->Drain(*request), response);
+  return Answer(callers_, handlers_, Method::kDrain, context, response,
+                [&](const Caller& caller) { return handlers_->Drain(caller, *request); });
 }
 
 }  // namespace kvist

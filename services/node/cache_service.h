@@ -7,9 +7,13 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <memory>
+#include <utility>
+
 #include "kvist/v1/cache.grpc.pb.h"
 #include "kvist/v1/cluster.grpc.pb.h"
 #include "services/node/cache_handlers.h"
+#include "services/node/callers.h"
 
 namespace kvist {
 
@@ -21,8 +25,9 @@ using RawStreamsService = v1::Cache::WithRawCallbackMethod_Get<v1::Cache::WithRa
 
 class CacheService final : public RawStreamsService {
  public:
-  // `handlers` must outlive the server that this is registered with.
-  explicit CacheService(CacheHandlers* handlers) : handlers_(handlers) {}
+  // `handlers` must outlive the server that this is registered with. `access` may be null: then whoever comes is let in.
+  CacheService(CacheHandlers* handlers, std::shared_ptr<const Access> access)
+      : handlers_(handlers), callers_(std::move(access)) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Get(grpc::CallbackServerContext* context,
                                                   const grpc::ByteBuffer* request) override;
@@ -45,11 +50,13 @@ class CacheService final : public RawStreamsService {
 
  private:
   CacheHandlers* const handlers_;
+  const Callers callers_;
 };
 
 class ClusterService final : public v1::Cluster::CallbackService {
  public:
-  explicit ClusterService(CacheHandlers* handlers) : handlers_(handlers) {}
+  ClusterService(CacheHandlers* handlers, std::shared_ptr<const Access> access)
+      : handlers_(handlers), callers_(std::move(access)) {}
 
   grpc::ServerUnaryReactor* GetView(grpc::CallbackServerContext* context, const v1::GetViewRequest* request,
                                     v1::GetViewResponse* response) override;
@@ -60,6 +67,7 @@ class ClusterService final : public v1::Cluster::CallbackService {
 
  private:
   CacheHandlers* const handlers_;
+  const Callers callers_;
 };
 
 }  // namespace kvist

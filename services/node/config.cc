@@ -32,6 +32,7 @@ struct RawFlags {
               max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
               min_read_rate = "64KiB", min_write_rate = "64KiB", max_connections = "4096", slow_call = "1s";
   std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
+  std::string access, tokens, access_refresh = "10s", peer_token;
   std::string tls_cert, tls_key, tls_ca, tls_server_name, tls_refresh = "10s";
   bool no_prefault = false, version = false, enable_test_faults = false, insecure = false, debug_pages = false;
 };
@@ -239,6 +240,26 @@ void FillTls(const RawFlags& raw, NodeConfig* config, Problems* problems) {
                              "--tls-cert, --tls-key and --tls-ca, or --insecure if the network is trusted"));
 }
 
+void FillAccess(const RawFlags& raw, NodeConfig* config, Problems* problems) {
+  config->access.access_file = raw.access;
+  config->access.token_file = raw.tokens;
+  config->peer_token_file = raw.peer_token;
+  problems->Take("--access-refresh", ParseRefresh(raw.access_refresh), &config->access.refresh);
+  if (raw.access.empty()) {
+    if (!raw.tokens.empty()) problems->Add("--tokens", "needs --access: it says what each token may do");
+    return;
+  }
+  if (!config->tls.any() && raw.tokens.empty()) {
+    problems->Add("--access", "needs --tls-cert or --tokens: else nobody could show who he is");
+  }
+  for (const auto& [flag, value] : {std::pair("--device-socket", &raw.device_socket), std::pair("--nccl", &raw.nccl)}) {
+    if (!value->empty()) {
+      problems->Add(flag,
+                    "goes not with --access: workers read device memory past the node, whosever blocks lie there");
+    }
+  }
+}
+
 absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   NodeConfig config;
   Problems problems;
@@ -253,6 +274,7 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   if (config.id.value.empty()) config.id.value = "local";
   FillAddresses(raw, &config, &problems);
   FillTls(raw, &config, &problems);
+  FillAccess(raw, &config, &problems);
   FillLimits(raw, &config, &problems);
   FillDevice(raw, &config, &problems);
   if (!raw.capacity.empty()) problems.Take("--capacity", ParseByteSize(raw.capacity), &config.capacity_bytes);
@@ -305,6 +327,15 @@ void AddTlsFlags(CLI::App* app, RawFlags* raw) {
   app->add_flag("--insecure", raw->insecure, "Plaintext on an address that other hosts reach");
 }
 
+void AddAccessFlags(CLI::App* app, RawFlags* raw) {
+  app->add_option("--access", raw->access,
+                  "Access file (JSON): tenants with their quotas, and who is what (default: all may do everything)");
+  app->add_option("--tokens", raw->tokens, "Token file: names, and the SHA-256 of each one's bearer token");
+  app->add_option("--peer-token", raw->peer_token,
+                  "File with the token that this node shows to its peers (default: its certificate alone)");
+  app->add_option("--access-refresh", raw->access_refresh, "How often these two are read again")->capture_default_str();
+}
+
 void AddDeviceFlags(CLI::App* app, RawFlags* raw) {
   app->add_option("--device-capacity", raw->device_capacity,
                   "Device tier, for example 16GiB of the GPU's memory (default: none)");
@@ -350,6 +381,7 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
   AddLimitFlags(&app, &raw);
   AddDeviceFlags(&app, &raw);
   AddTlsFlags(&app, &raw);
+  AddAccessFlags(&app, &raw);
   app.add_option("--listen", raw.listen,
                  "Data port, host:port; port 0 = chosen by the system (default: from the cluster file)");
   app.add_option("--capacity", raw.capacity, "Host tier, for example 8GiB (default: from the cluster file)");

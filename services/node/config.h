@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/access/access.h"
 #include "services/cluster/membership.h"
 #include "services/cluster/view.h"
 #include "services/node/limits.h"
@@ -33,6 +34,8 @@ struct NodeConfig {
   Address advertise;            // where others reach it; empty host = the listen address; port 0 = the bound port
   TlsOptions tls;               // of the data port, and towards peers; no files = plaintext
   bool insecure = false;        // plaintext beyond loopback is meant
+  std::string peer_token_file;  // with the token to show to peers; "" = none
+  AccessOptions access;         // no access file = whoever is let in may do everything
   Address http;                 // of /metrics, /healthz, /readyz
   uint64_t capacity_bytes = 0;  // of the host tier
   DeviceConfig device;

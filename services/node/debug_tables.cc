@@ -1,6 +1,8 @@
 #include "services/node/debug_tables.h"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -33,9 +35,10 @@ DebugTable MembersTable(const View* view, const NodeId& self) {
   return table;
 }
 
-DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces) {
+DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces,
+                           const std::function<std::string(TenantId)>& tenant_name) {
   DebugTable table{
-      "Namespaces by blocks put here, since the start", {"digest", "blocks", "what workers said of it"}, {}};
+      "Namespaces by blocks put here, since the start", {"digest", "tenant", "blocks", "what workers said of it"}, {}};
   for (const Namespaces::Summary& one : namespaces) {
     std::string said = one.fields == nullptr ? "nothing" : "";
     if (one.fields != nullptr) {
@@ -44,7 +47,24 @@ DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces) {
         if (name.find("salt") == std::string::npos) absl::StrAppend(&said, name, "=", value, " ");
       }
     }
-    table.rows.push_back({absl::BytesToHexString(one.digest).substr(0, 12), absl::StrCat(one.blocks), said});
+    table.rows.push_back({absl::BytesToHexString(one.digest).substr(0, 12), tenant_name ? tenant_name(one.tenant) : "",
+                          absl::StrCat(one.blocks), said});
+  }
+  return table;
+}
+
+DebugTable TenantsTable(std::vector<TenantReading> tenants) {
+  std::sort(tenants.begin(), tenants.end(), [](const TenantReading& a, const TenantReading& b) {
+    return a.host_bytes + a.device_bytes > b.host_bytes + b.device_bytes;
+  });
+  DebugTable table{"Tenants by bytes held",
+                   {"tenant", "host bytes", "at most", "device bytes", "at most", "share", "requests under way"},
+                   {}};
+  const auto bound = [](uint64_t bytes) { return bytes == TenantQuotas::kNoBound ? "" : absl::StrCat(bytes); };
+  for (const TenantReading& tenant : tenants) {
+    table.rows.push_back({tenant.name, absl::StrCat(tenant.host_bytes), bound(tenant.host_quota_bytes),
+                          absl::StrCat(tenant.device_bytes), bound(tenant.device_quota_bytes),
+                          absl::StrCat(tenant.share), absl::StrCat(tenant.requests)});
   }
   return table;
 }

@@ -49,8 +49,9 @@ std::string WhyGone(const Lookup& lookup, absl::Time now) {
 // Says whose block it is, if it is not the caller's. Two namespaces are compared once, however many blocks ask.
 class Owners {
  public:
-  Owners(const Namespaces* known, std::string asked, std::shared_ptr<const NamespaceFields> asked_fields)
-      : known_(known), asked_(std::move(asked)), asked_fields_(std::move(asked_fields)) {}
+  Owners(const Namespaces* known, TenantId tenant, std::string asked,
+         std::shared_ptr<const NamespaceFields> asked_fields)
+      : known_(known), tenant_(tenant), asked_(std::move(asked)), asked_fields_(std::move(asked_fields)) {}
 
   const std::string& asked() const { return asked_; }
   const std::string& WhoseBlock(const std::string& stored) {
@@ -58,7 +59,8 @@ class Owners {
     if (!added) return sentence->second;
     sentence->second = absl::StrCat("stored under this key for namespace ", absl::BytesToHexString(stored),
                                     ", asked for ", absl::BytesToHexString(asked_));
-    const std::shared_ptr<const NamespaceFields> fields = asked_fields_ == nullptr ? nullptr : known_->Find(stored);
+    const std::shared_ptr<const NamespaceFields> fields =
+        asked_fields_ == nullptr ? nullptr : known_->Find(tenant_, stored);
     if (fields != nullptr) {
       absl::StrAppend(&sentence->second, ": ", NamespaceDifference(*fields, *asked_fields_));
     }
@@ -67,6 +69,7 @@ class Owners {
 
  private:
   const Namespaces* const known_;
+  const TenantId tenant_;
   const std::string asked_;
   const std::shared_ptr<const NamespaceFields> asked_fields_;  // null = unknown
   absl::flat_hash_map<std::string, std::string> sentences_;    // by the digest of the stored block
@@ -99,27 +102,32 @@ static_assert(static_cast<int>(Tier::kHost) == v1::TIER_HOST && static_cast<int>
 
 }  // namespace
 
-absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1::ExplainRequest& request) {
-  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), state->options.limits.max_keys);
+absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const Caller& caller,
+                                                  const v1::ExplainRequest& request) {
+  const absl::StatusOr<TenantId> tenant = state->TenantFor(caller, request.tenant());
+  if (!tenant.ok()) return tenant.status();
+  const absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), state->options.limits.max_keys, *tenant);
   if (!keys.ok()) return keys.status();
   if (const size_t size = request.namespace_digest().size(); size != 0 && size != 16) {
     return absl::InvalidArgumentError(absl::StrCat("namespace_digest has ", size, " bytes; it is 16 bytes, or absent"));
   }
   v1::ExplainResponse response;
-  std::shared_ptr<const NamespaceFields> asked = state->namespaces.Find(request.namespace_digest());
+  std::shared_ptr<const NamespaceFields> asked = state->namespaces.Find(*tenant, request.namespace_digest());
   if (!request.namespace_text().empty()) {
     absl::StatusOr<NamespaceFields> fields = ParseNamespace(request.namespace_text());
     if (!fields.ok()) return fields.status();
     asked = std::make_shared<const NamespaceFields>(*std::move(fields));
-    for (v1::NearNamespace& ns : state->namespaces.Near(request.namespace_digest(), *asked)) {
+    for (v1::NearNamespace& ns : state->namespaces.Near(*tenant, request.namespace_digest(), *asked)) {
       *response.add_near() = std::move(ns);
     }
   }
-  Owners owners(&state->namespaces, request.namespace_digest(), std::move(asked));
+  Owners owners(&state->namespaces, *tenant, request.namespace_digest(), std::move(asked));
   const absl::Time now = state->Now();
   for (const Key& key : *keys) {
-    const absl::StatusOr<Lookup> lookup = state->store().Get(key, /*touch=*/false);
+    absl::StatusOr<Lookup> lookup = state->store().Get(key, /*touch=*/false);
     if (!lookup.ok()) return lookup.status();
+    // What another tenant stored is not for this one to know.
+    if (lookup->made_room_for.tenant != *tenant) lookup->made_room_for = Key();
     v1::BlockFate* fate = response.add_fates();
     if (lookup->block != nullptr) {
       DescribeHit(*lookup, key, &owners, fate);
@@ -128,7 +136,7 @@ absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1
     fate->set_miss(ToWire(lookup->miss));
     if (lookup->gone != absl::InfinitePast()) fate->set_gone_unix_ms(absl::ToUnixMillis(lookup->gone));
     if (lookup->made_room_for != Key()) {
-      fate->set_made_room_for(lookup->made_room_for.bytes.data(), sizeof(Key));
+      fate->set_made_room_for(lookup->made_room_for.bytes.data(), Key::kBytes);
     }
     fate->set_detail(WhyGone(*lookup, now));
   }

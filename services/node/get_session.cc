@@ -147,6 +147,7 @@ class GetState final : public OpenSession {
       node_->metrics().lookups().CountMisses(LookupOp::kGet, header->miss(), 1);
       node_->metrics().namespaces().CountMiss(request_.namespace_digest());
     }
+    node_->metrics().tenants().CountGet(keys_[item_].tenant, block_ != nullptr, header->sent_bytes());
     node_->admission.CountItem(header->sent_bytes());
     Requeue(keys_.size() - item_, header->sent_bytes());
     ++item_;
@@ -304,17 +305,19 @@ absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline
       absl::StrCat("Get and Put need a deadline of at most ", absl::FormatDuration(most), ": set one on the call"));
 }
 
-absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state,
+absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state, const Caller& caller,
                                                            const v1::GetRequest& request, absl::Time deadline) {
   const auto refuse = [&state](absl::Status status) {
     RpcTimer(&state->metrics(), Method::kGet, state->options.runtime, state->options.slow_call).SetStatus(status);
     return status;
   };
   if (absl::Status status = CheckGet(*state, request, deadline); !status.ok()) return refuse(status);
-  absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), state->options.limits.max_keys);
+  const absl::StatusOr<TenantId> tenant = state->TenantFor(caller, request.tenant());
+  if (!tenant.ok()) return refuse(tenant.status());
+  absl::StatusOr<std::vector<Key>> keys = ParseKeys(request.keys(), state->options.limits.max_keys, *tenant);
   if (!keys.ok()) return refuse(keys.status());
   uint64_t queued_bytes = 0;
-  absl::StatusOr<Pass> pass = state->admission.EnterGet(keys->size(), &queued_bytes);
+  absl::StatusOr<Pass> pass = state->admission.EnterGet(caller.tenant, keys->size(), &queued_bytes);
   if (!pass.ok()) return refuse(pass.status());
   return std::make_unique<GetSessionImpl>(state, std::make_shared<GetState>(state.get(), request, *std::move(keys),
                                                                             deadline, *std::move(pass), queued_bytes));

@@ -38,9 +38,11 @@ grpc::ByteBuffer Encode(const v1::GetTrailer& trailer) {
 
 class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  GetReactor(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request, CacheHandlers* handlers)
+  GetReactor(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
+             const absl::StatusOr<Caller>& caller, CacheHandlers* handlers)
       : context_(context) {
-    const absl::Status status = Open(request, handlers);
+    if (!caller.ok()) handlers->CountRefused(Method::kGet, caller.status());
+    const absl::Status status = caller.ok() ? Open(request, *caller, handlers) : caller.status();
     status.ok() ? WriteNext() : End(status);
   }
 
@@ -48,10 +50,11 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void OnDone() override { delete this; }
 
  private:
-  absl::Status Open(const grpc::ByteBuffer& request, CacheHandlers* handlers) {
+  absl::Status Open(const grpc::ByteBuffer& request, const Caller& caller, CacheHandlers* handlers) {
     v1::GetRequest get;
     if (!DecodeMessage(request, &get)) return absl::InvalidArgumentError("the request is no GetRequest");
-    absl::StatusOr<std::unique_ptr<GetSession>> session = handlers->OpenGet(get, DeadlineOf(*context_, *handlers));
+    absl::StatusOr<std::unique_ptr<GetSession>> session =
+        handlers->OpenGet(caller, get, DeadlineOf(*context_, *handlers));
     if (!session.ok()) return session.status();
     session_ = *std::move(session);
     session_->OnEnd(CancelOf(context_));
@@ -84,8 +87,10 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 }  // namespace
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* NewGetStream(grpc::CallbackServerContext* context,
-                                                         const grpc::ByteBuffer& request, CacheHandlers* handlers) {
-  return new GetReactor(context, request, handlers);
+                                                         const grpc::ByteBuffer& request,
+                                                         const absl::StatusOr<Caller>& caller,
+                                                         CacheHandlers* handlers) {
+  return new GetReactor(context, request, caller, handlers);
 }
 
 }  // namespace kvist

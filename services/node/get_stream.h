@@ -8,9 +8,10 @@
 
 namespace kvist {
 
-// The stream owns itself and ends with its session, by the call's deadline at the latest.
+// Refuses at once a caller who was not let in. The stream owns itself and ends with its session, by the call's deadline at the latest.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* NewGetStream(grpc::CallbackServerContext* context,
-                                                         const grpc::ByteBuffer& request, CacheHandlers* handlers);
+                                                         const grpc::ByteBuffer& request,
+                                                         const absl::StatusOr<Caller>& caller, CacheHandlers* handlers);
 
 }  // namespace kvist
 

@@ -2,9 +2,13 @@
 #ifndef KVIST_SERVICES_NODE_HANDLERS_STATE_H_
 #define KVIST_SERVICES_NODE_HANDLERS_STATE_H_
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "services/node/admission.h"
 #include "services/node/cache_handlers.h"
@@ -17,8 +21,13 @@ namespace kvist {
 struct HandlersState {
   explicit HandlersState(CacheHandlersOptions given)
       : options(std::move(given)),
-        admission(options.admission, options.capacity_bytes, options.runtime,
-                  [metrics = options.metrics](Bound bound) { metrics->CountOverload(bound); }) {}
+        admission(
+            options.admission, options.capacity_bytes, options.runtime,
+            [metrics = options.metrics](Bound bound, TenantId tenant) {
+              metrics->CountOverload(bound);
+              if (bound == Bound::kTenantRequests) metrics->tenants().CountRefusedRequest(tenant);
+            },
+            TenantRequests(options)) {}
 
   BlockStore& store() { return *options.store; }
   Metrics& metrics() { return *options.metrics; }
@@ -36,20 +45,36 @@ struct HandlersState {
     return load;
   }
 
+  // Whose blocks a request concerns that may name a tenant.
+  absl::StatusOr<TenantId> TenantFor(const Caller& caller, const std::string& named) const {
+    if (options.access != nullptr) return options.access->TenantFor(caller, named);
+    if (named.empty()) return TenantId{0};
+    return absl::InvalidArgumentError(
+        absl::StrCat("the request is for tenant '", named, "', and this node has no access file that names it"));
+  }
+
   CacheHandlersOptions options;  // constant until the handlers go
   Admission admission;
   Namespaces namespaces;
   OpenSessions sessions;
+
+ private:
+  static std::function<uint32_t(TenantId)> TenantRequests(const CacheHandlersOptions& options) {
+    if (options.access == nullptr) return nullptr;
+    return [access = options.access](TenantId tenant) { return access->MaxRequests(tenant); };
+  }
 };
 
 // InvalidArgument if the stream's deadline is none, or too far away.
 absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline);
 
-absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state,
+absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state, const Caller& caller,
                                                            const v1::GetRequest& request, absl::Time deadline);
-absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, absl::Time deadline);
+absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, const Caller& caller,
+                                                           absl::Time deadline);
 
-absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const v1::ExplainRequest& request);
+absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const Caller& caller,
+                                                  const v1::ExplainRequest& request);
 
 // Verifies the stored block whole, drops it if it is damaged, counts that and tells the hook. True if it was dropped.
 // REQUIRES: no session's lock is held.

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "services/node/config.h"
+#include "services/node/grpc_log.h"
 #include "services/node/log.h"
 #include "services/node/node.h"
 
@@ -37,6 +38,7 @@ int RunKvistd(int argc, const char* const* argv, const DeviceOpener& open_device
   // protobuf would write a line to stderr for each request with a string that is not UTF-8: the caller is told, not the
   // log.
   google::protobuf::SetLogHandler(nullptr);
+  TakeGrpcLog();
   absl::StatusOr<std::unique_ptr<NodeServer>> node = NodeServer::Start(flags->config, open_device);
   if (!node.ok()) {
     Log(LogLevel::kError, "cannot start", {{"error", std::string(node.status().message())}});

@@ -37,42 +37,43 @@ absl::Status Deliver(const PinnedPart& part, GetSink* sink) {
 
 class LocalChannel final : public Channel {
  public:
-  LocalChannel(CacheHandlers* handlers, Runtime* runtime) : handlers_(handlers), runtime_(runtime) {}
+  LocalChannel(CacheHandlers* handlers, Runtime* runtime, Caller caller)
+      : handlers_(handlers), runtime_(runtime), caller_(std::move(caller)) {}
 
   absl::StatusOr<v1::MatchResponse> Match(const v1::MatchRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Match(request); });
+    return Call(deadline, [&] { return handlers_->Match(caller_, request); });
   }
   absl::StatusOr<v1::EraseResponse> Erase(const v1::EraseRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Erase(request); });
+    return Call(deadline, [&] { return handlers_->Erase(caller_, request); });
   }
   absl::StatusOr<v1::ReleaseResponse> Release(const v1::ReleaseRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Release(request); });
+    return Call(deadline, [&] { return handlers_->Release(caller_, request); });
   }
   absl::StatusOr<v1::ServerInfoResponse> ServerInfo(absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->ServerInfo(); });
+    return Call(deadline, [&] { return handlers_->ServerInfo(caller_); });
   }
   absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Explain(request); });
+    return Call(deadline, [&] { return handlers_->Explain(caller_, request); });
   }
   absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Describe(request); });
+    return Call(deadline, [&] { return handlers_->Describe(caller_, request); });
   }
   absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Report(request); });
+    return Call(deadline, [&] { return handlers_->Report(caller_, request); });
   }
   absl::StatusOr<v1::GetViewResponse> GetView(absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->GetView(); });
+    return Call(deadline, [&] { return handlers_->GetView(caller_); });
   }
   absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Adopt(request); });
+    return Call(deadline, [&] { return handlers_->Adopt(caller_, request); });
   }
   absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
-    return Call(deadline, [&] { return handlers_->Drain(request); });
+    return Call(deadline, [&] { return handlers_->Drain(caller_, request); });
   }
 
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     absl::StatusOr<std::unique_ptr<GetSession>> session =
-        Call(deadline, [&] { return handlers_->OpenGet(request, deadline); });
+        Call(deadline, [&] { return handlers_->OpenGet(caller_, request, deadline); });
     if (!session.ok()) return session.status();
     while (true) {
       absl::StatusOr<GetSession::Message> message = (*session)->Next();
@@ -85,7 +86,8 @@ class LocalChannel final : public Channel {
   }
 
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
-    absl::StatusOr<std::unique_ptr<PutSession>> session = Call(deadline, [&] { return handlers_->OpenPut(deadline); });
+    absl::StatusOr<std::unique_ptr<PutSession>> session =
+        Call(deadline, [&] { return handlers_->OpenPut(caller_, deadline); });
     if (!session.ok()) return session.status();
     const absl::StatusOr<bool> reserved = (*session)->Reserve(reserve);
     if (!reserved.ok()) return reserved.status();
@@ -102,12 +104,13 @@ class LocalChannel final : public Channel {
 
   CacheHandlers* const handlers_;
   Runtime* const runtime_;
+  const Caller caller_;
 };
 
 }  // namespace
 
-std::unique_ptr<Channel> NewLocalChannel(CacheHandlers* handlers, Runtime* runtime) {
-  return std::make_unique<LocalChannel>(handlers, runtime);
+std::unique_ptr<Channel> NewLocalChannel(CacheHandlers* handlers, Runtime* runtime, Caller caller) {
+  return std::make_unique<LocalChannel>(handlers, runtime, std::move(caller));
 }
 
 }  // namespace kvist

@@ -15,7 +15,7 @@
 namespace kvist {
 
 // `handlers` and `runtime` outlive the channel and its Put streams.
-std::unique_ptr<Channel> NewLocalChannel(CacheHandlers* handlers, Runtime* runtime);
+std::unique_ptr<Channel> NewLocalChannel(CacheHandlers* handlers, Runtime* runtime, Caller caller = Caller::Anyone());
 
 }  // namespace kvist
 

@@ -43,25 +43,38 @@ absl::Status SetLogLevel(std::string_view name) {
       absl::StrCat("log level '", std::string(name), "' is unknown; it is debug, info, warning or error"));
 }
 
-void Log(LogLevel level, std::string_view event,
-         std::initializer_list<std::pair<std::string_view, std::string>> fields) {
-  const auto index = static_cast<size_t>(level);
-  if (!Logger().should_log(kSpdlogLevels[index])) return;
-  static LogLimit limit;
-  const std::optional<uint64_t> left_out = limit.Take(event, absl::Now());
-  if (!left_out) return;
+namespace {
+
+void Write(LogLevel level, spdlog::level::level_enum as, std::string_view event, uint64_t left_out,
+           std::initializer_list<std::pair<std::string_view, std::string>> fields) {
   nlohmann::ordered_json line;
   line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-  line["level"] = kLevelNames[index];
+  line["level"] = kLevelNames[static_cast<size_t>(level)];
   line["event"] = event;
   if (const Trace& trace = CurrentTrace(); trace.known()) {
     line["trace_id"] = trace.trace_id;
     line["span_id"] = trace.span_id;
   }
   for (const auto& [name, value] : fields) line[std::string(name)] = value;
-  if (*left_out > 0) line["left_out"] = *left_out;
+  if (left_out > 0) line["left_out"] = left_out;
   // Whatever bytes a field holds, the line stays valid JSON.
-  Logger().log(kSpdlogLevels[index], "{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  Logger().log(as, "{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+}  // namespace
+
+void Log(LogLevel level, std::string_view event,
+         std::initializer_list<std::pair<std::string_view, std::string>> fields) {
+  const spdlog::level::level_enum as = kSpdlogLevels[static_cast<size_t>(level)];
+  if (!Logger().should_log(as)) return;
+  static LogLimit limit;
+  if (const std::optional<uint64_t> left_out = limit.Take(event, absl::Now())) {
+    Write(level, as, event, *left_out, fields);
+  }
+}
+
+void LogAudit(std::initializer_list<std::pair<std::string_view, std::string>> fields) {
+  Write(LogLevel::kInfo, spdlog::level::critical, "audit", 0, fields);
 }
 
 }  // namespace kvist

@@ -24,6 +24,9 @@ absl::Status SetLogLevel(std::string_view name);
 void Log(LogLevel level, std::string_view event,
          std::initializer_list<std::pair<std::string_view, std::string>> fields = {});
 
+// The audit log: one such line for each admin act, at every log level; none is left out.
+void LogAudit(std::initializer_list<std::pair<std::string_view, std::string>> fields);
+
 }  // namespace kvist
 
 #endif  // KVIST_SERVICES_NODE_LOG_H_

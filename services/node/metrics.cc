@@ -246,6 +246,7 @@ void Metrics::AppendTiers(std::vector<MetricFamily>* families) const {
 std::string Metrics::Expose() const {
   std::vector<MetricFamily> families = registry_->Collect();
   AppendTiers(&families);
+  if (read_tenants_) tenants_.Append(read_tenants_(), &families);
   for (const Figure& figure : figures_) {
     std::vector<prometheus::ClientMetric::Label> labels;
     for (const auto& [name, value] : figure.labels) labels.push_back({name, value});

@@ -1,8 +1,8 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result,
-// kv_namespace. All label sets exist from the start, at 0, but those of namespaces (namespace_figures.h). Threads any;
-// counting takes no lock, but for namespaces.
+// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result, tenant
+// (which comes from the access file) and kv_namespace. All label sets exist from the start, at 0, but those of namespaces
+// (namespace_figures.h). Threads any; counting takes no lock, but for namespaces.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,6 +23,7 @@
 #include "services/node/admission.h"
 #include "services/node/lookup_metrics.h"
 #include "services/node/namespace_figures.h"
+#include "services/node/tenant_metrics.h"
 
 namespace prometheus {
 class Counter;
@@ -73,6 +75,7 @@ class Metrics {
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
   LookupMetrics& lookups() { return lookups_; }
   NamespaceFigures& namespaces() { return namespaces_; }
+  TenantMetrics& tenants() { return tenants_; }
   void CountSent(uint64_t bytes);
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".
@@ -88,6 +91,9 @@ class Metrics {
   enum class Kind : uint8_t { kCounter, kGauge };
   void AddFigure(Kind kind, std::string name, std::string help, std::map<std::string, std::string> labels,
                  std::function<double()> read);
+
+  // Who the tenants are, asked at each exposition. Call it before the first Expose.
+  void SetTenants(std::function<std::vector<TenantReading>()> read) { read_tenants_ = std::move(read); }
 
   // Prometheus text format 0.0.4 of everything.
   std::string Expose() const;
@@ -120,6 +126,8 @@ class Metrics {
   std::array<prometheus::Counter*, 3> ended_streams_;
   std::array<prometheus::Counter*, 4> damaged_;
   prometheus::Counter *scrubbed_, *conflicts_;
+  TenantMetrics tenants_;
+  std::function<std::vector<TenantReading>()> read_tenants_;  // empty: there are none
   std::vector<TierSource> tiers_;
   std::vector<Figure> figures_;
 };

@@ -109,19 +109,19 @@ void Namespaces::Trim() {
   }
 }
 
-Namespaces::Entry& Namespaces::Touch(const std::string& digest) {
-  const auto found = entries_.find(digest);
+Namespaces::Entry& Namespaces::Touch(const Name& name) {
+  const auto found = entries_.find(name);
   if (found != entries_.end()) {
     uses_.splice(uses_.begin(), uses_, found->second.use);
     return found->second;
   }
-  uses_.push_front(digest);
-  entries_[digest].use = uses_.begin();
+  uses_.push_front(name);
+  entries_[name].use = uses_.begin();
   Trim();
-  return entries_[digest];
+  return entries_[name];
 }
 
-absl::Status Namespaces::Describe(const std::string& digest, const std::string& text) {
+absl::Status Namespaces::Describe(TenantId tenant, const std::string& digest, const std::string& text) {
   if (digest.size() != 16) {
     return absl::InvalidArgumentError(absl::StrCat("namespace_digest has ", digest.size(), " bytes; it is 16 bytes"));
   }
@@ -130,7 +130,7 @@ absl::Status Namespaces::Describe(const std::string& digest, const std::string& 
   const auto fields = std::make_shared<const NamespaceFields>(*std::move(parsed));
   const size_t fields_bytes = Bytes(*fields);
   std::lock_guard lock(mutex_);
-  Entry& entry = Touch(digest);
+  Entry& entry = Touch({tenant, digest});
   if (entry.fields != nullptr) return absl::OkStatus();
   entry.fields = fields;
   entry.fields_bytes = fields_bytes;
@@ -139,18 +139,19 @@ absl::Status Namespaces::Describe(const std::string& digest, const std::string& 
   return absl::OkStatus();
 }
 
-void Namespaces::CountBlock(const std::string& digest) {
+void Namespaces::CountBlock(TenantId tenant, const std::string& digest) {
   std::lock_guard lock(mutex_);
-  ++Touch(digest).blocks;
+  ++Touch({tenant, digest}).blocks;
 }
 
-std::shared_ptr<const NamespaceFields> Namespaces::Find(const std::string& digest) const {
+std::shared_ptr<const NamespaceFields> Namespaces::Find(TenantId tenant, const std::string& digest) const {
   std::lock_guard lock(mutex_);
-  const auto found = entries_.find(digest);
+  const auto found = entries_.find(Name(tenant, digest));
   return found == entries_.end() ? nullptr : found->second.fields;
 }
 
-std::vector<v1::NearNamespace> Namespaces::Near(const std::string& digest, const NamespaceFields& asked) const {
+std::vector<v1::NearNamespace> Namespaces::Near(TenantId tenant, const std::string& digest,
+                                                const NamespaceFields& asked) const {
   struct Candidate {
     bool other_model;
     size_t differences;
@@ -161,8 +162,9 @@ std::vector<v1::NearNamespace> Namespaces::Near(const std::string& digest, const
   std::vector<Candidate> candidates;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [other, entry] : entries_) {
-      if (other == digest || entry.blocks == 0 || entry.fields == nullptr) continue;
+    for (const auto& [name, entry] : entries_) {
+      const auto& [whose, other] = name;
+      if (whose != tenant || other == digest || entry.blocks == 0 || entry.fields == nullptr) continue;
       candidates.push_back({false, 0, entry.blocks, other, entry.fields});
     }
   }
@@ -198,7 +200,7 @@ std::vector<Namespaces::Summary> Namespaces::Largest(size_t most) const {
   std::vector<Summary> all;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [digest, entry] : entries_) all.push_back({digest, entry.blocks, entry.fields});
+    for (const auto& [name, entry] : entries_) all.push_back({name.first, name.second, entry.blocks, entry.fields});
   }
   const size_t shown = std::min(most, all.size());
   std::partial_sort(all.begin(), all.begin() + shown, all.end(),

@@ -1,5 +1,5 @@
 // What the digests of namespaces stand for, as workers described them, and how many blocks of each were put here: so
-// that a reader that hits nothing can be told of the namespace that it missed by one field.
+// that a reader that hits nothing can be told of the namespace that it missed by one field. Each tenant has its own.
 //
 // Bounds  kMaxNamespaces of them and kMaxDescribedBytes of fields in all (the one not touched for longest goes first); a
 //         text has kMaxTextBytes and kMaxFields. What is shown of a name or value is cut at kMaxShownBytes, a sentence at
@@ -15,12 +15,14 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "cachestore/tenants.h"
 #include "kvist/v1/cache.pb.h"
 
 namespace kvist {
@@ -46,18 +48,19 @@ class Namespaces {
 
   // The first description of a digest stays: a digest stands for one text, and a later other one is wrong.
   // Errors: InvalidArgument  a digest that is not 16 bytes; the text, as of ParseNamespace.
-  absl::Status Describe(const std::string& digest, const std::string& text);
-  void CountBlock(const std::string& digest);
+  absl::Status Describe(TenantId tenant, const std::string& digest, const std::string& text);
+  void CountBlock(TenantId tenant, const std::string& digest);
 
   // The fields of this namespace; null if nobody described it.
-  std::shared_ptr<const NamespaceFields> Find(const std::string& digest) const;
+  std::shared_ptr<const NamespaceFields> Find(TenantId tenant, const std::string& digest) const;
 
   // The described namespaces with blocks here, but `digest`, that differ from `asked` in at most kMaxDifferences fields:
   // those of the same "model" first, then by the number of fields; at most kMaxNear.
-  std::vector<v1::NearNamespace> Near(const std::string& digest, const NamespaceFields& asked) const;
+  std::vector<v1::NearNamespace> Near(TenantId tenant, const std::string& digest, const NamespaceFields& asked) const;
 
   // Those of which most blocks were put here, the most first.
   struct Summary {
+    TenantId tenant = 0;
     std::string digest;
     uint64_t blocks = 0;
     std::shared_ptr<const NamespaceFields> fields;  // null = not described
@@ -67,19 +70,20 @@ class Namespaces {
   size_t size() const;
 
  private:
+  using Name = std::pair<TenantId, std::string>;  // and the digest
   struct Entry {
     std::shared_ptr<const NamespaceFields> fields;  // null = not described
     size_t fields_bytes = 0;
     uint64_t blocks = 0;
-    std::list<std::string>::iterator use;
+    std::list<Name>::iterator use;
   };
-  Entry& Touch(const std::string& digest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Entry& Touch(const Name& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops what was not touched for longest until the bounds hold.
   void Trim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable std::mutex mutex_;
-  absl::flat_hash_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  std::list<std::string> uses_ ABSL_GUARDED_BY(mutex_);  // the latest first
+  absl::flat_hash_map<Name, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::list<Name> uses_ ABSL_GUARDED_BY(mutex_);  // the latest first
   size_t described_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

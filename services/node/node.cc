@@ -26,6 +26,7 @@
 #include "services/node/replication.h"
 #include "services/node/test_faults.h"
 #include "services/runtime/runtime.h"
+#include "services/transport/bearer_token.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/tls.h"
 #include "services/transport/transport.h"
@@ -114,6 +115,27 @@ absl::StatusOr<std::shared_ptr<TlsIdentity>> OpenTls(const NodeConfig& config) {
   });
 }
 
+// Null if there is no access file.
+absl::StatusOr<std::shared_ptr<Access>> OpenAccess(const NodeConfig& config) {
+  if (config.access.access_file.empty()) return nullptr;
+  return Access::Load(config.access, [](const absl::Status& status) {
+    if (status.ok()) return Log(LogLevel::kInfo, "access files reloaded");
+    Log(LogLevel::kError, "access files not reloaded, the earlier ones stay in force",
+        {{"error", std::string(status.message())}});
+  });
+}
+
+void AddAccessFigures(const Access* access, Metrics* metrics) {
+  metrics->AddFigure(Metrics::Kind::kGauge, "kvist_access_reload_failed",
+                     "1 while the access files that stand there are wrong, and earlier ones are in force.", {},
+                     [access] { return access->figures().last.ok() ? 0.0 : 1.0; });
+  constexpr char kReloads[] = "Sets of access files after the first, by result.";
+  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_access_reloads_total", kReloads, {{"result", "ok"}},
+                     [access] { return static_cast<double>(access->figures().reloads); });
+  metrics->AddFigure(Metrics::Kind::kCounter, "kvist_access_reloads_total", kReloads, {{"result", "failed"}},
+                     [access] { return static_cast<double>(access->figures().failed_reloads); });
+}
+
 void AddTlsFigures(const TlsIdentity* tls, Metrics* metrics) {
   metrics->AddFigure(Metrics::Kind::kGauge, "kvist_tls_certificate_expiry_seconds",
                      "When the certificate in force ends, in Unix time.", {},
@@ -150,16 +172,26 @@ class RunningNode : public NodeServer {
     absl::StatusOr<std::shared_ptr<TlsIdentity>> tls = OpenTls(config_);
     if (!tls.ok()) return tls.status();
     tls_ = *std::move(tls);
+    absl::StatusOr<std::shared_ptr<Access>> access = OpenAccess(config_);
+    if (!access.ok()) return access.status();
+    access_ = *std::move(access);
     if (config_.insecure) {
       Log(LogLevel::kWarning,
           "--insecure: the data port is plaintext, and whoever reaches it can read and write blocks");
     }
-    transport_ = NewGrpcTransport(tls_);
+    std::shared_ptr<BearerToken> peer_token;
+    if (!config_.peer_token_file.empty()) {
+      absl::StatusOr<std::shared_ptr<BearerToken>> loaded = BearerToken::Load(config_.peer_token_file);
+      if (!loaded.ok()) return loaded.status();
+      peer_token = *std::move(loaded);
+    }
+    transport_ = NewGrpcTransport(tls_, std::move(peer_token));
     if (absl::Status status = CreateCore(); !status.ok()) return status;
     AddProcessFigures(core_->metrics());
     if (tls_ != nullptr) AddTlsFigures(tls_.get(), core_->metrics());
-    cache_ = std::make_unique<CacheService>(core_->handlers());
-    cluster_ = std::make_unique<ClusterService>(core_->handlers());
+    if (access_ != nullptr) AddAccessFigures(access_.get(), core_->metrics());
+    cache_ = std::make_unique<CacheService>(core_->handlers(), access_);
+    cluster_ = std::make_unique<ClusterService>(core_->handlers(), access_);
     if (absl::Status status = OpenDataPort(); !status.ok()) return status;
     if (absl::Status status = StartHttp(); !status.ok()) return status;
     if (absl::Status status = StartGrpc(); !status.ok()) return status;
@@ -186,6 +218,7 @@ class RunningNode : public NodeServer {
  private:
   absl::Status CreateCore() {
     NodeCoreOptions options = CoreOptions(config_);
+    options.access = access_;
     if (config_.device.capacity_bytes > 0) {
       options.make_device_tier = [this](const TierRules& rules) {
         return MakeDeviceTier(config_.device, open_device_, rules);
@@ -215,6 +248,7 @@ class RunningNode : public NodeServer {
     };
     if (device_ != nullptr) add(device_->trouble());
     if (tls_ != nullptr) add(tls_->figures().last.message());
+    if (access_ != nullptr) add(access_->figures().last.message());
     return trouble;
   }
 
@@ -291,7 +325,7 @@ class RunningNode : public NodeServer {
     std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor =
         builder.experimental().AddExternalConnectionAcceptor(
             grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-            tls_ != nullptr ? tls_->ForServer() : grpc::InsecureServerCredentials());
+            tls_ != nullptr ? tls_->ForServer(Certificates()) : grpc::InsecureServerCredentials());
     SetLimits(builder);
     builder.RegisterService(cache_.get());
     builder.RegisterService(cluster_.get());
@@ -322,6 +356,11 @@ class RunningNode : public NodeServer {
     builder.SetResourceQuota(quota);
   }
 
+  // Whoever shows a token needs no certificate.
+  ClientCertificates Certificates() const {
+    return access_ != nullptr && access_->has_tokens() ? ClientCertificates::kOptional : ClientCertificates::kRequired;
+  }
+
   absl::Status Publish() {
     Log(LogLevel::kInfo, "serving",
         {{"node", config_.id.value}, {"address", data_address_.ToString()}, {"http", http_address_.ToString()}});
@@ -337,6 +376,7 @@ class RunningNode : public NodeServer {
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<NodeClaim> claim_;
   std::shared_ptr<TlsIdentity> tls_;  // null for plaintext
+  std::shared_ptr<Access> access_;    // null: who comes may do everything
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<NodeCore> core_;

@@ -59,12 +59,16 @@ class NodeCoreImpl final : public NodeCore {
     metrics_ = std::make_unique<Metrics>(options_.id.value, kVersion);
     Hooks hooks;
     if (options_.make_hooks) {
-      hooks = options_.make_hooks(
-          {options_.id, store_.get(), metrics_.get(), &debug_pages_, runtime_, transport_, [this] { return view(); }});
+      hooks = options_.make_hooks({options_.id, store_.get(), metrics_.get(), &debug_pages_, runtime_, transport_,
+                                   [this] { return view(); }, options_.access});
     }
     member_ = std::make_unique<Member>(OptionsOfMember(std::move(hooks.drain)), runtime_, membership_);
     handlers_ = std::make_unique<CacheHandlers>(OptionsOfHandlers(std::move(hooks)));
     AddFigures();
+    if (options_.access != nullptr) {
+      metrics_->SetTenants([this] { return ReadTenants(); });
+      debug_pages_.Add("tenants", [this] { return TenantsTable(ReadTenants()); });
+    }
     debug_pages_.Add("members", [this] { return MembersTable(view().get(), options_.id); });
     handlers_->AddDebugPages(&debug_pages_);
     AddTierFigures(store_.get(), no_device_.empty() ? "none" : "absent", metrics_.get());
@@ -129,11 +133,14 @@ class NodeCoreImpl final : public NodeCore {
     tier.clock = runtime_->clock();
     tier.max_lease = options_.max_lease;
     tier.prefault = options_.prefault;
+    if (options_.access != nullptr) tier.tenants = options_.access->host_quotas();
     absl::StatusOr<std::unique_ptr<HostTier>> host = HostTier::Create(tier);
     if (!host.ok()) return host.status();
     std::unique_ptr<DeviceTier> device;
     if (options_.make_device_tier) {
-      absl::StatusOr<std::unique_ptr<DeviceTier>> made = options_.make_device_tier(tier);
+      TierRules rules = tier;
+      if (options_.access != nullptr) rules.tenants = options_.access->device_quotas();
+      absl::StatusOr<std::unique_ptr<DeviceTier>> made = options_.make_device_tier(rules);
       if (made.ok()) {
         device = *std::move(made);
       } else if (absl::IsFailedPrecondition(made.status()) || absl::IsUnavailable(made.status())) {
@@ -185,11 +192,29 @@ class NodeCoreImpl final : public NodeCore {
     handlers.slow_call = options_.slow_call;
     handlers.view = [this] { return view(); };
     handlers.device_info = options_.device_info;
+    handlers.access = options_.access;
+    handlers.held_bytes = [this](TenantId tenant) { return store_->HeldBytes(Tier::kHost, tenant); };
     handlers.hooks = std::move(hooks);
     handlers.hooks.drain = [this](const v1::DrainRequest& request) { return member_->Drain(request); };
     handlers.hooks.doubted = [this](const Key& key) { store_->DropDeviceCopy(key); };
     handlers.hooks.taking_blocks = [this] { return !stopped_ && !member_->draining(); };
     return handlers;
+  }
+
+  std::vector<TenantReading> ReadTenants() const {
+    std::vector<TenantReading> readings;
+    for (const TenantInfo& tenant : options_.access->tenants()) {
+      TenantReading& reading = readings.emplace_back();
+      reading.id = tenant.id;
+      reading.name = tenant.name;
+      reading.host_bytes = store_->HeldBytes(Tier::kHost, tenant.id);
+      reading.device_bytes = store_->HeldBytes(Tier::kDevice, tenant.id);
+      reading.host_quota_bytes = tenant.limits.host_bytes;
+      reading.device_quota_bytes = tenant.limits.device_bytes;
+      reading.share = tenant.limits.share;
+      reading.requests = handlers_->requests(tenant.id);
+    }
+    return readings;
   }
 
   void AddFigures() {

@@ -38,6 +38,7 @@ struct NodeParts {
   Runtime* runtime = nullptr;
   Transport* transport = nullptr;
   std::function<std::shared_ptr<const View>()> view;
+  std::shared_ptr<const Access> access;  // null: no tenants
 };
 
 struct NodeCoreOptions {
@@ -51,6 +52,7 @@ struct NodeCoreOptions {
   // answers is Create's answer too.
   std::function<absl::StatusOr<std::unique_ptr<DeviceTier>>(const TierRules& rules)> make_device_tier;
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
+  std::shared_ptr<const Access> access;  // who may do what, and its tenants' quotas; null: everybody everything
   Limits limits;
   AdmissionLimits admission;
   absl::Duration slow_call = absl::Seconds(1);

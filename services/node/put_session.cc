@@ -11,6 +11,7 @@
 #include "services/node/block_check.h"
 #include "services/node/handlers_state.h"
 #include "services/node/log.h"
+#include "services/node/request_keys.h"
 #include "services/runtime/trace.h"
 #include "services/transport/transport.h"
 
@@ -55,8 +56,9 @@ class ArrivingHead {
 // States: open -> reserved (parts come) or comparing (a copy of what is there) -> closed. Any fault closes.
 class PutState final : public OpenSession {
  public:
-  PutState(HandlersState* node, absl::Time deadline, Pass pass)
+  PutState(HandlersState* node, const Caller& caller, absl::Time deadline, Pass pass)
       : node_(node),
+        caller_(caller),
         deadline_(deadline),
         opened_(node->Now()),
         timer_(std::in_place, &node->metrics(), Method::kPut, node->options.runtime, node->options.slow_call),
@@ -163,11 +165,14 @@ class PutState final : public OpenSession {
   }
 
   absl::Status Check(const v1::PutReserve& reserve) const {
-    if (reserve.key().size() != sizeof(Key)) {
+    if (reserve.copy()) {
+      if (absl::Status status = CheckMay(caller_, Permission::kCopy); !status.ok()) return status;
+    }
+    if (reserve.key().size() != Key::kBytes) {
       return absl::InvalidArgumentError(
           absl::StrCat("the key has ", reserve.key().size(), " bytes; a key is 32 bytes"));
     }
-    if (const size_t size = reserve.segment_head().size(); size != 0 && size != sizeof(Key)) {
+    if (const size_t size = reserve.segment_head().size(); size != 0 && size != Key::kBytes) {
       return absl::InvalidArgumentError(
           absl::StrCat("segment_head has ", size, " bytes; it is a key of 32 bytes, or absent"));
     }
@@ -198,11 +203,10 @@ class PutState final : public OpenSession {
     if (closed_) return Copy(ended_);
     if (reservation_ != nullptr || head_) return absl::FailedPreconditionError("a Put reserves once");
     if (absl::Status status = Check(reserve); !status.ok()) return status;
-    std::memcpy(key_.bytes.data(), reserve.key().data(), sizeof(Key));
-    traits_.group = key_;
-    if (!reserve.segment_head().empty()) {
-      std::memcpy(traits_.group.bytes.data(), reserve.segment_head().data(), sizeof(Key));
-    }
+    const absl::StatusOr<TenantId> tenant = node_->TenantFor(caller_, reserve.tenant());
+    if (!tenant.ok()) return tenant.status();
+    key_ = KeyFrom(reserve.key(), *tenant);
+    traits_.group = reserve.segment_head().empty() ? key_ : KeyFrom(reserve.segment_head(), *tenant);
     if (reserve.ttl_ms() > 0) {
       traits_.expires =
           node_->Now() + absl::Milliseconds(static_cast<int64_t>(std::min<uint64_t>(reserve.ttl_ms(), INT64_MAX)));
@@ -219,7 +223,10 @@ class PutState final : public OpenSession {
       if (!copy_) return false;
       return Compare(unreadable);
     }
-    if (absl::IsResourceExhausted(reservation.status())) return node_->admission.RefuseFull(reservation.status());
+    if (absl::IsResourceExhausted(reservation.status())) {
+      node_->metrics().tenants().CountRefusedRoom(key_.tenant);
+      return node_->admission.RefuseFull(reservation.status());
+    }
     if (!reservation.ok()) return reservation.status();
     reserved_ = *std::move(pass);
     reservation_ = *std::move(reservation);
@@ -288,12 +295,13 @@ class PutState final : public OpenSession {
     reservation_->SetContent(head->content());
     if (absl::Status status = reservation_->Commit(size_bytes); !status.ok()) return status;
     node_->metrics().lookups().CountStored(head->view());
+    node_->metrics().tenants().CountStored(key_.tenant, size_bytes);
     return true;
   }
 
   // REQUIRES: the session is closed, so that nobody changes what is read here.
   void TellOfStored() {
-    node_->namespaces.CountBlock(namespace_digest_);
+    node_->namespaces.CountBlock(key_.tenant, namespace_digest_);
     node_->metrics().namespaces().CountStored(namespace_digest_);
     if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
       node_->options.hooks.copied(namespace_digest_, replicas_);
@@ -316,6 +324,7 @@ class PutState final : public OpenSession {
 
   HandlersState* const node_;
   const Trace trace_ = CurrentTrace();
+  const Caller caller_;
   const absl::Time deadline_, opened_;
 
   // Written by Reserve, before anything reads them.
@@ -363,15 +372,18 @@ class PutSessionImpl final : public PutSession {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, absl::Time deadline) {
+absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, const Caller& caller,
+                                                           absl::Time deadline) {
   const auto refuse = [&state](absl::Status status) {
     RpcTimer(&state->metrics(), Method::kPut, state->options.runtime, state->options.slow_call).SetStatus(status);
     return status;
   };
   if (absl::Status status = CheckStreamDeadline(*state, deadline); !status.ok()) return refuse(std::move(status));
-  absl::StatusOr<Pass> pass = state->admission.EnterPut();
+  if (absl::Status status = CheckMay(caller, Permission::kWrite); !status.ok()) return refuse(std::move(status));
+  absl::StatusOr<Pass> pass = state->admission.EnterPut(caller.tenant);
   if (!pass.ok()) return refuse(pass.status());
-  return std::make_unique<PutSessionImpl>(state, std::make_shared<PutState>(state.get(), deadline, *std::move(pass)));
+  return std::make_unique<PutSessionImpl>(state,
+                                          std::make_shared<PutState>(state.get(), caller, deadline, *std::move(pass)));
 }
 
 }  // namespace kvist

@@ -16,9 +16,15 @@ namespace {
 // States: expecting the reserve -> reserved (parts come) -> ended.
 class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
-  PutReactor(grpc::CallbackServerContext* context, grpc::ByteBuffer* response, CacheHandlers* handlers)
+  PutReactor(grpc::CallbackServerContext* context, grpc::ByteBuffer* response, const absl::StatusOr<Caller>& caller,
+             CacheHandlers* handlers)
       : context_(context), response_(response) {
-    absl::StatusOr<std::unique_ptr<PutSession>> session = handlers->OpenPut(DeadlineOf(*context, *handlers));
+    if (!caller.ok()) {
+      handlers->CountRefused(Method::kPut, caller.status());
+      End(caller.status());
+      return;
+    }
+    absl::StatusOr<std::unique_ptr<PutSession>> session = handlers->OpenPut(*caller, DeadlineOf(*context, *handlers));
     if (!session.ok()) {
       End(session.status());
       return;
@@ -95,8 +101,9 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 }  // namespace
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* NewPutStream(grpc::CallbackServerContext* context,
-                                                        grpc::ByteBuffer* response, CacheHandlers* handlers) {
-  return new PutReactor(context, response, handlers);
+                                                        grpc::ByteBuffer* response,
+                                                        const absl::StatusOr<Caller>& caller, CacheHandlers* handlers) {
+  return new PutReactor(context, response, caller, handlers);
 }
 
 }  // namespace kvist

@@ -8,9 +8,10 @@
 
 namespace kvist {
 
-// The stream owns itself and ends with its session, by the call's deadline at the latest.
+// Refuses at once a caller who was not let in. The stream owns itself and ends with its session, by the call's deadline at the latest.
 grpc::ServerReadReactor<grpc::ByteBuffer>* NewPutStream(grpc::CallbackServerContext* context,
-                                                        grpc::ByteBuffer* response, CacheHandlers* handlers);
+                                                        grpc::ByteBuffer* response,
+                                                        const absl::StatusOr<Caller>& caller, CacheHandlers* handlers);
 
 }  // namespace kvist
 

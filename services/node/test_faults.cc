@@ -50,12 +50,12 @@ absl::StatusOr<uint64_t> FlipAtChance(HostTier* store, uint64_t count, uint64_t 
 
 absl::StatusOr<uint64_t> FlipOne(HostTier* store, const std::string& hex, uint64_t offset, uint64_t mask) {
   const bool all_hex = std::all_of(hex.begin(), hex.end(), [](unsigned char c) { return std::isxdigit(c); });
-  if (hex.size() != 2 * sizeof(Key) || !all_hex) {
+  if (hex.size() != 2 * Key::kBytes || !all_hex) {
     return absl::InvalidArgumentError(absl::StrCat("key='", hex, "' is no key of 64 hex digits"));
   }
   Key key;
   const std::string bytes = absl::HexStringToBytes(hex);
-  std::memcpy(key.bytes.data(), bytes.data(), sizeof(Key));
+  std::memcpy(key.bytes.data(), bytes.data(), Key::kBytes);
   return store->FlipBitsForTest(key, offset, static_cast<uint8_t>(mask)) ? 1 : 0;
 }
 

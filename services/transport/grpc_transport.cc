@@ -18,6 +18,7 @@
 #include "kvist/v1/cache.grpc.pb.h"
 #include "kvist/v1/cluster.grpc.pb.h"
 #include "services/runtime/trace.h"
+#include "services/transport/bearer_token.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/grpc_status.h"
 #include "services/transport/part_stream.h"
@@ -33,16 +34,18 @@ constexpr int kMaxMessageBytes = 4 << 20;  // a part and its header; a Match of 
 constexpr int kWindowBytes = 32 << 20;     // in flight on one stream
 constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
 
-void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
+// What every call carries.
+void Prepare(absl::Time deadline, BearerToken* token, grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(deadline));
   if (const Trace& trace = CurrentTrace(); trace.known()) context->AddMetadata(kTraceparent, trace.ToTraceparent());
+  if (token != nullptr) context->AddMetadata("authorization", absl::StrCat("Bearer ", token->Current()));
 }
 
 // One raw stream, driven by one thread that blocks on each step. gRPC ends every step by the context's deadline.
 class RawStream {
  public:
-  RawStream(grpc::GenericStub* stub, const char* method, absl::Time deadline) {
-    SetDeadline(deadline, &context_);
+  RawStream(grpc::GenericStub* stub, const char* method, absl::Time deadline, BearerToken* token) {
+    Prepare(deadline, token, &context_);
     call_ = stub->PrepareCall(&context_, method, &queue_);
     call_->StartCall(Tag());
     alive_ = Wait();
@@ -100,7 +103,8 @@ class RawStream {
 
 class GrpcPutStream : public PutStream {
  public:
-  GrpcPutStream(grpc::GenericStub* stub, absl::Time deadline) : stream_(stub, kPutMethod, deadline) {}
+  GrpcPutStream(grpc::GenericStub* stub, absl::Time deadline, BearerToken* token)
+      : stream_(stub, kPutMethod, deadline, token) {}
 
   absl::Status Reserve(const v1::PutReserve& reserve) {
     v1::PutRequest request;
@@ -174,8 +178,10 @@ absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1:
 
 class GrpcChannel : public Channel {
  public:
-  GrpcChannel(std::shared_ptr<grpc::Channel> channel, std::shared_ptr<const TlsIdentity> tls)
+  GrpcChannel(std::shared_ptr<grpc::Channel> channel, std::shared_ptr<const TlsIdentity> tls,
+              std::shared_ptr<BearerToken> token)
       : tls_(std::move(tls)),
+        token_(std::move(token)),
         cluster_stub_(v1::Cluster::NewStub(channel)),
         stub_(v1::Cache::NewStub(channel)),
         raw_stub_(std::move(channel)) {}
@@ -212,7 +218,7 @@ class GrpcChannel : public Channel {
   }
 
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
-    RawStream stream(&raw_stub_, kGetMethod, deadline);
+    RawStream stream(&raw_stub_, kGetMethod, deadline, token_.get());
     stream.Write(EncodeMessage(request), grpc::WriteOptions().set_last_message());
     v1::GetTrailer trailer;
     bool complete = false;
@@ -227,7 +233,7 @@ class GrpcChannel : public Channel {
   }
 
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
-    auto stream = std::make_unique<GrpcPutStream>(&raw_stub_, deadline);
+    auto stream = std::make_unique<GrpcPutStream>(&raw_stub_, deadline, token_.get());
     if (absl::Status status = stream->Reserve(reserve); !status.ok()) return Told(std::move(status));
     return stream;
   }
@@ -237,7 +243,7 @@ class GrpcChannel : public Channel {
   absl::StatusOr<Response> Unary(grpc::Status (Service::*method)(grpc::ClientContext*, const Request&, Response*),
                                  const Request& request, absl::Time deadline) {
     grpc::ClientContext context;
-    SetDeadline(deadline, &context);
+    Prepare(deadline, token_.get(), &context);
     Response response;
     grpc::Status status;
     if constexpr (std::is_same_v<Service, v1::Cluster::Stub>) {
@@ -251,6 +257,7 @@ class GrpcChannel : public Channel {
   absl::Status Told(absl::Status status) const { return WithTlsHint(std::move(status), tls_ != nullptr); }
 
   const std::shared_ptr<const TlsIdentity> tls_;  // outlives the stubs
+  const std::shared_ptr<BearerToken> token_;
   std::unique_ptr<v1::Cluster::Stub> cluster_stub_;
   std::unique_ptr<v1::Cache::Stub> stub_;
   grpc::GenericStub raw_stub_;
@@ -258,7 +265,10 @@ class GrpcChannel : public Channel {
 
 class GrpcTransport : public Transport {
  public:
-  explicit GrpcTransport(std::shared_ptr<const TlsIdentity> tls) : tls_(std::move(tls)) { KeepGrpcAlive(); }
+  GrpcTransport(std::shared_ptr<const TlsIdentity> tls, std::shared_ptr<BearerToken> token)
+      : tls_(std::move(tls)), token_(std::move(token)) {
+    KeepGrpcAlive();
+  }
 
   std::unique_ptr<Channel> Connect(const std::string& address) override {
     grpc::ChannelArguments arguments;
@@ -278,17 +288,19 @@ class GrpcTransport : public Transport {
     arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
     arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 256 << 10);
-    return std::make_unique<GrpcChannel>(ConnectGrpc(address, arguments, tls_.get()), tls_);
+    return std::make_unique<GrpcChannel>(ConnectGrpc(address, arguments, tls_.get()), tls_, token_);
   }
 
  private:
   const std::shared_ptr<const TlsIdentity> tls_;
+  const std::shared_ptr<BearerToken> token_;
 };
 
 }  // namespace
 
-std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity> tls) {
-  return std::make_unique<GrpcTransport>(std::move(tls));
+std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity> tls,
+                                            std::shared_ptr<BearerToken> token) {
+  return std::make_unique<GrpcTransport>(std::move(tls), std::move(token));
 }
 
 }  // namespace kvist

@@ -51,7 +51,9 @@ MemoryFile::MemoryFile() {
 
 MemoryFile::~MemoryFile() {
   if (fd_ < 0) return;
-  Replace("").IgnoreError();  // no key is kept longer than it is used
+  // No key is kept longer than it is used. Not empty: gRPC's watcher may read it still, and takes an empty key for a
+  // mistake of its own, which ends the process.
+  Replace("gone\n").IgnoreError();
   Left& left = LeftFiles();
   std::lock_guard lock(left.mutex);
   left.fds.push_back(fd_);

@@ -17,7 +17,7 @@ class MemoryFile {
  public:
   MemoryFile();
   // The path stays a file for the life of the process and may become a later MemoryFile's: gRPC's watcher may read it
-  // for a moment after the last channel is gone, and must not find another file's descriptor there.
+  // for a moment after the last channel is gone, and must find neither another file's descriptor nor nothing there.
   ~MemoryFile();
   MemoryFile(const MemoryFile&) = delete;
   MemoryFile& operator=(const MemoryFile&) = delete;

@@ -48,17 +48,20 @@ class FileIdentity final : public TlsIdentity {
     absl::StatusOr<TlsFiles> files = ReadTlsFiles(options_, absl::Now());
     if (!files.ok()) return files.status();
     if (absl::Status status = PutInForce(*std::move(files)); !status.ok()) return status;
-    provider_ =
-        std::make_shared<FileWatcherCertificateProvider>(identity_.path(), identity_.path(), ca_.path(), kWatchSeconds);
+    provider_ = options_.ca_alone() ? std::make_shared<FileWatcherCertificateProvider>(ca_.path(), kWatchSeconds)
+                                    : std::make_shared<FileWatcherCertificateProvider>(
+                                          identity_.path(), identity_.path(), ca_.path(), kWatchSeconds);
     thread_ = std::thread([this] { Watch(); });
     return absl::OkStatus();
   }
 
-  std::shared_ptr<grpc::ServerCredentials> ForServer() const override {
+  std::shared_ptr<grpc::ServerCredentials> ForServer(ClientCertificates certificates) const override {
     grpc::experimental::TlsServerCredentialsOptions tls(provider_);
     tls.watch_root_certs();
     tls.watch_identity_key_cert_pairs();
-    tls.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+    tls.set_cert_request_type(certificates == ClientCertificates::kRequired
+                                  ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                                  : GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY);
     return grpc::experimental::TlsServerCredentials(tls);
   }
 
@@ -66,7 +69,7 @@ class FileIdentity final : public TlsIdentity {
     grpc::experimental::TlsChannelCredentialsOptions tls;
     tls.set_certificate_provider(provider_);
     tls.watch_root_certs();
-    tls.watch_identity_key_cert_pairs();
+    if (!options_.ca_alone()) tls.watch_identity_key_cert_pairs();
     if (!options_.server_name.empty()) arguments.SetSslTargetNameOverride(options_.server_name);
     return grpc::CreateCustomChannel(address, grpc::experimental::TlsCredentials(tls), arguments);
   }
@@ -106,7 +109,10 @@ class FileIdentity final : public TlsIdentity {
 
   absl::Status PutInForce(TlsFiles files) {
     if (absl::Status status = ca_.Replace(files.ca); !status.ok()) return status;
-    if (absl::Status status = identity_.Replace(files.identity); !status.ok()) return status;
+    // Without one, the file is not even made: its place may be an earlier identity's, which must not be found empty.
+    if (!files.identity.empty()) {
+      if (absl::Status status = identity_.Replace(files.identity); !status.ok()) return status;
+    }
     in_force_ = std::move(files);
     std::lock_guard lock(mutex_);
     figures_.expiry = in_force_.expiry;

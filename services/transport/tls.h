@@ -35,6 +35,8 @@ struct TlsOptions {
   std::string server_name;  // that a node's certificate has to name; "" = the host of the address that is called
   absl::Duration refresh = absl::Seconds(10);  // how often the files are looked at
 
+  // Only a CA: nodes are known, and the caller is known by a token. Not for a port.
+  bool ca_alone() const { return cert_file.empty() && key_file.empty() && !ca_file.empty(); }
   bool any() const { return !cert_file.empty() || !key_file.empty() || !ca_file.empty(); }
 };
 
@@ -48,6 +50,9 @@ struct TlsFigures {
   absl::Status last;            // why the files' last set is not in force; OK if it is
 };
 
+// One that is shown has to be good, whether it is required or not.
+enum class ClientCertificates { kRequired, kOptional };
+
 class TlsIdentity {
  public:
   // Reads the files now; whatever is wrong with them is an error. Later sets that are bad leave the last good one in
@@ -56,8 +61,10 @@ class TlsIdentity {
       const TlsOptions& options, std::function<void(const absl::Status&)> on_reload = nullptr);
   virtual ~TlsIdentity() = default;
 
-  // For a port whose callers have to show a certificate. The identity outlives the server.
-  virtual std::shared_ptr<grpc::ServerCredentials> ForServer() const = 0;
+  // For a port whose callers have to show a certificate, or may. The identity outlives the server.
+  // REQUIRES: a certificate of its own.
+  virtual std::shared_ptr<grpc::ServerCredentials> ForServer(
+      ClientCertificates certificates = ClientCertificates::kRequired) const = 0;
   // To a node, whose certificate has to name `address`'s host (or server_name). The identity outlives the channel.
   virtual std::shared_ptr<grpc::Channel> Connect(const std::string& address,
                                                  grpc::ChannelArguments arguments) const = 0;

@@ -4,22 +4,16 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
-#include <sys/stat.h>
 
-#include <cerrno>
-#include <cstring>
 #include <ctime>
-#include <fstream>
-#include <iterator>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "services/transport/secret_file.h"
 
 namespace kvist {
 namespace {
-
-constexpr size_t kMaxFileBytes = 1 << 20;  // the CAs of a whole operating system are 220 KiB
 
 using Bio = std::unique_ptr<BIO, decltype(&BIO_free)>;
 using Certificate = std::unique_ptr<X509, decltype(&X509_free)>;
@@ -29,34 +23,7 @@ absl::Status Wrong(absl::string_view what, const std::string& path, absl::string
   return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " file '", path, "' ", why));
 }
 
-absl::StatusOr<std::string> ReadFile(absl::string_view what, const std::string& path) {
-  errno = 0;
-  std::ifstream file(path);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.is_open() || file.bad() || text.empty()) {
-    const std::string reason = errno != 0 ? std::strerror(errno) : "it is empty";
-    return Wrong(what, path, absl::StrCat("cannot be read (", reason, "): name a PEM file that this process may read"));
-  }
-  if (text.size() > kMaxFileBytes) return Wrong(what, path, "is larger than 1 MiB: name a PEM file");
-  return text;
-}
-
 Bio Read(const std::string& text) { return {BIO_new_mem_buf(text.data(), static_cast<int>(text.size())), BIO_free}; }
-
-// Kubernetes mounts a Secret as root's and gives the process's group the right to read it; any other group is somebody
-// else's.
-absl::Status CheckPrivate(const std::string& path) {
-  struct stat found = {};
-  if (stat(path.c_str(), &found) != 0) {
-    return Wrong("key", path, absl::StrCat("cannot be read (", std::strerror(errno), ")"));
-  }
-  const mode_t others = found.st_uid == 0 && found.st_gid != 0 ? S_IRWXO | S_IWGRP | S_IXGRP : S_IRWXO | S_IRWXG;
-  if ((found.st_mode & others) == 0) return absl::OkStatus();
-  return Wrong(
-      "key", path,
-      absl::StrFormat("is open to others (mode %04o): whoever reads it can pose as this process; chmod 0600 it",
-                      found.st_mode & 07777));
-}
 
 absl::StatusOr<Certificate> ParseCertificate(absl::string_view what, const std::string& path, const std::string& text) {
   Certificate certificate(PEM_read_bio_X509(Read(text).get(), nullptr, nullptr, nullptr), X509_free);
@@ -99,13 +66,19 @@ absl::Status CheckUse(const std::string& path, X509* certificate, absl::Time now
 }  // namespace
 
 absl::StatusOr<TlsFiles> ReadTlsFiles(const TlsOptions& options, absl::Time now) {
-  const absl::StatusOr<std::string> cert_text = ReadFile("certificate", options.cert_file);
+  if (options.ca_alone()) {
+    const absl::StatusOr<std::string> ca_text = ReadWholeFile("TLS CA file", options.ca_file);
+    if (!ca_text.ok()) return ca_text.status();
+    if (absl::Status status = ParseCertificate("CA", options.ca_file, *ca_text).status(); !status.ok()) return status;
+    return TlsFiles{"", *ca_text, absl::InfiniteFuture()};
+  }
+  const absl::StatusOr<std::string> cert_text = ReadWholeFile("TLS certificate file", options.cert_file);
   if (!cert_text.ok()) return cert_text.status();
-  const absl::StatusOr<std::string> key_text = ReadFile("key", options.key_file);
+  const absl::StatusOr<std::string> key_text = ReadWholeFile("TLS key file", options.key_file);
   if (!key_text.ok()) return key_text.status();
-  const absl::StatusOr<std::string> ca_text = ReadFile("CA", options.ca_file);
+  const absl::StatusOr<std::string> ca_text = ReadWholeFile("TLS CA file", options.ca_file);
   if (!ca_text.ok()) return ca_text.status();
-  if (absl::Status status = CheckPrivate(options.key_file); !status.ok()) return status;
+  if (absl::Status status = CheckPrivate("TLS key file", options.key_file); !status.ok()) return status;
   const absl::StatusOr<Certificate> certificate = ParseCertificate("certificate", options.cert_file, *cert_text);
   if (!certificate.ok()) return certificate.status();
   const absl::StatusOr<PrivateKey> key = ParseKey(options.key_file, *key_text);

@@ -70,9 +70,11 @@ class Transport {
 };
 
 class TlsIdentity;  // tls.h
+class BearerToken;  // bearer_token.h
 
-// In plaintext, or with `tls`, which its channels share.
-std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity> tls = nullptr);  // grpc_transport.cc
+// In plaintext, or with `tls`, which its channels share. Every call shows `token`, if there is one.
+std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity> tls = nullptr,
+                                            std::shared_ptr<BearerToken> token = nullptr);  // grpc_transport.cc
 
 }  // namespace kvist
 

@@ -116,7 +116,7 @@ std::vector<OwnerBlocks> GroupByOwner(absl::Span<const Key> chain, BlockRange ra
 
 std::string PackKeys(absl::Span<const Key> chain, absl::Span<const size_t> blocks) {
   std::string keys;
-  keys.reserve(blocks.size() * sizeof(Key));
+  keys.reserve(blocks.size() * Key::kBytes);
   for (const size_t block : blocks) {
     keys.append(reinterpret_cast<const char*>(chain[block].bytes.data()), chain[block].bytes.size());
   }

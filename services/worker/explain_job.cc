@@ -19,7 +19,7 @@ void TakeFate(const v1::BlockFate& fate, BlockExplanation* explanation) {
   explanation->miss = Known(fate.miss());
   explanation->detail = fate.detail();
   if (fate.gone_unix_ms() > 0) explanation->gone = absl::FromUnixMillis(fate.gone_unix_ms());
-  if (fate.made_room_for().size() != sizeof(Key)) return;
+  if (fate.made_room_for().size() != Key::kBytes) return;
   std::copy(fate.made_room_for().begin(), fate.made_room_for().end(),
             explanation->made_room_for.emplace().bytes.begin());
 }
@@ -80,7 +80,7 @@ OrAgain<ExplainJob::Answer> ExplainJob::AskNode(ClientCore* core, absl::Span<con
     const v1::ExplainRequest& request = requests[asking->next];
     absl::StatusOr<v1::ExplainResponse> response =
         asking->node->Ask<v1::ExplainResponse>([&](Channel& channel) { return channel.Explain(request, deadline); });
-    if (response.ok() && response->fates_size() != request.keys().size() / sizeof(Key)) {
+    if (response.ok() && response->fates_size() != request.keys().size() / Key::kBytes) {
       response = absl::InternalError("the answer to Explain does not fit the request");
     }
     if (!response.ok()) {

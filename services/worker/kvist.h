@@ -25,11 +25,13 @@ typedef enum kvist_code {
   KVIST_INVALID_ARGUMENT = 3,
   KVIST_DEADLINE_EXCEEDED = 4,
   KVIST_NOT_FOUND = 5,
+  KVIST_PERMISSION_DENIED = 7,
   KVIST_RESOURCE_EXHAUSTED = 8,
   KVIST_FAILED_PRECONDITION = 9,
   KVIST_INTERNAL = 13,
   KVIST_UNAVAILABLE = 14,
-  KVIST_DATA_LOSS = 15
+  KVIST_DATA_LOSS = 15,
+  KVIST_UNAUTHENTICATED = 16
 } kvist_code;
 
 typedef struct kvist_client kvist_client;
@@ -61,6 +63,18 @@ typedef struct kvist_options {
   uint32_t replicas;        /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
 } kvist_options;
 
+/* Who the client is to the nodes, and how it knows them: mutual TLS, a bearer token, or both; then the token counts. All
+ * of the first three files, or none (plaintext), or with a token the CA alone. The files are looked at again every 10 s,
+ * the token's every second; what is bad leaves the last good one in force. */
+typedef struct kvist_identity {
+  size_t size_bytes;       /* sizeof(kvist_identity), so that later fields can follow */
+  const char* cert_file;   /* PEM: the certificate, which clients may use, then those between it and its CA */
+  const char* key_file;    /* PEM: its key, not encrypted, which only its owner may read; a group too if root owns it */
+  const char* ca_file;     /* PEM: the CAs that the nodes' certificates may come from */
+  const char* server_name; /* that a node's certificate has to name; NULL = the host of the node's address */
+  const char* token_file;  /* a bearer token, one line, which only its owner may read; as key_file */
+} kvist_identity;
+
 typedef struct kvist_match_result {
   uint32_t blocks, tokens; /* leading blocks of the prompt that are stored, and the tokens they hold */
   uint64_t match_id;       /* names the leases for kvist_get and kvist_release; 0 = none */
@@ -89,6 +103,10 @@ const char* kvist_version(void);
 
 kvist_code kvist_client_create(const kvist_namespace* ns, const kvist_options* options, kvist_client** client,
                                kvist_error* error);
+/* The same for nodes that want certificates; `identity` may be NULL. A file that is wrong is named and said why. A node
+ * that refuses the certificate, or shows one that is refused, is as one that is down. */
+kvist_code kvist_client_create_as(const kvist_namespace* ns, const kvist_options* options,
+                                  const kvist_identity* identity, kvist_client** client, kvist_error* error);
 void kvist_client_destroy(kvist_client* client);
 
 /* The chained keys of the full blocks of `tokens`: 32 bytes each into `keys`, which holds keys_capacity of them. */

@@ -16,7 +16,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "services/cluster/static_file.h"
+#include "services/transport/bearer_token.h"
 #include "services/transport/miss_reason.h"
+#include "services/transport/tls.h"
 #include "services/transport/transport.h"
 #include "services/version.h"
 #include "services/worker/client.h"
@@ -58,10 +60,12 @@ kvist_code Report(const absl::Status& status, kvist_error* error) {
       return KVIST_INVALID_ARGUMENT;
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kUnauthenticated:
       return static_cast<kvist_code>(status.raw_code());
     default:
       return KVIST_INTERNAL;
@@ -155,6 +159,46 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
   return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
 }
 
+// With what a client calls nodes.
+struct Shown {
+  std::shared_ptr<kvist::TlsIdentity> tls;    // null for plaintext
+  std::shared_ptr<kvist::BearerToken> token;  // null for none
+};
+
+absl::Status CheckIdentity(const kvist_identity& given, const kvist::TlsOptions& tls) {
+  if (given.size_bytes != sizeof(kvist_identity)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("identity.size_bytes is ", given.size_bytes, ", not ", sizeof(kvist_identity),
+                     ": set it to sizeof(kvist_identity), with the kvist.h of this library"));
+  }
+  if (tls.ca_alone() && !Text(given.token_file).empty()) return absl::OkStatus();
+  if (absl::Status complete = kvist::CheckAllOrNone(tls); !complete.ok()) return complete;
+  if (tls.any() || tls.server_name.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("server_name is for TLS alone: give a certificate, its key and a CA, or remove it");
+}
+
+absl::StatusOr<Shown> Open(const kvist_identity* given) {
+  Shown shown;
+  if (given == nullptr) return shown;
+  kvist::TlsOptions options;
+  options.cert_file = Text(given->cert_file);
+  options.key_file = Text(given->key_file);
+  options.ca_file = Text(given->ca_file);
+  options.server_name = Text(given->server_name);
+  if (absl::Status right = CheckIdentity(*given, options); !right.ok()) return right;
+  if (options.any()) {
+    absl::StatusOr<std::shared_ptr<kvist::TlsIdentity>> tls = kvist::TlsIdentity::Load(options);
+    if (!tls.ok()) return tls.status();
+    shown.tls = *std::move(tls);
+  }
+  if (const std::string file = Text(given->token_file); !file.empty()) {
+    absl::StatusOr<std::shared_ptr<kvist::BearerToken>> token = kvist::BearerToken::Load(file);
+    if (!token.ok()) return token.status();
+    shown.token = *std::move(token);
+  }
+  return shown;
+}
+
 std::vector<kvist::Key> KeysOf(const kvist_client& client, const uint32_t* tokens, size_t n_tokens) {
   return client.client->Keys(absl::MakeConstSpan(tokens, n_tokens));
 }
@@ -185,13 +229,20 @@ const char* kvist_version(void) { return kvist::kVersion; }
 
 kvist_code kvist_client_create(const kvist_namespace* ns, const kvist_options* options, kvist_client** client,
                                kvist_error* error) {
+  return kvist_client_create_as(ns, options, nullptr, client, error);
+}
+
+kvist_code kvist_client_create_as(const kvist_namespace* ns, const kvist_options* options,
+                                  const kvist_identity* identity, kvist_client** client, kvist_error* error) {
   if (client != nullptr) *client = nullptr;
   return Guard(error, [&]() -> absl::Status {
     if (absl::Status given = Require({{"ns", ns}, {"options", options}, {"client", client}}); !given.ok()) return given;
     absl::StatusOr<kvist::ClientOptions> read = ReadOptions(*ns, *options);
     if (!read.ok()) return read.status();
+    absl::StatusOr<Shown> shown = Open(identity);
+    if (!shown.ok()) return shown.status();
     auto made = std::make_unique<kvist_client>();
-    made->transport = kvist::NewGrpcTransport();
+    made->transport = kvist::NewGrpcTransport(std::move(shown->tls), std::move(shown->token));
     read->transport = made->transport.get();
     absl::StatusOr<std::unique_ptr<kvist::Client>> created = kvist::Client::Create(*std::move(read));
     if (!created.ok()) return created.status();

@@ -295,7 +295,7 @@ void MatchJob::AskForAdoption() {
     for (size_t block = found - covered_by_.begin(); block < last; ++block) {
       if (covered_by_[block] == segment.owner) continue;
       v1::AdoptRequest& request = requests[{segment.owner, covered_by_[block]}];
-      if (request.keys().size() >= kMaxAdoptedKeys * sizeof(Key)) continue;  // the next Match tells of the others
+      if (request.keys().size() >= kMaxAdoptedKeys * Key::kBytes) continue;  // the next Match tells of the others
       request.mutable_keys()->append(PackKeys(chain_, {block}));
       request.mutable_segment_heads()->append(PackKeys(chain_, {segment.head}));
     }
@@ -303,7 +303,7 @@ void MatchJob::AskForAdoption() {
   for (auto& [nodes, request] : requests) {
     request.set_from(view_->NodeName(nodes.second));
     request.set_namespace_digest(core_->NamespaceField());
-    core_->counters.adoptions += request.keys().size() / sizeof(Key);
+    core_->counters.adoptions += request.keys().size() / Key::kBytes;
     core_->errands.Submit([core = core_, owner = view_->links[nodes.first], request = std::move(request)] {
       const absl::Time deadline = core->Now() + kErrandDeadline;
       owner->Ask<v1::AdoptResponse>([&](Channel& node) { return node.Adopt(request, deadline); })

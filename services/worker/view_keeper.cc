@@ -148,7 +148,7 @@ absl::StatusOr<View> ViewKeeper::AskSeeds(absl::Time deadline) {
   };
   auto shared = std::make_shared<Shared>();
   shared->changed = uses_.runtime->NewCondition();
-  shared->said.assign(uses_.seeds.size(), "no answer in time");
+  shared->said.resize(uses_.seeds.size());
   while (true) {
     const absl::Time late = std::min(deadline, uses_.runtime->Now() + kAskDeadline);
     shared->asked = uses_.seeds.size();
@@ -158,7 +158,10 @@ absl::StatusOr<View> ViewKeeper::AskSeeds(absl::Time deadline) {
         absl::StatusOr<View> view = AskForView(*channel, late);
         std::lock_guard lock(shared->mutex);
         --shared->asked;
-        if (!view.ok()) shared->said[i] = std::string(view.status().message());
+        // That time ran out says less than an earlier refusal.
+        if (!view.ok() && (shared->said[i].empty() || !absl::IsDeadlineExceeded(view.status()))) {
+          shared->said[i] = std::string(view.status().message());
+        }
         if (view.ok() && (!shared->view || shared->view->number < view->number)) shared->view = *std::move(view);
         shared->changed->NotifyAll();
       }));
@@ -173,7 +176,10 @@ absl::StatusOr<View> ViewKeeper::AskSeeds(absl::Time deadline) {
   }
   std::vector<std::string> said;
   std::lock_guard lock(shared->mutex);
-  for (size_t i = 0; i < uses_.seeds.size(); ++i) said.push_back(absl::StrCat(uses_.seeds[i], ": ", shared->said[i]));
+  for (size_t i = 0; i < uses_.seeds.size(); ++i) {
+    const std::string& why = shared->said[i];
+    said.push_back(absl::StrCat(uses_.seeds[i], ": ", why.empty() ? "no answer in time" : why));
+  }
   return absl::UnavailableError(absl::StrCat("no seed gave a view of the cluster: ", absl::StrJoin(said, "; ")));
 }
 

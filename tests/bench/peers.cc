@@ -85,6 +85,8 @@ Child::~Child() {
   waitpid(pid_, nullptr, 0);
 }
 
+void Child::Signal(int signal) const { kill(pid_, signal); }
+
 Child Child::Spawn(const std::vector<std::string>& command) {
   const pid_t pid = fork();
   if (pid == 0) {

@@ -21,6 +21,7 @@ class Child {
   ~Child();
   Child(Child&& other) : pid_(other.pid_) { other.pid_ = -1; }
   Child(const Child&) = delete;
+  void Signal(int signal) const;
   static Child Spawn(const std::vector<std::string>& command);  // standard error and output are dropped
 
  private:

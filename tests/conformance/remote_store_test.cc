@@ -57,7 +57,7 @@ class RemoteStoreUnderTest final : public StoreUnderTest {
     options.admission.reserved_fraction = 1;
     options.limits.max_lease = kMaxLease;
     handlers_ = std::make_unique<CacheHandlers>(std::move(options));
-    service_ = std::make_unique<CacheService>(handlers_.get());
+    service_ = std::make_unique<CacheService>(handlers_.get(), nullptr);
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

@@ -8,5 +8,5 @@ workspace=${test%/tests/*}
 python=${KVIST_PYTHON:-$workspace/build/venv/bin/python}
 [ -x "$python" ] || { echo "no $python: run tools/setup, or set KVIST_PYTHON"; exit 1; }
 export PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg MPLCONFIGDIR=$TEST_TMPDIR
-export PYTHONPATH=$workspace/deploy/grafana:$workspace/deploy/local:$workspace/tests/deploy
+export PYTHONPATH=$workspace/deploy/grafana:$workspace/deploy/local:$workspace/tests/deploy:$workspace/tests/services/testing
 exec "$python" "$test" "$@"

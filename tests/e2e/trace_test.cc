@@ -73,8 +73,7 @@ class TraceTest : public ::testing::Test {
   bool IsLogged(const Trace& trace, const std::string& method) { return Logged(trace).contains(method); }
 
   grpc::Status RawServerInfo(const std::vector<std::string>& traceparents) {
-    grpc::GenericStub stub(
-        grpc::CreateChannel(view_.nodes[0].address.ToString(), grpc::InsecureChannelCredentials()));
+    grpc::GenericStub stub(grpc::CreateChannel(view_.nodes[0].address.ToString(), grpc::InsecureChannelCredentials()));
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(In(20)));
     for (const std::string& one : traceparents) context.AddMetadata("traceparent", one);
@@ -112,8 +111,7 @@ TEST_F(TraceTest, WhatAWorkerAsksForIsLoggedWithTheTraceOfItsCaller) {
   {
     const TraceScope scope(kTwo);
     ASSERT_EQ(client->Match(chain)->blocks(), chain.size());
-    const auto got =
-        client->Get(chain, {0, chain.size()}, ContiguousPages<uint16_t>(values.data(), shape, 32));
+    const auto got = client->Get(chain, {0, chain.size()}, ContiguousPages<uint16_t>(values.data(), shape, 32));
     ASSERT_TRUE(got.ok()) << got.status();
     EXPECT_EQ(got->blocks, chain.size());
   }
@@ -151,9 +149,8 @@ TEST_F(TraceTest, AStreamThatTheNodeEndsIsLoggedWithItsTrace) {
 
 TEST_F(TraceTest, TheCommandLineTakesItsTraceFromTheEnvironment) {
   Start();
-  const testing::Ended ended =
-      testing::Run({"/usr/bin/env", "TRACEPARENT=" + kTwo.ToTraceparent(), testing::Runfile("services/ctl/kvist"),
-                    "stats", "--cluster", file_});
+  const testing::Ended ended = testing::Run({"/usr/bin/env", "TRACEPARENT=" + kTwo.ToTraceparent(),
+                                             testing::Runfile("services/ctl/kvist"), "stats", "--cluster", file_});
   EXPECT_EQ(ended.exit, 0) << ended.errors;
   EXPECT_TRUE(WaitFor([&] { return IsLogged(kTwo, "server_info"); })) << node_->Errors();
 }

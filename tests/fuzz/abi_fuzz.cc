@@ -92,9 +92,17 @@ kvist_error Unsaid(kvist_code code) { return code == KVIST_OK ? kvist_error{} : 
 
 // Every call ends with a code of the header, and with a sentence unless it went well.
 kvist_code Checked(kvist_code code, const kvist_error& error) {
-  constexpr kvist_code kCodes[] = {KVIST_OK,        KVIST_INVALID_ARGUMENT,   KVIST_DEADLINE_EXCEEDED,
-                                   KVIST_NOT_FOUND, KVIST_RESOURCE_EXHAUSTED, KVIST_FAILED_PRECONDITION,
-                                   KVIST_INTERNAL,  KVIST_UNAVAILABLE,        KVIST_DATA_LOSS};
+  constexpr kvist_code kCodes[] = {KVIST_OK,
+                                   KVIST_INVALID_ARGUMENT,
+                                   KVIST_DEADLINE_EXCEEDED,
+                                   KVIST_NOT_FOUND,
+                                   KVIST_RESOURCE_EXHAUSTED,
+                                   KVIST_FAILED_PRECONDITION,
+                                   KVIST_INTERNAL,
+                                   KVIST_UNAVAILABLE,
+                                   KVIST_DATA_LOSS,
+                                   KVIST_PERMISSION_DENIED,
+                                   KVIST_UNAUTHENTICATED};
   KVIST_HOLDS(std::count(std::begin(kCodes), std::end(kCodes), code) == 1, "code ", static_cast<int>(code));
   const void* const end = std::memchr(error.message, '\0', sizeof(error.message));
   KVIST_HOLDS(end != nullptr, "a message without an end");
@@ -187,13 +195,13 @@ class Script {
     const uint32_t first = input_->Byte() % 4 * 1000;
     prompt.tokens.resize(input_->Byte() % 101);
     for (size_t i = 0; i < prompt.tokens.size(); ++i) prompt.tokens[i] = first + static_cast<uint32_t>(i);
-    std::vector<uint8_t> keys(prompt.tokens.size() / kTokensPerBlock * sizeof(Key));
+    std::vector<uint8_t> keys(prompt.tokens.size() / kTokensPerBlock * Key::kBytes);
     size_t count = 0;
     const kvist_code code = kvist_keys(client_, prompt.tokens.data(), prompt.tokens.size(), keys.data(),
-                                       keys.size() / sizeof(Key), &count, nullptr);
-    KVIST_HOLDS(code == KVIST_OK && count * sizeof(Key) == keys.size(), count, " keys");
+                                       keys.size() / Key::kBytes, &count, nullptr);
+    KVIST_HOLDS(code == KVIST_OK && count * Key::kBytes == keys.size(), count, " keys");
     for (size_t i = 0; i < count; ++i)
-      prompt.keys.emplace_back(keys.begin() + i * sizeof(Key), keys.begin() + (i + 1) * sizeof(Key));
+      prompt.keys.emplace_back(keys.begin() + i * Key::kBytes, keys.begin() + (i + 1) * Key::kBytes);
     return prompt;
   }
 
@@ -269,7 +277,7 @@ class Script {
   void Keys() {
     const Prompt prompt = AnyPrompt();
     const size_t capacity = input_->Byte() % 8;
-    std::vector<uint8_t> keys(capacity * sizeof(Key), 0xee);
+    std::vector<uint8_t> keys(capacity * Key::kBytes, 0xee);
     size_t count = 99;
     kvist_error error = Untouched();
     const bool null = IsNull(0) || TokensMissing(prompt) || (IsNull(2) && capacity > 0) || IsNull(3);
@@ -476,7 +484,7 @@ class Script {
 
 }  // namespace
 
-std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity>) {
+std::unique_ptr<Transport> NewGrpcTransport(std::shared_ptr<const TlsIdentity>, std::shared_ptr<BearerToken>) {
   return std::make_unique<FuzzTransport>();
 }
 

@@ -102,7 +102,7 @@ NodeUnderTest::NodeUnderTest() {
   options.hooks.hot_nodes = [](const Key& group) {
     return group.bytes[0] == 2 ? std::vector<NodeId>{NodeId{"n1"}} : std::vector<NodeId>();
   };
-  options.hooks.adopt = [](const v1::AdoptRequest& request) {
+  options.hooks.adopt = [](TenantId, const v1::AdoptRequest& request) {
     return static_cast<uint32_t>(request.keys().size() / 32);
   };
   options.hooks.drain = [](const v1::DrainRequest&) { return v1::DrainResponse(); };
@@ -113,7 +113,7 @@ NodeUnderTest::NodeUnderTest() {
 }
 
 void NodeUnderTest::Store(int key, int ns) {
-  auto put = handlers->OpenPut(DeadlineIn(absl::Seconds(1)));
+  auto put = handlers->OpenPut(Caller::Anyone(), DeadlineIn(absl::Seconds(1)));
   KVIST_HOLDS(put.ok(), put.status().ToString());
   const std::string& block = TestBlock(key, ns);
   v1::PutReserve reserve;

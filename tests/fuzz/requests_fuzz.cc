@@ -37,7 +37,7 @@ bool Said(const absl::StatusOr<Response>& response) {
 }
 
 void Match(fuzz::NodeUnderTest& node, const v1::MatchRequest& request) {
-  const auto response = node.handlers->Match(request);
+  const auto response = node.handlers->Match(Caller::Anyone(), request);
   if (!Said(response)) return;
   KVIST_HOLDS(response->chains_size() == request.chains_size(), response->chains_size(), " verdicts");
   KVIST_HOLDS(request.chains_size() <= static_cast<int>(fuzz::kMaxTestKeys), "chains without keys are free");
@@ -58,7 +58,7 @@ void Match(fuzz::NodeUnderTest& node, const v1::MatchRequest& request) {
 }
 
 void Get(fuzz::NodeUnderTest& node, const v1::GetRequest& request) {
-  auto session = node.handlers->OpenGet(request, node.DeadlineIn(absl::Seconds(1)));
+  auto session = node.handlers->OpenGet(Caller::Anyone(), request, node.DeadlineIn(absl::Seconds(1)));
   if (!Said(session)) return;
   const uint64_t keys = WholeKeys(request.keys());
   uint64_t items = 0, sent = 0, promised = 0;
@@ -83,7 +83,7 @@ void Get(fuzz::NodeUnderTest& node, const v1::GetRequest& request) {
 }
 
 void Put(fuzz::NodeUnderTest& node, const v1::PutRequest& request) {
-  auto session = node.handlers->OpenPut(node.DeadlineIn(absl::Seconds(1)));
+  auto session = node.handlers->OpenPut(Caller::Anyone(), node.DeadlineIn(absl::Seconds(1)));
   if (!Said(session)) return;
   const auto reserved = (*session)->Reserve(request.reserve());
   if (!Said(reserved) || !*reserved) return;
@@ -92,14 +92,14 @@ void Put(fuzz::NodeUnderTest& node, const v1::PutRequest& request) {
 }
 
 void Erase(fuzz::NodeUnderTest& node, const v1::EraseRequest& request) {
-  const auto response = node.handlers->Erase(request);
+  const auto response = node.handlers->Erase(Caller::Anyone(), request);
   if (!Said(response)) return;
   KVIST_HOLDS(static_cast<uint64_t>(response->erased_size()) == WholeKeys(request.keys()), "one verdict for each key");
   for (const bool erased : response->erased()) erased ? erased_gate.Pass() : void();
 }
 
 void Explain(fuzz::NodeUnderTest& node, const v1::ExplainRequest& request) {
-  const auto response = node.handlers->Explain(request);
+  const auto response = node.handlers->Explain(Caller::Anyone(), request);
   if (!Said(response)) return;
   KVIST_HOLDS(static_cast<uint64_t>(response->fates_size()) == WholeKeys(request.keys()), "one fate for each key");
   for (const v1::BlockFate& fate : response->fates()) {
@@ -136,31 +136,31 @@ void CallMethod(fuzz::NodeUnderTest& node, uint64_t method, absl::Span<const uin
       return WithRequest<v1::EraseRequest>(bytes, [&](const auto& request) { Erase(node, request); });
     case 4:
       return WithRequest<v1::ReleaseRequest>(bytes, [&](const auto& request) {
-        if (Said(handlers.Release(request))) released.Pass();
+        if (Said(handlers.Release(Caller::Anyone(), request))) released.Pass();
       });
     case 5:
       return WithRequest<v1::ExplainRequest>(bytes, [&](const auto& request) { Explain(node, request); });
     case 6:
       return WithRequest<v1::DescribeRequest>(bytes, [&](const auto& request) {
-        if (Said(handlers.Describe(request))) described.Pass();
+        if (Said(handlers.Describe(Caller::Anyone(), request))) described.Pass();
       });
     case 7:
       return WithRequest<v1::ReportRequest>(bytes, [&](const auto& request) {
-        const auto response = handlers.Report(request);
+        const auto response = handlers.Report(Caller::Anyone(), request);
         if (!Said(response)) return;
         KVIST_HOLDS(response->damaged() == 0 && node.damaged == 0, "a good block was dropped");
         reported.Pass();
       });
     case 8:
       return WithRequest<v1::AdoptRequest>(bytes, [&](const auto& request) {
-        const auto response = handlers.Adopt(request);
+        const auto response = handlers.Adopt(Caller::Anyone(), request);
         if (!Said(response)) return;
         KVIST_HOLDS(response->accepted() <= WholeKeys(request.keys()), response->accepted());
         adopted.Pass();
       });
     default:
       return WithRequest<v1::DrainRequest>(bytes, [&](const auto& request) {
-        if (Said(handlers.Drain(request))) drained.Pass();
+        if (Said(handlers.Drain(Caller::Anyone(), request))) drained.Pass();
       });
   }
 }
@@ -171,7 +171,7 @@ void Run(fuzz::Input input) {
   v1::DescribeRequest known;
   known.set_namespace_digest(fuzz::TestNamespace(0));
   known.set_namespace_text(kKnownText);
-  KVIST_HOLDS(node.handlers->Describe(known).ok(), "describe");
+  KVIST_HOLDS(node.handlers->Describe(Caller::Anyone(), known).ok(), "describe");
   const uint64_t method = input.Below(10);
   CallMethod(node, method, input.Rest());
 

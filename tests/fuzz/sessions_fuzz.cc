@@ -96,7 +96,7 @@ class Script {
   void BeginPut() {
     if (puts_.size() >= kMostSessions) return;
     const absl::Time deadline = node_.DeadlineIn(absl::Seconds(1 + input_->Below(30)));
-    auto session = node_.handlers->OpenPut(deadline);
+    auto session = node_.handlers->OpenPut(Caller::Anyone(), deadline);
     if (!session.ok()) return CheckRefusal(session.status());
     puts_.push_back({.session = *std::move(session), .block = {}, .written = {}, .came = {}, .deadline = deadline});
   }
@@ -214,7 +214,7 @@ class Script {
     if ((how & 8) != 0) request.set_precision(how >> 4);
     if (gets_.size() >= kMostSessions) return;
     get.deadline = node_.DeadlineIn(absl::Seconds(1 + input_->Below(30)));
-    auto session = node_.handlers->OpenGet(request, get.deadline);
+    auto session = node_.handlers->OpenGet(Caller::Anyone(), request, get.deadline);
     if (!session.ok()) return CheckRefusal(session.status());
     get.session = *std::move(session);
     gets_.push_back(std::move(get));
@@ -319,11 +319,11 @@ class Script {
     }
     v1::EraseRequest erase;
     erase.set_keys(name.bytes.data(), name.bytes.size());
-    if (how % 8 == 2) KVIST_HOLDS(node_.handlers->Erase(erase).ok(), "erase");
+    if (how % 8 == 2) KVIST_HOLDS(node_.handlers->Erase(Caller::Anyone(), erase).ok(), "erase");
     v1::ReportRequest report;
     report.set_keys(erase.keys());
     if (how % 8 == 3) {
-      const auto answer = node_.handlers->Report(report);
+      const auto answer = node_.handlers->Report(Caller::Anyone(), report);
       KVIST_HOLDS(!answer.ok() || answer->damaged() == 0, "a good block was dropped");
     }
   }
@@ -354,7 +354,7 @@ class Script {
     KVIST_HOLDS(load.streams() == 0 && load.queued_bytes() == 0, load.streams(), " streams, ", load.queued_bytes());
     node_.runtime.Turn(absl::Minutes(1));
     node_.taking_blocks = true;
-    auto put = node_.handlers->OpenPut(node_.DeadlineIn(absl::Seconds(1)));
+    auto put = node_.handlers->OpenPut(Caller::Anyone(), node_.DeadlineIn(absl::Seconds(1)));
     KVIST_HOLDS(put.ok(), "no session is open, and a Put is refused: ", put.status().ToString());
   }
 

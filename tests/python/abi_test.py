@@ -17,6 +17,7 @@ HEADER = pathlib.Path(__file__).resolve().parents[2] / "services/worker/kvist.h"
 STRUCTS = {
     "kvist_namespace": _abi.Namespace,
     "kvist_options": _abi.Options,
+    "kvist_identity": _abi.Identity,
     "kvist_match_result": _abi.MatchResult,
     "kvist_get_result": _abi.GetResult,
     "kvist_put_result": _abi.PutResult,

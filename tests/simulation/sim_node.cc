@@ -55,7 +55,7 @@ void SimNode::Crash() {
 void SimNode::Drain() {
   v1::DrainRequest request;
   request.set_start(true);
-  core_->handlers()->Drain(request).IgnoreError();  // a node that is no member yet refuses
+  core_->handlers()->Drain(Caller::Anyone(), request).IgnoreError();  // a node that is no member yet refuses
 }
 
 }  // namespace kvist::simulation

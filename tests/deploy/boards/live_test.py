@@ -1,5 +1,5 @@
 """Goal: what the boards, rules and runbooks speak of is there. Method: three real nodes (one over an emulated GPU), a real etcd,
-a real Prometheus that scrapes them every second, workers that read and store through the real client for a while; then
+mutual TLS, a real Prometheus that scrapes them every second, workers that read and store through the real client for a while; then
 every query of every panel is asked and must answer. The boards drawn from the answers are among the test's outputs.
 
 Arguments: kvistd, kvistd over an emulated GPU, kvist, libkvist.so, a libnccl.
@@ -16,6 +16,7 @@ import threading
 import time
 import unittest
 
+import certificates
 import draw
 import load
 import queries
@@ -56,7 +57,9 @@ class LiveTest(unittest.TestCase):
         cls.addClassCleanup(cls.folder.cleanup)
         cls.addClassCleanup(cls.cluster.down)
         device = ("--device-capacity", "8MiB", "--device-staging", "8MiB", "--device-socket", f"{cls.folder.name}/gpu.sock", "--nccl", NCCL)
-        cls.cluster.up(Options(KVISTD, capacity="12MiB", scrape="1s", usual_ports=False, programs={"n3": EMULATED}, flags={"n3": device}))
+        cls.tls = certificates.Ca(pathlib.Path(cls.folder.name) / "ca").issue("all")
+        flags = {"n1": cls.tls.flags(), "n2": cls.tls.flags(), "n3": [*cls.tls.flags(), *device]}
+        cls.cluster.up(Options(KVISTD, capacity="12MiB", scrape="1s", usual_ports=False, programs={"n3": EMULATED}, flags=flags))
         serves = 'kvist_state{state="serving"} 1'
         wait_for("all nodes serve", lambda: all(serves in cls.cluster.metrics(node) for node in cls.cluster.nodes), 60)
         cls.start = time.time()
@@ -72,18 +75,19 @@ class LiveTest(unittest.TestCase):
     def work(cls):
         """Runs the load until blocks were evicted and used again, and looks at it with `kvist top` while it runs."""
         results: list[dict] = []
+        tls = load.kvist.Tls(cls.tls.cert, cls.tls.key, cls.tls.ca)
 
         def loads() -> None:
             for _ in range(MOST_LOADS):
                 results.append(load.run(cls.cluster.seeds(), LOAD_SECONDS, ["ladder", "i8", "raw16"], pause=0.02, systems=12,
-                                        fresh=0.3, library=LIBRARY))
+                                        fresh=0.3, library=LIBRARY, tls=tls))
                 if cls.sum_of("kvist_eviction_age_seconds_count") > 10 and cls.sum_of("kvist_reuse_gap_seconds_count") > 10:
                     return
 
         thread = threading.Thread(target=loads)
         thread.start()
-        cls.top = subprocess.run([KVIST, "top", "--once", "--interval", "2s", "--node", cls.cluster.seeds()[0]], capture_output=True,
-                                 text=True, timeout=60, check=False)
+        cls.top = subprocess.run([KVIST, "top", "--once", "--interval", "2s", "--node", cls.cluster.seeds()[0], *cls.tls.flags()],
+                                 capture_output=True, text=True, timeout=60, check=False)
         thread.join()
         if not results or 0 in results[-1].values():
             raise RuntimeError(f"the load did nothing: {results}")

@@ -27,7 +27,14 @@ class ComposeTest(unittest.TestCase):
             for flag in (word for word in node["command"] if word.startswith("--")):
                 self.assertRegex(helped, rf"(?m)^\s+{flag}\b", name)
             self.assertIn(name, node["command"])
+            self.assertEqual(node["command"][0], "kvistd", "the image has no entry point")
             self.assertTrue(all(port.startswith("127.0.0.1:") for port in node["ports"]), "plaintext leaves the host")
+
+    def test_the_image_is_the_one_that_make_image_makes(self):
+        version = re.search(r'kVersion\[\] = "([^"]+)"', (ROOT / "services/version.h").read_text()).group(1)
+        for node in self.nodes.values():
+            self.assertEqual(node["image"], f"${{KVIST_IMAGE:-localhost/kvist:{version}}}")
+        self.assertNotIn("ENTRYPOINT", (ROOT / "deploy/docker/Containerfile").read_text())
 
     def test_what_is_mounted_exists(self):
         for name, service in self.services.items():

@@ -16,6 +16,7 @@ import unittest
 
 import yaml
 from manifests import Object, containers, flags, node_pod, objects, only, quantity
+import certificates
 from processes import Running, command_of, free_port, status_of, wait_for
 
 import chart
@@ -28,17 +29,8 @@ SMALL = {
     "drain": {"deadline": "2s", "calls": "2s", "margin": "5s"},
     "metrics": {"serviceMonitor": {"enabled": True}},
 }
-NOT_OF_THE_CHART = {
-    "help": "prints and ends",
-    "version": "prints and ends",
-    # The chart says --insecure, and its README that values for TLS are to come.
-    "tls-cert": "no values for TLS yet",
-    "tls-key": "no values for TLS yet",
-    "tls-ca": "no values for TLS yet",
-    "tls-refresh": "no values for TLS yet",
-    "tls-server-name": "for tests",
-}
-
+NOT_OF_THE_CHART = {"help": "prints and ends", "version": "prints and ends"}
+SECRET = "/etc/kvist/tls"  # where the chart mounts it
 
 SEEDS = f"{chart.RELEASE}.{chart.NAMESPACE}.svc.cluster.local:7070"
 
@@ -60,10 +52,12 @@ def wait_ready(pod: Object, node: Running) -> None:
 
 
 class TestPod:
-    """`helm test`: the steps of its pod, one after the other, with files where they are looked for."""
+    """`helm test`: the steps of its pod, one after the other, with files where they are looked for: `here` says where else
+    those are that it does not bring itself."""
 
-    def __init__(self, items: list[Object], seeds: str, folder: pathlib.Path) -> None:
-        self._seeds, self._folder = seeds, folder
+    def __init__(self, items: list[Object], seeds: str, folder: pathlib.Path, here: dict[str, str] | None = None) -> None:
+        self._folder = folder
+        self._here = {SEEDS: seeds, "/input": f"{folder}/input", "/output": f"{folder}/output"} | (here or {})
         self.steps = containers(only(items, "Pod", "test")["spec"])
         config = only(items, "ConfigMap", "test")
         (folder / "input").mkdir(parents=True)
@@ -74,8 +68,7 @@ class TestPod:
             (folder / "input" / name).write_bytes(base64.b64decode(text))
 
     def run(self, step: Object) -> subprocess.CompletedProcess:
-        here = {SEEDS: self._seeds, "/input": f"{self._folder}/input", "/output": f"{self._folder}/output"}
-        command = command_of(step, PROGRAMS, here)
+        command = command_of(step, PROGRAMS, self._here)
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def failures(self) -> list[str]:
@@ -83,19 +76,29 @@ class TestPod:
         return [f"{name}: {run.stdout}{run.stderr}" for name, run in done if run.returncode != 0]
 
 
-class LiveTest(unittest.TestCase):
+class Cluster(unittest.TestCase):
+    """An etcd and three nodes of one rendering, of `values`; `here` says where a class has files that pods would mount."""
+
+    values = SMALL
+    here: dict[str, str] = {}
+
     @classmethod
     def setUpClass(cls) -> None:
         cls._stack = contextlib.ExitStack()
         cls.addClassCleanup(cls._stack.close)
         cls.folder = pathlib.Path(cls._stack.enter_context(tempfile.TemporaryDirectory()))
-        cls.items = rendering_of(SMALL, cls.folder)
+        cls.items = rendering_of(cls.values, cls.folder)
         cls.pod = node_pod(cls.items)
+        cls.bring_files()
         cls.etcd_address = f"127.0.0.1:{free_port()}"
         cls.etcd = cls._stack.enter_context(cls.start_etcd())
         cls.nodes = [cls._stack.enter_context(cls.start_node(f"kvist-{i}")) for i in range(3)]
         for node in cls.nodes:
             wait_ready(cls.pod, node)
+
+    @classmethod
+    def bring_files(cls) -> None:
+        pass
 
     @classmethod
     def start_etcd(cls) -> Running:
@@ -123,13 +126,19 @@ class LiveTest(unittest.TestCase):
         given = flags(container)
         here = {
             "$(POD_NAME)": name,
+            "$(NODE_NAME)": name,
             given["listen"]: "127.0.0.1:0",
             given["http"]: "127.0.0.1:0",
             given["advertise"]: "127.0.0.1:0",
             given["etcd"]: cls.etcd_address,
         }
-        return Running(command_of(container, PROGRAMS, here), cls.folder / f"{name}.log")
+        return Running(command_of(container, PROGRAMS, here | cls.here), cls.folder / f"{name}.log")
 
+    def helm_test(self, name: str) -> TestPod:
+        return TestPod(self.items, self.nodes[0].event("serving")["address"], self.folder / name, self.here)
+
+
+class LiveTest(Cluster):
     def test_all_three_probes_answer(self) -> None:
         for node in self.nodes:
             for name in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -149,7 +158,7 @@ class LiveTest(unittest.TestCase):
         self.assertLessEqual(expected, set(found.stdout.split()))
 
     def test_the_test_pod_succeeds_and_does_not_without_the_block(self) -> None:
-        test = TestPod(self.items, self.nodes[0].event("serving")["address"], self.folder / "test")
+        test = self.helm_test("test")
         self.assertEqual(test.failures(), [])
         # The last step but one erased what was put: without it, the others are told from success.
         get, compare = (step for step in test.steps if step["name"] in ("step-3-get", "compare"))
@@ -184,6 +193,81 @@ class LiveTest(unittest.TestCase):
                 self.assertEqual(probe(self.pod, node, "readinessProbe"), 503)
         finally:
             type(self).etcd_address = address
+
+
+class TlsClusterTest(Cluster):
+    """With a certificate of the names and usages that the chart asks cert-manager for, and of the address that stands in for
+    names of pods here."""
+
+    values = SMALL | {"tls": {"enabled": True, "refresh": "100ms", "certManager": {"issuerRef": {"name": "private"}}}}
+    addresses = ("IP:127.0.0.1",)
+
+    @classmethod
+    def bring_files(cls) -> None:
+        cls.ca = certificates.Ca(cls.folder / "ca")
+        cls.secret = cls.folder / "tls"
+        cls.secret.mkdir()
+        cls.here = {SECRET: str(cls.secret)}
+        cls.renew()
+
+    @classmethod
+    def renew(cls) -> None:
+        """As kubelet does: all files at once, by a link to another folder."""
+        spec = only(cls.items, "Certificate")["spec"]
+        names = [f"DNS:{name}" for name in spec["dnsNames"]]
+        usages = [{"server auth": "serverAuth", "client auth": "clientAuth"}[u] for u in spec["usages"] if u.endswith(" auth")]
+        issued = cls.ca.issue("node", [*names, *cls.addresses], usages)
+        fresh = pathlib.Path(tempfile.mkdtemp(dir=cls.secret))
+        for source, name in ((issued.key, "tls.key"), (issued.cert, "tls.crt"), (issued.ca, "ca.crt")):
+            (fresh / name).write_bytes(source.read_bytes())
+            (fresh / name).chmod(0o600)
+            if not (cls.secret / name).is_symlink():
+                (cls.secret / name).symlink_to(f"..data/{name}")
+        (cls.secret / "..next").symlink_to(fresh.name)
+        (cls.secret / "..next").rename(cls.secret / "..data")
+
+    def kvist(self, *words: str) -> subprocess.CompletedProcess:
+        address = self.nodes[0].event("serving")["address"]
+        command = [PROGRAMS["kvist"], *words, "--node", address, "--deadline", "5s"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    def files(self) -> list[str]:
+        return [f"--tls-cert={self.secret}/tls.crt", f"--tls-key={self.secret}/tls.key", f"--tls-ca={self.secret}/ca.crt"]
+
+    def test_the_test_pod_succeeds(self) -> None:
+        self.assertEqual(self.helm_test("test").failures(), [])
+
+    def test_the_nodes_are_one_cluster_and_let_in_nobody_without_a_certificate(self) -> None:
+        self.assertNotEqual(self.kvist("stats").returncode, 0)
+        by_name = [f"--tls-server-name={name}" for name in self.known_as()]
+        for name in by_name:
+            told = self.kvist("stats", "--json", name, *self.files())
+            self.assertEqual([node.get("state") for node in json.loads(told.stdout)], ["serving"] * 3, told.stderr)
+        other = self.kvist("stats", "--tls-server-name=kvist.example", *self.files())
+        self.assertIn("TLS", other.stderr)
+
+    def known_as(self) -> list[str]:
+        """Names under which workers call: first contact, and a pod's own."""
+        advertised = flags(self.pod["containers"][0])["advertise"].rpartition(":")[0]
+        return [SEEDS.rpartition(":")[0], advertised.replace("$(POD_NAME)", f"{chart.RELEASE}-2")]
+
+    def test_a_renewed_certificate_is_taken_without_a_restart(self) -> None:
+        self.renew()
+        for node in self.nodes:
+            node.event("TLS files reloaded")
+            self.assertEqual(probe(self.pod, node, "readinessProbe"), 200)
+            self.assertNotIn("not reloaded", node.errors())
+        self.assertEqual(self.helm_test("renewed").failures(), [])
+
+
+class TlsDaemonSetTest(TlsClusterTest):
+    """Its nodes go by addresses, and the certificate names none."""
+
+    values = TlsClusterTest.values | {"mode": "daemonset"}
+    addresses = ()
+
+    def known_as(self) -> list[str]:
+        return [SEEDS.rpartition(":")[0]]
 
 
 class LoneNodeTest(unittest.TestCase):

@@ -21,6 +21,7 @@ PRODUCTION = chart.CI / "production-values.yaml"
 EVERYTHING = chart.CI / "everything-values.yaml"
 DAEMONSET = chart.CI / "daemonset-values.yaml"
 SOCKET = chart.CI / "gpu-socket-values.yaml"
+TLS_DAEMONSET = chart.CI / "tls-daemonset-values.yaml"
 NCCL = chart.CI / "gpu-nccl-values.yaml"
 COMPONENT = "app.kubernetes.io/component"
 LEAVE_SECONDS = 5  # services/node/node.cc
@@ -77,9 +78,55 @@ class RightsTest(unittest.TestCase):
     def test_every_secret_is_an_existing_one_and_readable_by_its_group_alone(self) -> None:
         kinds = {item["kind"] for values in chart.good_values() for item in objects(values)}
         self.assertNotIn("Secret", kinds)
-        secrets = [volume["secret"] for volume in node_pod(objects(PRODUCTION))["volumes"]]
-        self.assertEqual({secret["secretName"] for secret in secrets}, {"etcd-user", "etcd-tls"})
-        self.assertEqual({secret["defaultMode"] for secret in secrets}, {0o440})
+        for values, name, _, spec in every_pod():
+            secrets = [volume["secret"] for volume in spec.get("volumes", []) if "secret" in volume]
+            with self.subTest(values=values.name, pod=name):
+                self.assertLessEqual({secret["defaultMode"] for secret in secrets}, {0o440})
+                self.assertTrue(not secrets or spec["securityContext"]["fsGroup"] > 0)
+        volumes = node_pod(objects(PRODUCTION))["volumes"]
+        self.assertEqual({volume["secret"]["secretName"] for volume in volumes}, {"kvist-tls", "etcd-user", "etcd-tls"})
+
+
+class TlsTest(unittest.TestCase):
+    def test_nodes_speak_tls_or_say_that_they_do_not(self) -> None:
+        on = {PRODUCTION, EVERYTHING, TLS_DAEMONSET}
+        for values in chart.good_values():
+            given = flags(node_pod(objects(values))["containers"][0])
+            with self.subTest(values=values.name):
+                self.assertEqual("insecure" in given, values not in on)
+                self.assertEqual({"tls-cert", "tls-key", "tls-ca"} <= set(given), values in on)
+
+    def test_who_calls_nodes_over_tls_has_the_files_and_nobody_else_in_the_pod(self) -> None:
+        for values in (PRODUCTION, EVERYTHING, TLS_DAEMONSET):
+            for name, _, spec in pods(objects(values)):
+                for container in manifests.containers(spec):
+                    mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
+                    calls = container.get("command") in (["kvistd"], ["kvist"])
+                    with self.subTest(values=values.name, pod=name, container=container["name"]):
+                        self.assertEqual("tls" in mounts, calls)
+                        if calls:
+                            self.assertIs(mounts["tls"]["readOnly"], True)
+                            given = flags(container)
+                            files = {str(pathlib.PurePath(given[f"tls-{file}"])) for file in ("cert", "key", "ca")}
+                            folder = mounts["tls"]["mountPath"]
+                            self.assertEqual(files, {f"{folder}/tls.crt", f"{folder}/tls.key", f"{folder}/ca.crt"})
+
+    def test_the_certificate_goes_where_nodes_look_and_names_them_and_first_contact(self) -> None:
+        items = objects(EVERYTHING)
+        spec = only(items, "Certificate")["spec"]
+        (secret,) = [volume["secret"] for volume in node_pod(items)["volumes"] if volume["name"] == "tls"]
+        self.assertEqual(spec["secretName"], secret["secretName"])
+        pod, _, domain = flags(node_pod(items)["containers"][0])["advertise"].rpartition(":")[0].partition(".")
+        self.assertEqual(pod, "$(POD_NAME)")
+        seeds = only(items, "Service", "seeds")["metadata"]
+        self.assertEqual(spec["dnsNames"], [f"{seeds['name']}.{seeds['namespace']}.svc.cluster.example", f"*.{domain}"])
+        self.assertLessEqual({"server auth", "client auth"}, set(spec["usages"]))
+
+    def test_nodes_that_go_by_addresses_are_known_by_the_name_of_first_contact(self) -> None:
+        items = objects(TLS_DAEMONSET)
+        step = only(items, "Pod", "test")["spec"]["initContainers"][0]
+        for container in (node_pod(items)["containers"][0], step):
+            self.assertEqual(flags(container)["tls-server-name"], flags(step)["node"].rpartition(":")[0])
 
 
 class BoundsTest(unittest.TestCase):
@@ -274,7 +321,7 @@ class NamesTest(unittest.TestCase):
         self.assertIn({"name": "members", "configMap": {"name": members["metadata"]["name"]}}, node_pod(alone)["volumes"])
         container = node_pod(objects(PRODUCTION))["containers"][0]
         folders = [mount["mountPath"] for mount in container["volumeMounts"]]
-        for flag in ("etcd-password-file", "etcd-ca", "etcd-cert", "etcd-key"):
+        for flag in ("etcd-password-file", "etcd-ca", "etcd-cert", "etcd-key", "tls-ca", "tls-cert", "tls-key"):
             self.assertIn(str(pathlib.PurePath(flags(container)[flag]).parent), folders)
 
     def test_a_device_socket_fits_into_an_address_of_its_kind(self) -> None:

@@ -56,12 +56,13 @@ def command_of(container: Object, programs: dict[str, str], here: dict[str, str]
 
 
 class Running:
-    """A process that ends with its `with` block. Its standard error is kept."""
+    """A process that ends with its `with` block, as another user if one is named. Its standard error is kept."""
 
-    def __init__(self, command: list[str], log: pathlib.Path) -> None:
+    def __init__(self, command: list[str], log: pathlib.Path, user: int | None = None, group: int | None = None) -> None:
         self._log = log
         with log.open("w", encoding="utf-8") as errors:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+            other = {} if user is None else {"user": user, "group": group, "extra_groups": [group]}
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, **other)
 
     def __enter__(self) -> Self:
         return self

@@ -118,6 +118,29 @@ class RenderTest(unittest.TestCase):
         self.assertEqual(set(found), set(expected), "stale: make chart")
         self.assertEqual([path.name for path in found if found[path] != expected[path]], [], "stale: make chart")
 
+    def test_what_is_printed_says_how_to_connect(self) -> None:
+        as_object = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: notes, namespace: {{ .Release.Namespace }}, labels: {}}
+data:
+  notes: |
+    {{- include (print $.Template.BasePath "/NOTES.txt") . | nindent 4 }}
+"""
+        name = '"kvist.inference.svc.cluster.local"'
+        with chart.WithExampleFiles() as its_copy:
+            (its_copy / "templates" / "notes.yaml").write_text(as_object, encoding="utf-8")
+            for values, said in (
+                ("default", ['seeds=["kvist.inference.svc.cluster.local:7070"])', "The data port is plaintext"]),
+                ("production", ['tls=kvist.Tls(cert="tls.crt", key="tls.key", ca="ca.crt"))', "--tls-cert tls.crt", "Secret kvist-tls"]),
+                ("tls-daemonset", [f'server_name={name}))', f".server_name = {name}}};", "--tls-server-name kvist.inference"]),
+            ):
+                shown = yaml.safe_load_all(chart.render(3, its_copy, chart.CI / f"{values}-values.yaml"))
+                (notes,) = [item["data"]["notes"] for item in shown if item and item["metadata"]["name"] == "notes"]
+                with self.subTest(values=values):
+                    for words in said:
+                        self.assertIn(words, notes)
+
     def test_the_chart_is_of_this_version(self) -> None:
         header = (chart.WORKSPACE / "services" / "version.h").read_text(encoding="utf-8")
         version = re.search(r'kVersion\[\] = "([^"]+)"', header)

@@ -6,5 +6,5 @@ test=$(readlink -f "$1")
 workspace=${test%/tests/*}
 python=${KVIST_PYTHON:-$workspace/build/venv/bin/python}
 [ -x "$python" ] || { echo "no $python: run tools/setup, or set KVIST_PYTHON"; exit 1; }
-export PYTHONDONTWRITEBYTECODE=1 KVIST_BIN=$PWD
+export PYTHONDONTWRITEBYTECODE=1 KVIST_BIN=$PWD PYTHONPATH=$workspace/tests/services/testing
 exec "$python" "$test" -v

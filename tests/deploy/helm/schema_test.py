@@ -1,7 +1,7 @@
 """Goal: Kubernetes would take every object that the chart makes: no unknown kind, no unknown field, no wrong type.
 
 Method: the schemas of Kubernetes' own releases in their strict form, from the oldest that the chart admits to the newest that
-is known; for the Prometheus operator's kinds, crds.json. A kind that neither knows is a failure.
+is known; for the kinds of the Prometheus operator and of cert-manager, crds.json. A kind that neither knows is a failure.
 """
 
 import functools
@@ -19,7 +19,7 @@ from kubernetes_validate import utils
 import chart
 
 CRDS = json.loads((pathlib.Path(__file__).parent / "crds.json").read_text(encoding="utf-8"))
-OPERATOR = "monitoring.coreos.com/v1"
+CUSTOM = ("monitoring.coreos.com/v1", "cert-manager.io/v1")
 RELEASES = ("1.27", "1.31", "1.35", "1.37")
 MOST_BYTES_OF_A_CONFIG_MAP = 1 << 20
 
@@ -29,7 +29,7 @@ utils.schema_contents = functools.cache(utils.schema_contents)  # it would read 
 def wrong_with(item: manifests.Object, release: str) -> str:
     """What a cluster of this release would refuse; empty if nothing."""
     try:
-        if item["apiVersion"] == OPERATOR:
+        if item["apiVersion"] in CUSTOM:
             rules = {"$ref": f"#/definitions/{item['kind']}", "definitions": CRDS["definitions"]}
             jsonschema.Draft7Validator(rules).validate(item)
         else:
@@ -53,19 +53,22 @@ class SchemaTest(unittest.TestCase):
         about = yaml.safe_load((chart.CHART / "Chart.yaml").read_text(encoding="utf-8"))
         self.assertEqual(about["kubeVersion"], f">={RELEASES[0]}.0-0")
 
-    def test_both_kinds_of_the_operator_are_among_what_is_checked(self) -> None:
+    def test_every_custom_kind_is_among_what_is_checked(self) -> None:
         kinds = {item["kind"] for values in chart.good_values() for item in manifests.objects(values)}
-        self.assertLessEqual({"ServiceMonitor", "PrometheusRule", "StatefulSet", "DaemonSet", "NetworkPolicy"}, kinds)
+        self.assertLessEqual({"ServiceMonitor", "PrometheusRule", "Certificate", "StatefulSet", "DaemonSet", "NetworkPolicy"}, kinds)
 
     def test_the_check_sees_what_is_wrong(self) -> None:
         items = manifests.objects(chart.CI / "production-values.yaml")
         workload = manifests.only(items, "StatefulSet")
         monitor = manifests.only(items, "ServiceMonitor")
+        certificate = manifests.only(manifests.objects(chart.CI / "everything-values.yaml"), "Certificate")
         for item, change in (
             (workload, {"spec": workload["spec"] | {"replica": 3}}),
             (workload, {"kind": "StatefullSet"}),
             (workload, {"spec": workload["spec"] | {"replicas": "three"}}),
             (monitor, {"spec": monitor["spec"] | {"endpoint": []}}),
+            (certificate, {"spec": certificate["spec"] | {"usages": ["client"]}}),
+            (certificate, {"spec": certificate["spec"] | {"dnsName": "kvist"}}),
         ):
             self.assertNotEqual(wrong_with(item | change, "1.31"), "", change)
 

@@ -173,7 +173,7 @@ TEST(Replicator, ABlockLargerThanThisNodeIsNotFetched) {
   StoreCluster cluster(2, kCapacity, [](ReplicatorOptions& options) { options.capacity_bytes = kBlock - 1; });
   const Key key = NumberedKey(1);
   ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
-  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  ASSERT_EQ(cluster.replicator(0).Adopt(0, AdoptOf(cluster, 1, {key}, key)), 1u);
   EXPECT_TRUE(Holds([&] { return cluster.replicator(0).counters().failed > 0 && cluster.AllIdle(); }));
   EXPECT_EQ(cluster.replicator(0).counters().failed, 1u) << "nothing would make it fit";
   EXPECT_TRUE(cluster.Has(1, key));
@@ -187,7 +187,7 @@ TEST(Replicator, ANodeThatDrainsAdoptsNothingAndMendsNothing) {
   View view = *cluster.view();
   view.nodes[0].state = NodeState::kDraining;
   cluster.SetView(view);
-  EXPECT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 0u);
+  EXPECT_EQ(cluster.replicator(0).Adopt(0, AdoptOf(cluster, 1, {key}, key)), 0u);
   cluster.replicator(0).Damaged(key, {key});
   EXPECT_TRUE(Holds([&] { return cluster.AllIdle(); }));
   EXPECT_EQ(cluster.replicator(0).counters().queued, 0u);
@@ -226,12 +226,12 @@ TEST(Replicator, AdoptsOnceWhatItLacksFromANodeThatTheViewKnows) {
   ASSERT_TRUE(cluster.Put(0, keys[2], keys[0], 1, NumberedBlock(keys[2], kBlock)).ok());
   cluster.Set(1, Stuck());
   v1::AdoptRequest request = AdoptOf(cluster, 1, keys, keys[0]);
-  EXPECT_EQ(cluster.replicator(0).Adopt(request), 2u) << "the third is here";
-  EXPECT_EQ(cluster.replicator(0).Adopt(request), 0u) << "they are queued";
+  EXPECT_EQ(cluster.replicator(0).Adopt(0, request), 2u) << "the third is here";
+  EXPECT_EQ(cluster.replicator(0).Adopt(0, request), 0u) << "they are queued";
   request.set_from("n7");
-  EXPECT_EQ(cluster.replicator(0).Adopt(request), 0u) << "there is no such node";
+  EXPECT_EQ(cluster.replicator(0).Adopt(0, request), 0u) << "there is no such node";
   request.set_from("n0");
-  EXPECT_EQ(cluster.replicator(0).Adopt(request), 0u) << "that is this node";
+  EXPECT_EQ(cluster.replicator(0).Adopt(0, request), 0u) << "that is this node";
   cluster.Set(1, Faults());
   for (const Key& key : keys) {
     EXPECT_TRUE(Holds([&] { return cluster.Bytes(0, key) == NumberedBlock(key, kBlock); }));
@@ -246,7 +246,7 @@ TEST(Replicator, DamagedBytesOfAPeerAreNotAdoptedAndThePeerIsTold) {
   const Key key = NumberedKey(1);
   ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
   ASSERT_TRUE(cluster.store(1).FlipBitsForTest(key, 1000, 1));
-  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  ASSERT_EQ(cluster.replicator(0).Adopt(0, AdoptOf(cluster, 1, {key}, key)), 1u);
   EXPECT_TRUE(Holds([&] { return !cluster.Has(1, key); }));
   EXPECT_TRUE(Holds([&] { return cluster.AllIdle(); }));
   EXPECT_FALSE(cluster.Has(0, key));
@@ -259,7 +259,7 @@ TEST(Replicator, ABlockThatIsDamagedOnItsWayIsAskedForAgain) {
   cluster.Set(1, faults);
   const Key key = NumberedKey(1);
   ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
-  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  ASSERT_EQ(cluster.replicator(0).Adopt(0, AdoptOf(cluster, 1, {key}, key)), 1u);
   EXPECT_TRUE(Holds([&] { return cluster.Bytes(0, key) == NumberedBlock(key, kBlock); }));
   EXPECT_TRUE(cluster.Has(1, key)) << "its copy is whole";
 }
@@ -271,7 +271,7 @@ TEST(Replicator, ABlockThatAlwaysComesDamagedIsGivenUp) {
   cluster.Set(1, faults);
   const Key key = NumberedKey(1);
   ASSERT_TRUE(cluster.Put(1, key, key, 1, NumberedBlock(key, kBlock)).ok());
-  ASSERT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, {key}, key)), 1u);
+  ASSERT_EQ(cluster.replicator(0).Adopt(0, AdoptOf(cluster, 1, {key}, key)), 1u);
   EXPECT_TRUE(Holds([&] { return cluster.replicator(0).counters().failed > 0 && cluster.AllIdle(); }));
   EXPECT_FALSE(cluster.Has(0, key));
   EXPECT_EQ(cluster.replicator(0).counters().failed, 5u) << "tries";

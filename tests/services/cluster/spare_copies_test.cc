@@ -42,8 +42,8 @@ v1::AdoptRequest AdoptOf(const StoreCluster& cluster, size_t from, const Key& ke
   v1::AdoptRequest request;
   request.set_from(cluster.id(from).value);
   request.set_namespace_digest(kNamespace);
-  request.set_keys(key.bytes.data(), sizeof(Key));
-  request.set_segment_heads(key.bytes.data(), sizeof(Key));
+  request.set_keys(key.bytes.data(), Key::kBytes);
+  request.set_segment_heads(key.bytes.data(), Key::kBytes);
   return request;
 }
 
@@ -84,7 +84,7 @@ TEST(SpareCopies, OneIsKeptInsteadOfAdoptedAnew) {
   const Key key = NumberedKey(1);
   ASSERT_TRUE(Put(cluster, 1, key, 1).ok());
   ASSERT_TRUE(PutSpare(cluster, 0, key).ok());
-  EXPECT_EQ(cluster.replicator(0).Adopt(AdoptOf(cluster, 1, key)), 0u);
+  EXPECT_EQ(cluster.replicator(0).Adopt(0, AdoptOf(cluster, 1, key)), 0u);
   EXPECT_TRUE(Lasts(cluster, 0, key));
 }
 

@@ -25,7 +25,7 @@ std::string Flat(absl::Span<const absl::Span<const uint8_t>> pieces) {
 
 Key KeyFrom(const std::string& bytes) {
   Key key;
-  std::memcpy(key.bytes.data(), bytes.data(), sizeof(Key));
+  std::memcpy(key.bytes.data(), bytes.data(), Key::kBytes);
   return key;
 }
 
@@ -39,7 +39,7 @@ std::string Digest(const std::string& bytes) {
 }
 
 absl::Status Verify(const std::string& block, const Key& key, const std::string& namespace_digest) {
-  if (block.size() < kNamespaceBytes + sizeof(Key) + kDigestBytes) return absl::InvalidArgumentError("not a block");
+  if (block.size() < kNamespaceBytes + Key::kBytes + kDigestBytes) return absl::InvalidArgumentError("not a block");
   const size_t end = block.size() - kDigestBytes;
   if (Digest(block.substr(0, end)) != block.substr(end)) return absl::DataLossError("the digest does not hold");
   if (KeyFrom(block.substr(kNamespaceBytes)) != key) return absl::FailedPreconditionError("another key");
@@ -119,7 +119,7 @@ class StoreChannel final : public Channel {
   absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Time deadline) override {
     if (absl::Status status = Reach(deadline); !status.ok()) return status;
     v1::ExplainResponse response;
-    for (size_t at = 0; at < request.keys().size(); at += sizeof(Key)) {
+    for (size_t at = 0; at < request.keys().size(); at += Key::kBytes) {
       const auto lookup = cluster_->store(node_).Get(KeyFrom(request.keys().substr(at)), /*touch=*/false);
       v1::BlockFate* const fate = response.add_fates();
       fate->set_miss(ToWire(lookup->miss));

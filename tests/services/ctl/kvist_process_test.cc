@@ -8,6 +8,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_split.h"
+#include "services/access/access_config.h"
 #include "services/node/node.h"
 #include "tests/e2e/process.h"
 
@@ -92,6 +94,20 @@ TEST_F(KvistProcessTest, APromptGoesInIsFoundComesBackAndIsErased) {
   ended = OnPrompt({"erase", "--json"});
   EXPECT_EQ(ended.exit, 0) << ended.errors;
   EXPECT_EQ(json::parse(ended.output)["erased"], 2);
+}
+
+// Each time another, and the line is what the nodes' token file takes.
+TEST_F(KvistProcessTest, ATokenIsMadeWithItsLine) {
+  const testing::Ended one = Kvist({"token", "ci"}), other = Kvist({"token", "ci"});
+  ASSERT_EQ(one.exit, 0) << one.errors;
+  EXPECT_NE(one.output, other.output);
+  std::vector<std::string> lines = absl::StrSplit(one.output, '\n');
+  ASSERT_EQ(lines.size(), 5u);
+  const auto tokens = ParseTokens(lines[3]);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_EQ(tokens->at(HashToken(lines[1])), "ci");
+  EXPECT_EQ(Kvist({"token"}).exit, 2);
+  EXPECT_THAT(Kvist({"token", "a b"}).errors, HasSubstr("a token's name has"));
 }
 
 TEST_F(KvistProcessTest, TopShowsARealNode) {

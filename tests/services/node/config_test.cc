@@ -46,6 +46,24 @@ TEST(ConfigTest, AllWrongFlagsAreNamedAtOnce) {
   }
 }
 
+TEST(ConfigTest, WhatAccessNeedsAndWhatItDoesNotGoWithIsNamed) {
+  const auto with = [](std::vector<const char*> more) {
+    more.insert(more.end(), {"--listen", "127.0.0.1:0", "--capacity", "64MiB"});
+    return Parse(more);
+  };
+  const auto good = with({"--access", "a.json", "--tokens", "t", "--access-refresh", "2s", "--peer-token", "p"});
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->config.access.access_file, "a.json");
+  EXPECT_EQ(good->config.access.token_file, "t");
+  EXPECT_EQ(good->config.access.refresh, absl::Seconds(2));
+  EXPECT_EQ(good->config.peer_token_file, "p");
+  const auto why_not = [&](std::vector<const char*> more) { return std::string(with(more).status().message()); };
+  EXPECT_THAT(why_not({"--tokens", "t"}), HasSubstr("--tokens: needs --access"));
+  EXPECT_THAT(why_not({"--access", "a"}), HasSubstr("--access: needs --tls-cert or --tokens"));
+  EXPECT_THAT(why_not({"--access", "a", "--tokens", "t", "--nccl", "n", "--device-capacity", "1GiB"}),
+              HasSubstr("--nccl: goes not with --access"));
+}
+
 TEST(ConfigTest, PlaintextBeyondLoopbackHasToBeMeant) {
   for (const char* address : {"0.0.0.0:7070", "10.0.0.1:7070", "[::]:7070", "127.example:7070"}) {
     const auto refused = Parse({"--listen", address, "--capacity", "64MiB"});

@@ -31,7 +31,7 @@ class CopiesTest : public ::testing::Test {
   CopiesTest() {
     hooks_.taking_blocks = [this] { return taking_; };
     hooks_.damaged = [this](const Key& key, const BlockTraits&) { mended_.push_back(key); };
-    hooks_.adopt = [](const v1::AdoptRequest&) { return 1u; };
+    hooks_.adopt = [](TenantId, const v1::AdoptRequest&) { return 1u; };
     node_ = std::make_unique<LocalNode>(AdmissionLimits(), hooks_);
   }
   v1::PutReserve Copy(const Key& key, uint32_t replicas, uint64_t ttl_ms = 0) {

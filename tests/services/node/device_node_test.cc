@@ -181,7 +181,7 @@ TEST_F(DeviceNodeTest, ACopyThatIsDamagedOnTheDeviceIsForgottenWhenAReaderSaysSo
     EXPECT_NE(ReadMapped(1), block);
   }
   v1::ReportRequest report;
-  report.set_keys(TestKey(1).bytes.data(), sizeof(Key));
+  report.set_keys(TestKey(1).bytes.data(), Key::kBytes);
   const auto reported = channel_->Report(report, testing::In(10));
   ASSERT_TRUE(reported.ok()) << reported.status();
   EXPECT_EQ(reported->damaged(), 0u) << "the host's copy is whole";

@@ -40,11 +40,11 @@ NamespaceFields Fields(const std::string& text) {
 
 TEST(NamespacesTest, TheFirstDescriptionOfADigestStays) {
   Namespaces namespaces;
-  ASSERT_TRUE(namespaces.Describe(Digest(1), Text("dtype", "bf16")).ok());
-  ASSERT_TRUE(namespaces.Describe(Digest(1), Text("dtype", "f16")).ok());
-  ASSERT_NE(namespaces.Find(Digest(1)), nullptr);
-  EXPECT_EQ(namespaces.Find(Digest(1))->at("dtype"), "bf16");
-  EXPECT_EQ(namespaces.Find(Digest(2)), nullptr);
+  ASSERT_TRUE(namespaces.Describe(0, Digest(1), Text("dtype", "bf16")).ok());
+  ASSERT_TRUE(namespaces.Describe(0, Digest(1), Text("dtype", "f16")).ok());
+  ASSERT_NE(namespaces.Find(0, Digest(1)), nullptr);
+  EXPECT_EQ(namespaces.Find(0, Digest(1))->at("dtype"), "bf16");
+  EXPECT_EQ(namespaces.Find(0, Digest(2)), nullptr);
 }
 
 TEST(NamespacesTest, ATextHasABoundedNumberOfFields) {
@@ -58,22 +58,22 @@ TEST(NamespacesTest, ATextHasABoundedNumberOfFields) {
 TEST(NamespacesTest, DescriptionsTogetherAreBoundedAndTheOldestGoes) {
   Namespaces namespaces;
   const std::string value(16'000, 'x');
-  for (int i = 0; i < 300; ++i) ASSERT_TRUE(namespaces.Describe(Digest(i), Text("salt", value)).ok());
-  EXPECT_EQ(namespaces.Find(Digest(0)), nullptr);
-  EXPECT_NE(namespaces.Find(Digest(299)), nullptr);
+  for (int i = 0; i < 300; ++i) ASSERT_TRUE(namespaces.Describe(0, Digest(i), Text("salt", value)).ok());
+  EXPECT_EQ(namespaces.Find(0, Digest(0)), nullptr);
+  EXPECT_NE(namespaces.Find(0, Digest(299)), nullptr);
   EXPECT_LE(namespaces.size() * value.size(), Namespaces::kMaxDescribedBytes);
   EXPECT_GT((namespaces.size() + 2) * value.size(), Namespaces::kMaxDescribedBytes);
-  for (int i = 1000; i < 1100; ++i) namespaces.CountBlock(Digest(i));  // these have no text, and cost nothing of it
-  EXPECT_NE(namespaces.Find(Digest(299)), nullptr);
+  for (int i = 1000; i < 1100; ++i) namespaces.CountBlock(0, Digest(i));  // these have no text, and cost nothing of it
+  EXPECT_NE(namespaces.Find(0, Digest(299)), nullptr);
 }
 
 TEST(NamespacesTest, ALongValueIsCutWhereACharacterEnds) {
   Namespaces namespaces;
   std::string value = "x";
   for (int i = 0; i < 1000; ++i) value += "\xc3\xa5";  // å: byte 128 is the second half of one
-  ASSERT_TRUE(namespaces.Describe(Digest(1), Text("salt", value)).ok());
-  namespaces.CountBlock(Digest(1));
-  const std::vector<v1::NearNamespace> near = namespaces.Near(Digest(2), Fields(Text("salt", "s")));
+  ASSERT_TRUE(namespaces.Describe(0, Digest(1), Text("salt", value)).ok());
+  namespaces.CountBlock(0, Digest(1));
+  const std::vector<v1::NearNamespace> near = namespaces.Near(0, Digest(2), Fields(Text("salt", "s")));
   ASSERT_EQ(near.size(), 1u);
   ASSERT_EQ(near[0].fields_size(), 1);
   EXPECT_EQ(near[0].fields(0).stored(), value.substr(0, 127) + "...");

@@ -93,9 +93,9 @@ TEST(HandlersTest, LookupsAreCountedInBlocksTokensAndBytes) {
   v1::MatchRequest match;
   match.set_lease_ms(1000);
   match.add_chains()->set_keys(KeyBytes(TestKey(1)) + KeyBytes(TestKey(2)) + KeyBytes(TestKey(3)));
-  ASSERT_TRUE(node.handlers->Match(match).ok());
+  ASSERT_TRUE(node.handlers->Match(Caller::Anyone(), match).ok());
   match.set_lease_ms(0);  // a writer's probe is no lookup
-  ASSERT_TRUE(node.handlers->Match(match).ok());
+  ASSERT_TRUE(node.handlers->Match(Caller::Anyone(), match).ok());
   ASSERT_TRUE(GetBlocks(node.channel.get(), GetRequestFor({TestKey(1), TestKey(2)}), node.In(10)).ok());
   for (const auto& [name, value] : std::map<std::string, double>{
            {"kvist_lookup_blocks_total{op=\"match\"}", 3},
@@ -140,10 +140,10 @@ TEST(HandlersTest, AReaderWhoBeginsBehindTheFirstLayerSavesNoTokensTwice) {
 TEST(HandlersTest, ASessionLeftInTheMiddleGivesItsPinAndItsSpaceBack) {
   LocalNode node;
   ASSERT_TRUE(node.Put(TestKey(1), 600).ok());
-  auto get = node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(10));
+  auto get = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(10));
   ASSERT_TRUE(get.ok()) << get.status();
   ASSERT_TRUE((*get)->Next().ok());
-  auto put = node.handlers->OpenPut(node.In(10));
+  auto put = node.handlers->OpenPut(Caller::Anyone(), node.In(10));
   ASSERT_TRUE(put.ok()) << put.status();
   ASSERT_TRUE(*(*put)->Reserve(ReserveFor(TestKey(2), 1 << 20)));
   EXPECT_GT(node.Stats().pinned_bytes, 0);
@@ -162,7 +162,7 @@ TEST(HandlersTest, APartKeepsItsBlockWhenTheSessionAndTheStoreAreGone) {
   auto node = std::make_unique<LocalNode>();
   const std::string block = TestBlock(TestKey(1), 2, 1);
   ASSERT_TRUE(node->Put(ReserveFor(TestKey(1), block.size()), block).ok());
-  auto get = node->handlers->OpenGet(GetRequestFor({TestKey(1)}), node->In(10));
+  auto get = node->handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node->In(10));
   ASSERT_TRUE((*get)->Next().ok());
   auto message = (*get)->Next();
   ASSERT_TRUE(message.ok()) << message.status();
@@ -177,8 +177,8 @@ TEST(HandlersTest, APartKeepsItsBlockWhenTheSessionAndTheStoreAreGone) {
 TEST(HandlersTest, SessionsEndAtTheirDeadline) {
   LocalNode node;
   ASSERT_TRUE(node.Put(TestKey(1), 600).ok());
-  auto get = node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(5));
-  auto put = node.handlers->OpenPut(node.In(5));
+  auto get = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(5));
+  auto put = node.handlers->OpenPut(Caller::Anyone(), node.In(5));
   ASSERT_TRUE((*get)->Next().ok());
   ASSERT_TRUE(*(*put)->Reserve(ReserveFor(TestKey(2), 1 << 20)));
   bool told = false;
@@ -480,7 +480,7 @@ TEST_F(ConflictTest, TheSameBytesAreNoConflictNorAreBytesThatAreNoBlock) {
 TEST_F(ConflictTest, ACopyThatEndsBeforeItsHeadIsWholeIsNotStored) {
   v1::PutReserve reserve = ReserveFor(TestKey(1), first_.size());
   reserve.set_copy(true);
-  auto session = node_->handlers->OpenPut(node_->In(10));
+  auto session = node_->handlers->OpenPut(Caller::Anyone(), node_->In(10));
   ASSERT_TRUE(*(*session)->Reserve(reserve));
   const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(first_.data()), 100);
   ASSERT_TRUE((*session)->Write(0, bytes).ok());
@@ -513,7 +513,7 @@ TEST(HandlersTest, ADrainingNodeTakesNothingNewAndServesWhatItHas) {
 TEST(HandlersTest, AdoptionsAreCheckedAndPassedOn) {
   std::vector<v1::AdoptRequest> passed;
   Hooks hooks;
-  hooks.adopt = [&](const v1::AdoptRequest& request) {
+  hooks.adopt = [&](TenantId, const v1::AdoptRequest& request) {
     passed.push_back(request);
     return 1;
   };
@@ -534,9 +534,10 @@ TEST(HandlersTest, AdoptionsAreCheckedAndPassedOn) {
 TEST(HandlersTest, ACallAfterItsDeadlineOrWithOneTooFarIsRefused) {
   LocalNode node;
   EXPECT_EQ(node.channel->ServerInfo(node.runtime.Now()).status().code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_THAT(Message(node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(3600)).status()),
+  EXPECT_THAT(Message(node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(3600)).status()),
               HasSubstr("need a deadline of at most 10m"));
-  EXPECT_THAT(Message(node.handlers->OpenPut(absl::InfiniteFuture()).status()), HasSubstr("need a deadline"));
+  EXPECT_THAT(Message(node.handlers->OpenPut(Caller::Anyone(), absl::InfiniteFuture()).status()),
+              HasSubstr("need a deadline"));
 }
 
 }  // namespace

@@ -26,10 +26,12 @@ inline double Figure(const std::string& exposition, const std::string& name) {
 struct LocalNode {
   static constexpr uint64_t kCapacity = 8 << 20;
 
-  explicit LocalNode(const AdmissionLimits& admission = {}, Hooks hooks = {}) {
+  explicit LocalNode(const AdmissionLimits& admission = {}, Hooks hooks = {},
+                     std::shared_ptr<const Access> access = nullptr) {
     HostTierOptions options;
     options.capacity_bytes = kCapacity;
     options.clock = runtime.clock();
+    if (access != nullptr) options.tenants = access->host_quotas();
     tier = *HostTier::Create(options);
     metrics = std::make_unique<Metrics>("n0", "0");
     metrics->AddTier("host", [this] { return TierReading{*tier->Stats(), tier->core()->index.life()}; });
@@ -41,6 +43,8 @@ struct LocalNode {
     given.capacity_bytes = kCapacity;
     given.admission = admission;
     given.view = [this] { return view; };
+    given.access = std::move(access);
+    given.held_bytes = [this](TenantId tenant) { return tier->core()->held_bytes(tenant); };
     given.hooks = std::move(hooks);
     handlers = std::make_unique<CacheHandlers>(std::move(given));
     channel = NewLocalChannel(handlers.get(), &runtime);

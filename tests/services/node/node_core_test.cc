@@ -234,7 +234,7 @@ TEST_F(NodeCoreTest, WithAClusterFileTheNodeServesAtOnceAndCannotBeDrainedByRpc)
   ASSERT_TRUE(WaitFor([&] { return core->status().state == NodeState::kServing && core->status().ready; }));
   v1::DrainRequest drain;
   drain.set_start(true);
-  const auto answer = core->handlers()->Drain(drain);
+  const auto answer = core->handlers()->Drain(Caller::Anyone(), drain);
   EXPECT_EQ(answer.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(answer.status().message()), HasSubstr("the members stand in a file"));
   core->DrainAndLeave(runtime_.Now() + absl::Seconds(10));
@@ -272,7 +272,7 @@ class DrainTest : public NodeCoreTest {
     request.set_start(start);
     request.set_deadline_ms(deadline_ms);
     request.set_budget_bytes(budget_bytes);
-    const auto response = core_->handlers()->Drain(request);
+    const auto response = core_->handlers()->Drain(Caller::Anyone(), request);
     EXPECT_TRUE(response.ok()) << response.status();
     return response.ok() ? *response : v1::DrainResponse();
   }
@@ -370,7 +370,7 @@ TEST_F(NodeCoreTest, ANodeByItselfIsReadyAndHasNobodyToHandItsBlocksTo) {
   EXPECT_TRUE(core->status().ready);
   v1::DrainRequest drain;
   drain.set_start(true);
-  EXPECT_THAT(std::string(core->handlers()->Drain(drain).status().message()), HasSubstr("by itself"));
+  EXPECT_THAT(std::string(core->handlers()->Drain(Caller::Anyone(), drain).status().message()), HasSubstr("by itself"));
   core->DrainAndLeave(runtime_.Now() + absl::Seconds(10));
   EXPECT_TRUE(core->status().left);
 }
@@ -408,7 +408,7 @@ TEST_F(NodeCoreTest, LeasesEndByTheTimerWithoutAnyCall) {
   v1::MatchRequest match;
   match.add_chains()->set_keys(testing::KeyBytes(TestKey(1)));
   match.set_lease_ms(2'000);
-  ASSERT_NE(core->handlers()->Match(match)->chains(0).lease(), 0);
+  ASSERT_NE(core->handlers()->Match(Caller::Anyone(), match)->chains(0).lease(), 0);
   EXPECT_EQ(Figure(*core, "kvist_leases{tier=\"host\"}"), 1);
   runtime_.Advance(absl::Seconds(3));
   EXPECT_TRUE(WaitFor([&] { return Figure(*core, "kvist_expired_leases_total{tier=\"host\"}") == 1; }));

@@ -39,12 +39,14 @@ TEST(OverloadTest, GetsBeyondTheLimitAreRefusedAndTheNextIsTakenWhenOneEnds) {
   limits.gets = 2;
   LocalNode node(limits);
   std::vector<std::unique_ptr<GetSession>> open;
-  for (int i = 0; i < 2; ++i) open.push_back(*node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(60)));
-  ExpectBusy(node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(60)).status(), "2 Gets are under way");
+  for (int i = 0; i < 2; ++i)
+    open.push_back(*node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(60)));
+  ExpectBusy(node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(60)).status(),
+             "2 Gets are under way");
   EXPECT_EQ(node.Figure("kvist_overload_refusals_total{limit=\"gets\"}"), 1);
   EXPECT_EQ(node.Figure("kvist_rpcs_total{code=\"resource_exhausted\",method=\"get\"}"), 1);
   open.pop_back();
-  EXPECT_TRUE(node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(60)).ok());
+  EXPECT_TRUE(node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(60)).ok());
 }
 
 TEST(OverloadTest, TheHintGrowsWithTheCrowdAndShrinksWithTheRate) {
@@ -52,13 +54,14 @@ TEST(OverloadTest, TheHintGrowsWithTheCrowdAndShrinksWithTheRate) {
   limits.gets = 1;
   LocalNode node(limits);
   const auto finish = [&](int count) {
-    for (int i = 0; i < count; ++i) ASSERT_TRUE(node.handlers->OpenGet(GetRequestFor({}), node.In(60)).ok());
+    for (int i = 0; i < count; ++i)
+      ASSERT_TRUE(node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({}), node.In(60)).ok());
   };
   const auto refuse = [&](int count) {
-    const auto open = node.handlers->OpenGet(GetRequestFor({}), node.In(60));
+    const auto open = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({}), node.In(60));
     absl::Duration hint;
     for (int i = 0; i < count; ++i) {
-      hint = *RetryHint(node.handlers->OpenGet(GetRequestFor({}), node.In(60)).status());
+      hint = *RetryHint(node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({}), node.In(60)).status());
     }
     return hint;
   };
@@ -82,10 +85,11 @@ TEST(OverloadTest, QueuedBytesAreBoundedAndOneAloneAlwaysPasses) {
     const auto fetched = GetBlocks(node.channel.get(), GetRequestFor(many), node.In(60));
     ASSERT_TRUE(fetched.ok()) << fetched.status();  // alone
   }
-  auto first = node.handlers->OpenGet(GetRequestFor(many), node.In(60));
+  auto first = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor(many), node.In(60));
   ASSERT_TRUE(first.ok()) << first.status();
   EXPECT_GT(node.handlers->load().queued_bytes(), 15u << 20);  // the mean of what was sent, times eight
-  ExpectBusy(node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(60)).status(), "bytes are still to be sent");
+  ExpectBusy(node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(60)).status(),
+             "bytes are still to be sent");
   first->reset();
   EXPECT_EQ(node.handlers->load().queued_bytes(), 0);
 }
@@ -100,7 +104,7 @@ TEST(OverloadTest, OfGetsThatComeAtOneMomentOnlySoManyPassTheBoundOfQueuedBytes)
   const auto call = [&] {
     for (int round = 0; round < 500'000; ++round) {
       uint64_t queued_bytes = 0;
-      absl::StatusOr<Pass> pass = admission.EnterGet(1, &queued_bytes);
+      absl::StatusOr<Pass> pass = admission.EnterGet(0, 1, &queued_bytes);
       if (!pass.ok()) continue;
       if (++inside > 1) ++crowded;
       --inside;
@@ -121,7 +125,7 @@ TEST(OverloadTest, GetsPinABoundedPartAndOneBlockCountsOnce) {
   for (uint8_t i = 1; i <= 3; ++i) ASSERT_TRUE(node.Put(TestKey(i), 350).ok());  // 1.4 MB each
   std::vector<std::unique_ptr<GetSession>> open;
   const auto pin = [&](uint8_t key) {
-    open.push_back(*node.handlers->OpenGet(GetRequestFor({TestKey(key)}), node.In(60)));
+    open.push_back(*node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(key)}), node.In(60)));
     return open.back()->Next().status();
   };
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(pin(1).ok());  // the same block, ten readers
@@ -146,7 +150,7 @@ TEST(OverloadTest, AGetIsNotInItsOwnWay) {
   limits.pinned_fraction = 0.25;  // 2 MiB
   LocalNode node(limits);
   for (uint8_t i = 1; i <= 3; ++i) ASSERT_TRUE(node.Put(TestKey(i), 350).ok());  // 1.4 MB each
-  auto get = node.handlers->OpenGet(GetRequestFor({TestKey(1), TestKey(2), TestKey(3)}), node.In(60));
+  auto get = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1), TestKey(2), TestKey(3)}), node.In(60));
   ASSERT_TRUE(get.ok()) << get.status();
   std::vector<GetSession::Message> on_the_wire;  // the parts, with their pins
   while (on_the_wire.empty() || !std::holds_alternative<v1::GetTrailer>(on_the_wire.back())) {
@@ -154,15 +158,15 @@ TEST(OverloadTest, AGetIsNotInItsOwnWay) {
     ASSERT_TRUE(message.ok()) << message.status();
     on_the_wire.push_back(*std::move(message));
   }
-  auto other = node.handlers->OpenGet(GetRequestFor({TestKey(2)}), node.In(60));
+  auto other = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(2)}), node.In(60));
   EXPECT_TRUE((*other)->Next().ok()) << "a block that is pinned costs nothing more";
   ASSERT_TRUE(node.Put(TestKey(4)).ok());
-  auto third = node.handlers->OpenGet(GetRequestFor({TestKey(4)}), node.In(60));
+  auto third = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(4)}), node.In(60));
   ExpectBusy((*third)->Next().status(), "other Gets pin 4");
   on_the_wire.clear();
   other->reset();
   EXPECT_EQ(node.Stats().pinned_bytes, 0);
-  third = node.handlers->OpenGet(GetRequestFor({TestKey(4)}), node.In(60));
+  third = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(4)}), node.In(60));
   EXPECT_TRUE((*third)->Next().ok());
 }
 
@@ -171,13 +175,13 @@ TEST(OverloadTest, PutsAreBoundedInNumberAndInReservedBytes) {
   limits.puts = 2;
   limits.reserved_fraction = 0.25;  // 2 MiB
   LocalNode node(limits);
-  auto first = node.handlers->OpenPut(node.In(60));
+  auto first = node.handlers->OpenPut(Caller::Anyone(), node.In(60));
   ASSERT_TRUE(*(*first)->Reserve(ReserveFor(TestKey(1), 3 << 19)));
-  auto second = node.handlers->OpenPut(node.In(60));
+  auto second = node.handlers->OpenPut(Caller::Anyone(), node.In(60));
   ExpectBusy((*second)->Reserve(ReserveFor(TestKey(2), 1 << 20)).status(), "at most 2097152 are reserved at once");
-  auto third = node.handlers->OpenPut(node.In(60));  // the second has ended with its refusal
+  auto third = node.handlers->OpenPut(Caller::Anyone(), node.In(60));  // the second has ended with its refusal
   ASSERT_TRUE(third.ok()) << third.status();
-  ExpectBusy(node.handlers->OpenPut(node.In(60)).status(), "2 Puts are under way");
+  ExpectBusy(node.handlers->OpenPut(Caller::Anyone(), node.In(60)).status(), "2 Puts are under way");
   first->reset();
   third->reset();
   EXPECT_TRUE(node.Put(TestKey(3)).ok());
@@ -190,8 +194,8 @@ TEST(OverloadTest, AStoreWithoutRoomSaysWhenToComeAgain) {
   v1::MatchRequest match;
   match.add_chains()->set_keys(GetRequestFor({TestKey(1)}).keys());
   match.set_lease_ms(20'000);
-  ASSERT_EQ(node.handlers->Match(match)->chains(0).hits(), 1);  // and leased: it stays
-  auto put = node.handlers->OpenPut(node.In(60));
+  ASSERT_EQ(node.handlers->Match(Caller::Anyone(), match)->chains(0).hits(), 1);  // and leased: it stays
+  auto put = node.handlers->OpenPut(Caller::Anyone(), node.In(60));
   ExpectBusy((*put)->Reserve(ReserveFor(TestKey(2), 6 << 20)).status(), "no room for 6291456 bytes");
   EXPECT_EQ(node.Figure("kvist_overload_refusals_total{limit=\"store_full\"}"), 1);
   EXPECT_EQ(node.Figure("kvist_rpcs_total{code=\"resource_exhausted\",method=\"put\"}"), 1);
@@ -204,7 +208,8 @@ TEST(OverloadTest, MatchesAreBounded) {
   LocalNode* inside = nullptr;
   absl::Status second;
   hooks.hot_nodes = [&](const Key&) {
-    if (second.ok()) second = inside->handlers->Match(v1::MatchRequest()).status();  // while the first is under way
+    if (second.ok())
+      second = inside->handlers->Match(Caller::Anyone(), v1::MatchRequest()).status();  // while the first is under way
     return std::vector<NodeId>();
   };
   LocalNode node(limits, hooks);
@@ -212,9 +217,9 @@ TEST(OverloadTest, MatchesAreBounded) {
   ASSERT_TRUE(node.Put(TestKey(1)).ok());
   v1::MatchRequest request;
   request.add_chains()->set_keys(GetRequestFor({TestKey(1)}).keys());
-  ASSERT_TRUE(node.handlers->Match(request).ok());
+  ASSERT_TRUE(node.handlers->Match(Caller::Anyone(), request).ok());
   ExpectBusy(second, "1 Matches are under way");
-  EXPECT_TRUE(node.handlers->Match(v1::MatchRequest()).ok());
+  EXPECT_TRUE(node.handlers->Match(Caller::Anyone(), v1::MatchRequest()).ok());
 }
 
 TEST(OverloadTest, ReportsMakeTheNodeReadABoundedAmount) {
@@ -233,7 +238,7 @@ TEST(OverloadTest, ReportsMakeTheNodeReadABoundedAmount) {
 TEST(OverloadTest, AReaderThatTakesNothingIsEnded) {
   LocalNode node;
   ASSERT_TRUE(node.Put(TestKey(1), 600).ok());
-  auto get = node.handlers->OpenGet(GetRequestFor({TestKey(1)}), node.In(60));
+  auto get = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor({TestKey(1)}), node.In(60));
   bool told = false;
   (*get)->OnEnd([&] { told = true; });
   ASSERT_TRUE((*get)->Next().ok());
@@ -255,8 +260,8 @@ TEST(OverloadTest, AReaderThatTrickleReadsIsEndedAndASteadyOneIsNot) {
   LocalNode node(limits);
   ASSERT_TRUE(node.Put(TestKey(1), 200).ok());  // 0.8 MB: one part an item
   const std::vector<Key> many(100, TestKey(1));
-  auto trickle = node.handlers->OpenGet(GetRequestFor(many), node.In(600));
-  auto steady = node.handlers->OpenGet(GetRequestFor(many), node.In(600));
+  auto trickle = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor(many), node.In(600));
+  auto steady = node.handlers->OpenGet(Caller::Anyone(), GetRequestFor(many), node.In(600));
   bool trickle_ended = false;
   for (int second = 0; second < 60; ++second) {
     if (second % 9 == 0 && !trickle_ended) trickle_ended = !(*trickle)->Next().ok();
@@ -274,8 +279,9 @@ TEST(OverloadTest, AWriterThatSendsNothingIsEndedAndOneThatSendsIsNot) {
   LocalNode node(limits);
   const std::string block = TestBlock(TestKey(1), 20, 1);
   const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(block.data()), block.size());
-  auto idle = node.handlers->OpenPut(node.In(600)), steady = node.handlers->OpenPut(node.In(600));
-  auto silent = node.handlers->OpenPut(node.In(600));  // does not even reserve
+  auto idle = node.handlers->OpenPut(Caller::Anyone(), node.In(600)),
+       steady = node.handlers->OpenPut(Caller::Anyone(), node.In(600));
+  auto silent = node.handlers->OpenPut(Caller::Anyone(), node.In(600));  // does not even reserve
   bool told = false;
   (*idle)->OnEnd([&] { told = true; });
   ASSERT_TRUE(*(*idle)->Reserve(ReserveFor(TestKey(2), 3 << 20)));
@@ -302,7 +308,8 @@ TEST(OverloadTest, AWriterThatTricklesIsEndedAndASteadyOneIsNot) {
   AdmissionLimits limits;
   limits.min_write_rate = 10'000;
   LocalNode node(limits);
-  auto trickle = node.handlers->OpenPut(node.In(600)), steady = node.handlers->OpenPut(node.In(600));
+  auto trickle = node.handlers->OpenPut(Caller::Anyone(), node.In(600)),
+       steady = node.handlers->OpenPut(Caller::Anyone(), node.In(600));
   ASSERT_TRUE(*(*trickle)->Reserve(ReserveFor(TestKey(1), 1 << 20)));
   ASSERT_TRUE(*(*steady)->Reserve(ReserveFor(TestKey(2), 1 << 20)));
   const std::vector<uint8_t> bytes(11'000);

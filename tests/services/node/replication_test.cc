@@ -101,8 +101,8 @@ TEST_F(ReplicationTest, AnOwnerAdoptsWhatAReaderFoundElsewhere) {
   ASSERT_TRUE(Put(Name(other), 1, 1).ok());
   v1::AdoptRequest request;
   request.set_from(Name(other));
-  request.set_keys(KeyOf(1).bytes.data(), sizeof(Key));
-  request.set_segment_heads(KeyOf(1).bytes.data(), sizeof(Key));
+  request.set_keys(KeyOf(1).bytes.data(), Key::kBytes);
+  request.set_segment_heads(KeyOf(1).bytes.data(), Key::kBytes);
   request.set_namespace_digest(testing::kTestNamespace);
   const auto adopted = cluster_.Connect(Name(owner) + ":1")->Adopt(request, In(10));
   ASSERT_TRUE(adopted.ok()) << adopted.status();
@@ -111,7 +111,7 @@ TEST_F(ReplicationTest, AnOwnerAdoptsWhatAReaderFoundElsewhere) {
   EXPECT_EQ(cluster_.node(Name(owner))->store()->Get(KeyOf(1))->traits.group, KeyOf(1));
   EXPECT_EQ(cluster_.Connect(Name(owner) + ":1")->Adopt(request, In(10))->accepted(), 0u) << "it has it";
   request.set_from("nobody");
-  request.set_keys(KeyOf(2).bytes.data(), sizeof(Key));
+  request.set_keys(KeyOf(2).bytes.data(), Key::kBytes);
   EXPECT_EQ(cluster_.Connect(Name(owner) + ":1")->Adopt(request, In(10))->accepted(), 0u);
 }
 
@@ -121,7 +121,7 @@ TEST_F(ReplicationTest, ADamagedBlockIsDroppedAndFetchedAgainFromItsCopy) {
   ASSERT_TRUE(WaitFor([&] { return Has(Name(owners[1]), 1); }));
   ASSERT_TRUE(cluster_.node(Name(owners[0]))->store()->host().FlipBitsForTest(KeyOf(1), 5000, 0x10));
   v1::ReportRequest report;
-  report.set_keys(KeyOf(1).bytes.data(), sizeof(Key));
+  report.set_keys(KeyOf(1).bytes.data(), Key::kBytes);
   const auto reported = cluster_.Connect(Name(owners[0]) + ":1")->Report(report, In(10));
   ASSERT_TRUE(reported.ok()) << reported.status();
   EXPECT_EQ(reported->damaged(), 1u);
@@ -152,7 +152,7 @@ TEST_F(ReplicationTest, AHotSegmentSpreadsAndMatchTellsWhere) {
   const size_t owner = NodesOf(KeyOf(1), 1).owners[0];
   ASSERT_TRUE(Put(Name(owner), 1, 1).ok());
   v1::MatchRequest request;
-  request.add_chains()->set_keys(KeyOf(1).bytes.data(), sizeof(Key));
+  request.add_chains()->set_keys(KeyOf(1).bytes.data(), Key::kBytes);
   v1::MatchResponse match;
   EXPECT_TRUE(WaitFor(
       [&] {

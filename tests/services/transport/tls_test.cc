@@ -9,13 +9,17 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <fstream>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kvist/v1/cache.grpc.pb.h"
 #include "services/transport/miss_reason.h"
 #include "services/worker/client.h"
@@ -188,6 +192,12 @@ absl::StatusCode CallWith(const std::string& address, const std::string& ca, con
   return static_cast<absl::StatusCode>(status.error_code());
 }
 
+std::string ShownBy(const std::string& address, const std::string& ca, const Issued& issued) {
+  std::string shown;
+  CallWith(address, ca, issued, &shown);
+  return shown;
+}
+
 TEST_F(TlsTest, ACallerWithNoCertificateOrAnExpiredOneIsRefused) {
   StartNode();
   EXPECT_EQ(CallWith(address_, ca_.pem(), ca_.Issue()), absl::StatusCode::kOk);
@@ -218,6 +228,59 @@ TEST_F(TlsTest, AWorkerWithAWrongCertificateCountsMisses) {
   EXPECT_THAT(match->why(), HasSubstr("over TLS"));
   EXPECT_LT(absl::Now() - start, absl::Seconds(4));
   EXPECT_EQ((*client)->counters().misses[match->miss()], 1u);
+}
+
+// Takes connections, ends each at once, and counts them.
+class Refuser {
+ public:
+  Refuser() : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in any = {};
+    any.sin_family = AF_INET;
+    any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(any);
+    EXPECT_EQ(bind(socket_, reinterpret_cast<sockaddr*>(&any), size), 0);
+    EXPECT_EQ(listen(socket_, 16), 0);
+    EXPECT_EQ(getsockname(socket_, reinterpret_cast<sockaddr*>(&any), &size), 0);
+    address_ = absl::StrCat("127.0.0.1:", ntohs(any.sin_port));
+    thread_ = std::thread([this] {
+      for (int taken; (taken = accept(socket_, nullptr, nullptr)) >= 0; ++refused_) close(taken);
+    });
+  }
+  ~Refuser() {
+    shutdown(socket_, SHUT_RDWR);
+    thread_.join();
+    close(socket_);
+  }
+  const std::string& address() const { return address_; }
+  int refused() const { return refused_; }
+
+ private:
+  const int socket_;
+  std::string address_;
+  std::atomic<int> refused_ = 0;
+  std::thread thread_;
+};
+
+// gRPC pauses before it connects again, longer each time, and what it keeps for that looks at the identity's files after
+// the channel is gone. It once found them empty, and ended the process.
+TEST_F(TlsTest, AWorkerThatGivesUpInThePauseBeforeAnAttemptEndsNoProcess) {
+  StartNode();
+  const Refuser refuser;
+  {
+    const auto channel = NewGrpcTransport(Load(Write("gone", ca_.Issue(), ca_.pem())))->Connect(refuser.address());
+    EXPECT_TRUE(testing::WaitFor(
+        [&] {
+          EXPECT_FALSE(channel->ServerInfo(In(kDeadline)).ok());
+          return refuser.refused() >= 7;  // the pause is longer than a second now
+        },
+        30));
+  }
+  // gRPC looks at files once a second. Between two certificates that the node shows is one such look of everybody.
+  for (int look = 0; look < 2; ++look) {
+    const Issued next = ca_.Issue();
+    Write("node", next, ca_.pem());
+    EXPECT_TRUE(testing::WaitFor([&] { return ShownBy(address_, ca_.pem(), next) == next.cert; }, 30));
+  }
 }
 
 // Calls without pause, half of them on new connections, until it is told to end.
@@ -267,13 +330,7 @@ TEST_F(TlsTest, CertificatesRotatedUnderLoadOnBothSidesFailNoCall) {
       return tls->figures().expiry > absl::Now() + longer.ends - absl::Minutes(5) &&
              Figure(*node_, "kvist_tls_certificate_expiry_seconds") > expiry - 300 && tls->figures().last.ok();
     }));
-    EXPECT_TRUE(testing::WaitFor(
-        [&] {
-          std::string shown;
-          CallWith(address_, ca_.pem(), worker, &shown);
-          return shown == node.cert;
-        },
-        30));
+    EXPECT_TRUE(testing::WaitFor([&] { return ShownBy(address_, ca_.pem(), worker) == node.cert; }, 30));
     const int before = load.calls();
     EXPECT_TRUE(testing::WaitFor([&] { return load.calls() > before + 100; }, 30));
   }

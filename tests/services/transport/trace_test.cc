@@ -38,15 +38,17 @@ TEST(TraceTest, OfALaterVersionWhatIsKnownIsTaken) {
 TEST(TraceTest, WhatIsNoTraceparentIsNoTrace) {
   const std::string zeros(32, '0');
   for (const std::string& wrong : {
-           std::string(), std::string("00"), kGood.substr(0, 54),
-           kGood + "-",                                                // version 00 has nothing more
+           std::string(),
+           std::string("00"),
+           kGood.substr(0, 54),
+           kGood + "-",  // version 00 has nothing more
            kGood + "0",
-           "cc-" + kId + "-" + kSpan + "-01x",                         // more has to begin with a dash
-           "ff" + kGood.substr(2),                                     // the version that is forbidden
+           "cc-" + kId + "-" + kSpan + "-01x",  // more has to begin with a dash
+           "ff" + kGood.substr(2),              // the version that is forbidden
            "0G" + kGood.substr(2),
-           "00-" + zeros + "-" + kSpan + "-01",                        // ids of zeros
+           "00-" + zeros + "-" + kSpan + "-01",  // ids of zeros
            "00-" + kId + "-" + zeros.substr(0, 16) + "-01",
-           "00-4BF92F3577B34DA6A3CE929D0E0E4736-" + kSpan + "-01",     // upper case
+           "00-4BF92F3577B34DA6A3CE929D0E0E4736-" + kSpan + "-01",  // upper case
            "00_" + kId + "-" + kSpan + "-01",
            "00-" + kId + "_" + kSpan + "-01",
            "00-" + kId + "-" + kSpan + "_01",

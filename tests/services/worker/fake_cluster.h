@@ -375,7 +375,7 @@ class FakeChannel final : public Channel {
 
   static std::vector<std::string> Split(const std::string& keys) {
     std::vector<std::string> split;
-    for (size_t i = 0; i < keys.size(); i += sizeof(Key)) split.push_back(keys.substr(i, sizeof(Key)));
+    for (size_t i = 0; i < keys.size(); i += Key::kBytes) split.push_back(keys.substr(i, Key::kBytes));
     return split;
   }
 

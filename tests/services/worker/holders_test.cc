@@ -64,12 +64,12 @@ TEST_F(HoldersTest, TheOwnerIsToldOnceWhereItsBlocksAre) {
     for (const v1::AdoptRequest& request : owner.adoptions) {
       EXPECT_THAT(request.from(), testing::AnyOf("n0", "n1"));
       EXPECT_EQ(request.namespace_digest().size(), 16u);
-      for (size_t at = 0; at < request.keys().size(); at += sizeof(Key)) {
-        const std::string key = request.keys().substr(at, sizeof(Key));
+      for (size_t at = 0; at < request.keys().size(); at += Key::kBytes) {
+        const std::string key = request.keys().substr(at, Key::kBytes);
         EXPECT_TRUE(told.insert(key).second) << "asked twice";
         for (size_t block = 0; block < kBlocks; ++block) {
           if (KeyBytes(block) == key) {
-            EXPECT_EQ(request.segment_heads().substr(at, sizeof(Key)), KeyBytes(SegmentHead(block)));
+            EXPECT_EQ(request.segment_heads().substr(at, Key::kBytes), KeyBytes(SegmentHead(block)));
           }
         }
       }

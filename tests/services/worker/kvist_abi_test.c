@@ -89,6 +89,56 @@ static void WrongArgumentsOfCreate(void) {
   kvist_client_destroy(NULL);
 }
 
+static void WrongIdentities(void) {
+  kvist_error error = {""};
+  kvist_namespace ns = TestNamespace();
+  kvist_options options = {0};
+  kvist_identity identity = {0};
+  kvist_client* client = (kvist_client*)&options;
+  options.cluster_file = ClusterFile();
+  EXPECT(kvist_client_create_as(NULL, NULL, &identity, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("ns, options, client are NULL");
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("identity.size_bytes is 0, not ");
+  EXPECT_SAYS("set it to sizeof(kvist_identity)");
+  EXPECT(client == NULL);
+  identity.size_bytes = sizeof(identity);
+  identity.cert_file = "/nowhere/worker.crt";
+  identity.ca_file = "";
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("TLS needs a certificate, its key and a CA; missing: key CA");
+  identity.key_file = "/nowhere/worker.key";
+  identity.ca_file = "/nowhere/ca.crt";
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("the TLS certificate file '/nowhere/worker.crt' cannot be read (No such file or directory)");
+  identity = (kvist_identity){.size_bytes = sizeof(identity), .server_name = "node.example"};
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("server_name is for TLS alone");
+  identity = (kvist_identity){.size_bytes = sizeof(identity), .token_file = "/nowhere/token"};
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("token file '/nowhere/token' cannot be read (No such file or directory)");
+  identity.ca_file = "/nowhere/ca.crt";
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("the TLS CA file '/nowhere/ca.crt' cannot be read");
+  identity.cert_file = "/nowhere/worker.crt";
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("missing: key");
+  EXPECT(client == NULL);
+}
+
+static void WithoutFilesAnIdentityIsPlaintext(void) {
+  kvist_error error = {""};
+  kvist_namespace ns = TestNamespace();
+  kvist_options options = {0};
+  kvist_identity identity = {.size_bytes = sizeof(identity)};
+  kvist_client* client = NULL;
+  options.cluster_file = ClusterFile();
+  EXPECT(kvist_client_create_as(&ns, &options, &identity, &client, &error) == KVIST_OK && client != NULL);
+  kvist_client_destroy(client);
+  EXPECT(kvist_client_create_as(&ns, &options, NULL, &client, &error) == KVIST_OK && client != NULL);
+  kvist_client_destroy(client);
+}
+
 static void WrongArgumentsOfCalls(kvist_client* client) {
   kvist_error error = {""};
   uint32_t tokens[40] = {0};
@@ -164,6 +214,8 @@ int main(void) {
   EXPECT(kvist_abi_version() == KVIST_ABI_VERSION);
   EXPECT(strlen(kvist_version()) > 0);
   WrongArgumentsOfCreate();
+  WrongIdentities();
+  WithoutFilesAnIdentityIsPlaintext();
   options.cluster_file = ClusterFile();
   options.deadline_ms = 1000;
   EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_OK);

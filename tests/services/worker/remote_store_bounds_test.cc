@@ -13,7 +13,7 @@ TEST(RemoteStoreBounds, ABlockThatIsLargerThanTheNodesLimitIsRefusedBeforeItIsTh
   FakeCluster cluster(1);
   const std::unique_ptr<Channel> channel = cluster.Connect("n0:1");
   const Key key{};
-  cluster.node(0).blocks[std::string(sizeof(Key), '\0')] = std::string(1000, 'b');
+  cluster.node(0).blocks[std::string(Key::kBytes, '\0')] = std::string(1000, 'b');
   RemoteStoreOptions options;
   options.channel = channel.get();
   options.max_block_bytes = 1000;

@@ -18,7 +18,8 @@
 {{- define "kvist.headless" -}}{{ include "kvist.fullname" . | trunc 54 }}-nodes{{- end -}}
 {{- define "kvist.etcdName" -}}{{ include "kvist.fullname" . | trunc 47 | trimSuffix "-" }}-etcd{{- end -}}
 {{- define "kvist.domain" -}}{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}{{- end -}}
-{{- define "kvist.seeds" -}}{{ include "kvist.fullname" . }}.{{ include "kvist.domain" . }}:{{ int .Values.ports.data }}{{- end -}}
+{{- define "kvist.seedsHost" -}}{{ include "kvist.fullname" . }}.{{ include "kvist.domain" . }}{{- end -}}
+{{- define "kvist.seeds" -}}{{ include "kvist.seedsHost" . }}:{{ int .Values.ports.data }}{{- end -}}
 {{- define "kvist.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "kvist.fullname" .) .Values.serviceAccount.name -}}

@@ -111,8 +111,13 @@ spec:
 - --advertise=$(POD_NAME).{{ include "kvist.headless" . }}.{{ include "kvist.domain" . }}:{{ $data }}
 {{- end }}
 - --listen=0.0.0.0:{{ $data }}
-{{- /* Plaintext, kept to chosen pods by the NetworkPolicy; values for kvistd's --tls-* flags come next. */}}
+{{- if .Values.tls.enabled }}
+{{- include "kvist.tlsArgs" . }}
+- --tls-refresh={{ .Values.tls.refresh }}
+{{- else }}
+{{- /* Plaintext, kept to chosen pods by the NetworkPolicy. */}}
 - --insecure
+{{- end }}
 - --http=0.0.0.0:{{ int .Values.ports.http }}
 - --capacity={{ .Values.capacity }}
 {{- if not .Values.prefault }}
@@ -223,6 +228,7 @@ limits:
 {{- end -}}
 
 {{- define "kvist.volumes" -}}
+{{- include "kvist.tlsVolume" . }}
 {{- if include "kvist.alone" . }}
 - name: members
   configMap: {name: {{ include "kvist.fullname" . }}-members}
@@ -251,6 +257,7 @@ limits:
 {{- end -}}
 
 {{- define "kvist.volumeMounts" -}}
+{{- include "kvist.tlsMount" . }}
 {{- if include "kvist.alone" . }}
 {{- /* A node writes its claim beside the file, so the file is mounted into a folder that it may write. */}}
 - {name: claims, mountPath: /var/lib/kvist}

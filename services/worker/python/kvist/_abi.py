@@ -31,6 +31,13 @@ class Options(ctypes.Structure):
     ]
 
 
+class Identity(ctypes.Structure):
+    _fields_ = [
+        ("size_bytes", ctypes.c_size_t),
+        *((name, ctypes.c_char_p) for name in ("cert_file", "key_file", "ca_file", "server_name", "token_file")),
+    ]
+
+
 class MatchResult(ctypes.Structure):
     _fields_ = [
         ("blocks", ctypes.c_uint32),
@@ -81,6 +88,11 @@ PROTOTYPES = {
     "kvist_client_create": (
         ctypes.c_int,
         [ctypes.POINTER(Namespace), ctypes.POINTER(Options), ctypes.POINTER(ctypes.c_void_p), _Error],
+    ),
+    "kvist_client_create_as": (
+        ctypes.c_int,
+        [ctypes.POINTER(Namespace), ctypes.POINTER(Options), ctypes.POINTER(Identity), ctypes.POINTER(ctypes.c_void_p),
+         _Error],
     ),
     "kvist_client_destroy": (None, [ctypes.c_void_p]),
     "kvist_keys": (

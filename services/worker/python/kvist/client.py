@@ -47,6 +47,18 @@ class Namespace:
     tokens_per_block: int = 128
 
 
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """TLS, from PEM files that are looked at again every 10 s. `ca`: the CAs of the nodes' certificates. `cert`: a certificate
+    that clients may use, then those between it and its CA; `key`: its key, which only its owner may read; both may be left out
+    where a token is shown. `server_name`: what a node's certificate has to name; "" = the host of its address."""
+
+    cert: str | os.PathLike[str] = ""
+    key: str | os.PathLike[str] = ""
+    ca: str | os.PathLike[str] = ""
+    server_name: str = ""
+
+
 @dataclasses.dataclass
 class Match:
     """The leading blocks of a prompt that the cluster holds, leased until release(), the end of `with`, or the lease's."""
@@ -109,6 +121,8 @@ class Client:
 
     codec: for put: "raw16", "i8" or "ladder". floor_db, min_precision: for get, what a block must promise or have at least;
     floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
+    `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
+    each call, one line; the file is looked at every second, and only its owner may read it.
     """
 
     _handle: ctypes.c_void_p | None = None  # here too: __del__ runs even if __init__ never began
@@ -126,12 +140,14 @@ class Client:
         deadline_s: float = 5.0,
         lease_s: float = 5.0,
         threads: int = 2,
+        tls: Tls | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         library: str | os.PathLike[str] | None = None,
     ):
         self._library = _abi.load(library)
         self.namespace = namespace
         options = _abi.Options(
-            cluster_file=None if cluster is None else _c_text("cluster", os.fsdecode(cluster), errors="surrogateescape"),
+            cluster_file=None if cluster is None else _c_path("cluster", cluster),
             codec=_c_text("codec", codec),
             floor_db=_c_number("floor_db", floor_db),
             min_precision=_c_count("min_precision", min_precision),
@@ -141,8 +157,9 @@ class Client:
             seeds=",".join(_seed(seed) for seed in seeds).encode(),
             replicas=_c_count("replicas", replicas),
         )
+        given = [ctypes.byref(struct) for struct in (_c_namespace(namespace), options, _c_identity(tls, token_file))]
         handle = ctypes.c_void_p()
-        self._call("kvist_client_create", ctypes.byref(_c_namespace(namespace)), ctypes.byref(options), ctypes.byref(handle))
+        self._call("kvist_client_create_as", *given, ctypes.byref(handle))
         self._handle = handle
 
     def close(self) -> None:
@@ -274,6 +291,12 @@ def _c_text(name: str, value: str, errors: str = "strict") -> bytes:
         raise ValueError(f"{name} is no Unicode text: {error}") from error
 
 
+def _c_path(name: str, path: str | os.PathLike[str]) -> bytes:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"{name} must be the path of a file, not {path!r}")
+    return _c_text(name, os.fsdecode(path), errors="surrogateescape")
+
+
 def _seed(seed: str) -> str:
     if not isinstance(seed, str) or not seed.isascii() or "," in seed or "\0" in seed:
         raise ValueError(f"a seed must be host:port, not {seed!r}")
@@ -299,6 +322,20 @@ def _c_namespace(namespace: Namespace) -> _abi.Namespace:
     values = dataclasses.asdict(namespace)
     checks = {name: _c_text if kind is ctypes.c_char_p else _c_count for name, kind in _abi.Namespace._fields_}
     return _abi.Namespace(**{name: check(f"namespace.{name}", values[name]) for name, check in checks.items()})
+
+
+def _c_identity(tls: Tls | None, token_file: str | os.PathLike[str] | None) -> _abi.Identity:
+    identity = _abi.Identity(size_bytes=ctypes.sizeof(_abi.Identity))
+    if token_file is not None:
+        identity.token_file = _c_path("token_file", token_file)
+    if tls is None:
+        return identity
+    if not isinstance(tls, Tls):
+        raise ValueError(f"tls must be a kvist.Tls, not {tls!r}")
+    for file in ("cert", "key", "ca"):
+        setattr(identity, f"{file}_file", _c_path(f"tls.{file}", getattr(tls, file)))
+    identity.server_name = _c_text("tls.server_name", tls.server_name)
+    return identity
 
 
 def _milliseconds(name: str, seconds: float) -> int:

@@ -59,15 +59,16 @@ struct TransferNode::Server {
   std::unique_ptr<grpc::Server> server;
 };
 
-TransferNode::TransferNode(uint32_t count, NcclLimits limits)
+TransferNode::TransferNode(uint32_t count, NcclLimits limits, std::shared_ptr<TlsIdentity> tls)
     : end(limits, 0),
       blocks(end.device.get()),
       sessions(end.communicators.get(), &blocks, HostId(), {}),
+      tls_(std::move(tls)),
       server_(std::make_unique<Server>(&blocks, &sessions)) {
   for (uint32_t i = 0; i < count; ++i) blocks.Add(KeyOf(i), BlockBytes(i));
   int port = 0;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort("127.0.0.1:0", tls_ ? tls_->ForServer() : grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&server_->cache);
   builder.RegisterService(server_->transfer.get());
   server_->server = builder.BuildAndStart();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "services/transport/nccl/transfer_sessions.h"
+#include "services/transport/tls.h"
 #include "tests/services/transport/nccl/pair.h"
 #include "tests/services/transport/nccl/placed_blocks.h"
 
@@ -18,7 +19,8 @@ inline std::vector<uint8_t> BlockBytes(uint32_t number) { return Bytes((1 << 20)
 
 class TransferNode {
  public:
-  explicit TransferNode(uint32_t blocks, NcclLimits limits = TestLimits());
+  // In plaintext if `tls` is null.
+  explicit TransferNode(uint32_t blocks, NcclLimits limits = TestLimits(), std::shared_ptr<TlsIdentity> tls = nullptr);
   ~TransferNode();
   const std::string& address() const { return address_; }
 
@@ -27,6 +29,7 @@ class TransferNode {
   TransferSessions sessions;
 
  private:
+  const std::shared_ptr<TlsIdentity> tls_;  // outlives the server
   struct Server;
   std::unique_ptr<Server> server_;
   std::string address_;

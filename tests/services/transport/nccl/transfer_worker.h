@@ -22,9 +22,11 @@
 namespace kvist::testing {
 
 struct TransferWorker {
-  explicit TransferWorker(const std::string& address, const std::string& name = "")
+  // In plaintext if `tls` is null.
+  explicit TransferWorker(const std::string& address, const std::string& name = "",
+                          const std::shared_ptr<const TlsIdentity>& tls = nullptr)
       : end(TestLimits(), /*ordinal=*/1),
-        transport(NewGrpcTransport()),
+        transport(NewGrpcTransport(tls)),
         channel(transport->Connect(address)),
         fallback(NewChannelFallback(channel.get(), end.device.get())),
         errands(std::in_place, RealRuntime(), 2) {
@@ -33,7 +35,7 @@ struct TransferWorker {
     options.host_id = HostId();
     options.first_pause = absl::Milliseconds(1);
     options.longest_pause = absl::Milliseconds(5);
-    link.emplace(end.communicators.get(), NewGrpcTransferControl(address), &*errands, options);
+    link.emplace(end.communicators.get(), NewGrpcTransferControl(address, tls), &*errands, options);
     fetch.emplace(&*link, fallback.get());
   }
   ~TransferWorker() {
