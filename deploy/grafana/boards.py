@@ -370,7 +370,43 @@ CODEC = board(
               (quantile(0.5, "kvist_stored_sqnr_decibels", "codec"), "{{codec}}")),
     ])
 
-BOARDS = (OVERVIEW, MEMORY, HITS, REQUESTS, CLUSTER, DEVICE, CODEC)
+OF_TENANT_ASKED = f"({total('kvist_tenant_hit_blocks_total', 'tenant', MATCH)} + {total('kvist_tenant_missed_blocks_total', 'tenant', MATCH)})"
+
+TENANTS = board(
+    "tenants", "Tenants", "What each tenant holds, finds and is refused; empty where nodes have no access file.",
+    [
+        panel("Memory by tenant", "Bytes that its blocks take in both tiers, of all nodes.", "bytes",
+              (f"sum by (tenant) (kvist_tenant_used_bytes{{{I}}})", "{{tenant}}"), stacked=True),
+        panel("Part of its quota", "On the node where it is fullest; at 1 its next block takes the room of its own oldest. Not shown where "
+              "there is no bound.", "percentunit",
+              (f"max by (tenant, tier) (kvist_tenant_used_bytes{{{I}}} / kvist_tenant_quota_bytes{{{I}}})", "{{tenant}}, {{tier}}"),
+              steps=(0.8, 0.95), highest=1),
+        panel("Share", "A tenant's part when a tier is full, against the others'; the largest of all nodes, which should be equal.", "short",
+              (f"max by (tenant) (kvist_tenant_share{{{I}}})", "{{tenant}}")),
+    ],
+    [
+        panel("Blocks found, by tenant", "Of the blocks that its readers asked Match for, the part that was there.", "percentunit",
+              (ratio(total("kvist_tenant_hit_blocks_total", "tenant", MATCH), OF_TENANT_ASKED), "{{tenant}}"), highest=1),
+        panel("Bytes sent, by tenant", "Encoded bytes of blocks, to its readers.", "Bps",
+              (total("kvist_tenant_sent_bytes_total", "tenant"), "{{tenant}}"), stacked=True),
+        panel("Bytes stored, by tenant", "Encoded bytes put for it, copies on other nodes included.", "Bps",
+              (total("kvist_tenant_stored_bytes_total", "tenant"), "{{tenant}}"), stacked=True),
+    ],
+    [
+        panel("Blocks stored, by tenant", "Put for it, copies on other nodes included.", "cps",
+              (total("kvist_tenant_stored_blocks_total", "tenant"), "{{tenant}}"), stacked=True),
+        panel("Requests under way, by tenant", "Of all nodes.", "short",
+              (f"sum by (tenant) (kvist_tenant_requests_in_flight{{{I}}})", "{{tenant}}"), stacked=True),
+        panel("Refused at limits of its own", "Requests of a tenant that was at its own limit, of requests or of room; the node had room for "
+              "others.", "reqps", (total("kvist_tenant_refusals_total", "tenant, limit"), "{{tenant}}, {{limit}}"), stacked=True),
+    ],
+    [
+        panel("Access files", "Sets that were taken, and that were found wrong, in an hour; and nodes whose latest set is wrong: they go on "
+              "with an earlier one.", "short", (f"sum by (result) (increase(kvist_access_reloads_total{{{I}}}[1h]))", "{{result}}"),
+              (f"sum(kvist_access_reload_failed{{{I}}})", "nodes with a wrong one")),
+    ])
+
+BOARDS = (OVERVIEW, MEMORY, HITS, REQUESTS, CLUSTER, DEVICE, CODEC, TENANTS)
 
 
 def files() -> dict[pathlib.Path, str]:

@@ -45,6 +45,7 @@ absl::Status SetLogLevel(std::string_view name) {
 
 namespace {
 
+// `left_out` lines of this event were not written since the last one that was.
 void Write(LogLevel level, spdlog::level::level_enum as, std::string_view event, uint64_t left_out,
            std::initializer_list<std::pair<std::string_view, std::string>> fields) {
   nlohmann::ordered_json line;
@@ -68,13 +69,12 @@ void Log(LogLevel level, std::string_view event,
   const spdlog::level::level_enum as = kSpdlogLevels[static_cast<size_t>(level)];
   if (!Logger().should_log(as)) return;
   static LogLimit limit;
-  if (const std::optional<uint64_t> left_out = limit.Take(event, absl::Now())) {
-    Write(level, as, event, *left_out, fields);
-  }
+  const std::optional<uint64_t> left_out = limit.Take(event, absl::Now());
+  if (left_out) Write(level, as, event, *left_out, fields);
 }
 
 void LogAudit(std::initializer_list<std::pair<std::string_view, std::string>> fields) {
-  Write(LogLevel::kInfo, spdlog::level::critical, "audit", 0, fields);
+  Write(LogLevel::kInfo, spdlog::level::critical, "audit", /*left_out=*/0, fields);
 }
 
 }  // namespace kvist

@@ -1,8 +1,8 @@
 // The node's Prometheus metrics: one registry, one exposition. Names are kvist_*, base units, counters end in _total.
 //
-// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result, tenant
-// (which comes from the access file) and kv_namespace. All label sets exist from the start, at 0, but those of namespaces
-// (namespace_figures.h). Threads any; counting takes no lock, but for namespaces.
+// Labels are bounded: tier, method, code, reason, op, cause, codec, limit, found_by, state, direction, result,
+// kv_namespace, and tenant, which comes from the access file. All label sets exist from the start, at 0, but those of
+// namespaces (namespace_figures.h). Threads any; counting takes no lock, but for namespaces.
 #ifndef KVIST_SERVICES_NODE_METRICS_H_
 #define KVIST_SERVICES_NODE_METRICS_H_
 
@@ -74,8 +74,8 @@ class Metrics {
 
   void CountRpc(Method method, absl::StatusCode code, absl::Duration took);
   LookupMetrics& lookups() { return lookups_; }
-  NamespaceFigures& namespaces() { return namespaces_; }
   TenantMetrics& tenants() { return tenants_; }
+  NamespaceFigures& namespaces() { return namespaces_; }
   void CountSent(uint64_t bytes);
   void CountReceived(uint64_t bytes);
   // A block refused at Commit: cause is "checksum", "identity" or "format".

@@ -6,6 +6,7 @@ pod. Names, ports and folders are replaced by ones that exist here; everything e
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -268,6 +269,54 @@ class TlsDaemonSetTest(TlsClusterTest):
 
     def known_as(self) -> list[str]:
         return [SEEDS.rpartition(":")[0]]
+
+
+class AccessClusterTest(TlsClusterTest):
+    """With tenants: the test's token is of an admin of one, and the nodes know each other by their certificate."""
+
+    TOKEN = "token-of-the-test-0123456789"
+    values = TlsClusterTest.values | {
+        "access": {
+            "refresh": "100ms",
+            "tenants": {"helm-test": {"host_bytes": "1MiB"}, "team-a": {}},
+            "identities": [{"identity": "token:helm-test", "tenant": "helm-test", "role": "admin"}],
+            "tokensSecret": "kvist-tokens",
+        },
+        "tests": {"tokenSecret": "kvist-test"},
+    }
+
+    @classmethod
+    def bring_files(cls) -> None:
+        super().bring_files()
+        for folder in ("access", "tokens", "token"):
+            (cls.folder / folder).mkdir()
+            cls.here |= {f"/etc/kvist/{folder}/": f"{cls.folder}/{folder}/"}
+        cls.write_access(only(cls.items, "ConfigMap", "node")["data"]["access.json"])
+        cls.write("tokens/tokens", f"helm-test sha256:{hashlib.sha256(cls.TOKEN.encode()).hexdigest()}\n")
+        cls.write("token/token", cls.TOKEN)
+
+    @classmethod
+    def write(cls, name: str, text: str) -> None:
+        (cls.folder / "next").write_text(text, encoding="utf-8")
+        (cls.folder / "next").chmod(0o600)
+        (cls.folder / "next").rename(cls.folder / name)
+
+    @classmethod
+    def write_access(cls, text: str) -> None:
+        cls.write("access/access.json", text)
+
+    def files(self) -> list[str]:
+        return [*super().files(), f"--token-file={self.folder}/token/token"]
+
+    def test_a_change_of_who_is_what_is_taken_without_a_restart(self) -> None:
+        worker = self.ca.issue("worker", ["DNS:worker.team-a.example"], ["clientAuth"])
+        self.assertIn("the access file does not know", self.kvist("stats", *worker.flags()).stderr)
+        told = json.loads(only(self.items, "ConfigMap", "node")["data"]["access.json"])
+        told["identities"].append({"identity": "dns:*.team-a.example", "tenant": "team-a", "role": "writer"})
+        self.write_access(json.dumps(told))
+        for node in self.nodes:
+            node.event("access files reloaded")
+        self.assertEqual(self.kvist("stats", *worker.flags()).returncode, 0)
 
 
 class LoneNodeTest(unittest.TestCase):

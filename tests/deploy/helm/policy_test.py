@@ -12,6 +12,7 @@ import unittest
 from collections.abc import Iterator
 
 import manifests
+import yaml
 from manifests import Object, flags, node_pod, objects, only, pods, quantity, selects, size
 
 import chart
@@ -21,6 +22,7 @@ PRODUCTION = chart.CI / "production-values.yaml"
 EVERYTHING = chart.CI / "everything-values.yaml"
 DAEMONSET = chart.CI / "daemonset-values.yaml"
 SOCKET = chart.CI / "gpu-socket-values.yaml"
+ACCESS = chart.CI / "access-values.yaml"
 TLS_DAEMONSET = chart.CI / "tls-daemonset-values.yaml"
 NCCL = chart.CI / "gpu-nccl-values.yaml"
 COMPONENT = "app.kubernetes.io/component"
@@ -84,7 +86,8 @@ class RightsTest(unittest.TestCase):
                 self.assertLessEqual({secret["defaultMode"] for secret in secrets}, {0o440})
                 self.assertTrue(not secrets or spec["securityContext"]["fsGroup"] > 0)
         volumes = node_pod(objects(PRODUCTION))["volumes"]
-        self.assertEqual({volume["secret"]["secretName"] for volume in volumes}, {"kvist-tls", "etcd-user", "etcd-tls"})
+        secrets = {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+        self.assertEqual(secrets, {"kvist-tls", "kvist-tokens", "etcd-user", "etcd-tls"})
 
 
 class TlsTest(unittest.TestCase):
@@ -127,6 +130,47 @@ class TlsTest(unittest.TestCase):
         step = only(items, "Pod", "test")["spec"]["initContainers"][0]
         for container in (node_pod(items)["containers"][0], step):
             self.assertEqual(flags(container)["tls-server-name"], flags(step)["node"].rpartition(":")[0])
+
+
+class AccessTest(unittest.TestCase):
+    def test_nodes_read_who_is_what_from_files_that_are_there(self) -> None:
+        for values, flags_of_files in (
+            (PRODUCTION, {"access": "access.json", "tokens": "tokens"}),
+            (ACCESS, {"access": "access.json", "tokens": "tokens", "peer-token": "token"}),
+        ):
+            container = node_pod(objects(values))["containers"][0]
+            given = flags(container)
+            folders = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            with self.subTest(values=values.name):
+                for flag, file in flags_of_files.items():
+                    self.assertEqual(given[flag], f"{folders[flag]}/{file}")
+                self.assertEqual("peer-token" in given, "peer-token" in flags_of_files)
+
+    def test_nodes_are_nodes_by_a_name_of_their_certificate_and_the_rest_is_as_given(self) -> None:
+        told = json.loads(only(objects(PRODUCTION), "ConfigMap", "node")["data"]["access.json"])
+        own, *others = told["identities"]
+        self.assertEqual(own, {"identity": "dns:kvist.inference.svc.cluster.local", "role": "node"})
+        given = yaml.safe_load(PRODUCTION.read_text(encoding="utf-8"))["access"]
+        self.assertEqual((others, told["tenants"]), (given["identities"], given["tenants"]))
+
+    def test_what_nodes_read_again_by_themselves_restarts_none(self) -> None:
+        for values in chart.good_values():
+            if values.name.startswith("single"):
+                continue  # its members are a file that is read at start
+            (workload,) = [item for item in objects(values) if item["kind"] in manifests.WORKLOADS
+                           and item["metadata"]["labels"][COMPONENT] == "node"]
+            annotations = workload["spec"]["template"]["metadata"]["annotations"]
+            self.assertEqual([name for name in annotations if name.startswith("checksum/")], [], values.name)
+
+    def test_the_token_of_the_test_is_in_its_steps_alone(self) -> None:
+        for values in (PRODUCTION, ACCESS):
+            spec = only(objects(values), "Pod", "test")["spec"]
+            for container in manifests.containers(spec):
+                mounted = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "token"]
+                calls = container["command"] == ["kvist"]
+                self.assertEqual(mounted, ["/etc/kvist/token"] if calls else [])
+                if calls:
+                    self.assertEqual(flags(container)["token-file"], "/etc/kvist/token/token")
 
 
 class BoundsTest(unittest.TestCase):
@@ -209,7 +253,7 @@ class LifeTest(unittest.TestCase):
         for values in chart.good_values():
             found = [item["spec"] for item in objects(values) if item["kind"] == "PodDisruptionBudget"]
             budgets[values.name.removesuffix("-values.yaml")] = found[0] if found else None
-        self.assertEqual([name for name, budget in budgets.items() if budget], ["default", "everything", "production"])
+        self.assertEqual([name for name, budget in budgets.items() if budget], ["access", "default", "everything", "production"])
         self.assertEqual(budgets["default"]["maxUnavailable"], 1)
         self.assertEqual(budgets["production"]["minAvailable"], 4)
         self.assertNotIn("maxUnavailable", budgets["production"])

@@ -132,7 +132,8 @@ data:
             (its_copy / "templates" / "notes.yaml").write_text(as_object, encoding="utf-8")
             for values, said in (
                 ("default", ['seeds=["kvist.inference.svc.cluster.local:7070"])', "The data port is plaintext"]),
-                ("production", ['tls=kvist.Tls(cert="tls.crt", key="tls.key", ca="ca.crt"))', "--tls-cert tls.crt", "Secret kvist-tls"]),
+                ("production", ['tls=kvist.Tls(cert="tls.crt", key="tls.key", ca="ca.crt"))', "--tls-cert tls.crt", "Secret kvist-tls", "ConfigMap kvist-access:"]),
+                ("access", ["ConfigMap who-is-what: whoever is not in it", "or --token-file."]),
                 ("tls-daemonset", [f'server_name={name}))', f".server_name = {name}}};", "--tls-server-name kvist.inference"]),
             ):
                 shown = yaml.safe_load_all(chart.render(3, its_copy, chart.CI / f"{values}-values.yaml"))

@@ -118,6 +118,7 @@ spec:
 {{- /* Plaintext, kept to chosen pods by the NetworkPolicy. */}}
 - --insecure
 {{- end }}
+{{- include "kvist.accessArgs" . }}
 - --http=0.0.0.0:{{ int .Values.ports.http }}
 - --capacity={{ .Values.capacity }}
 {{- if not .Values.prefault }}
@@ -229,6 +230,7 @@ limits:
 
 {{- define "kvist.volumes" -}}
 {{- include "kvist.tlsVolume" . }}
+{{- include "kvist.accessVolumes" . }}
 {{- if include "kvist.alone" . }}
 - name: members
   configMap: {name: {{ include "kvist.fullname" . }}-members}
@@ -258,6 +260,7 @@ limits:
 
 {{- define "kvist.volumeMounts" -}}
 {{- include "kvist.tlsMount" . }}
+{{- include "kvist.accessMounts" . }}
 {{- if include "kvist.alone" . }}
 {{- /* A node writes its claim beside the file, so the file is mounted into a folder that it may write. */}}
 - {name: claims, mountPath: /var/lib/kvist}
