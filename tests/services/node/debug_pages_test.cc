@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "services/node/debug_tables.h"
 #include "services/transport/transport.h"
 #include "tests/services/testing/loopback.h"
 
@@ -53,6 +54,44 @@ TEST(DebugPagesTest, LongTablesAndCellsAreCutAndSayThatTheyAre) {
   EXPECT_THAT(html, HasSubstr("and 5 more"));
   EXPECT_THAT(html, HasSubstr("yyy..."));
   EXPECT_LT(html.size(), 50'000u);
+}
+
+TEST(DebugTablesTest, MembersShareTheKeysByWhatCountsOfTheirWeights) {
+  View view;
+  view.number.value = 7;
+  view.nodes.resize(3);
+  view.nodes[0].id.value = "n0";
+  view.nodes[0].weight = 3;
+  view.nodes[1].id.value = "n1";
+  view.nodes[1].state = NodeState::kJoining;
+  view.nodes[1].weight = 2;
+  view.nodes[1].ramp = 0.5;
+  view.nodes[2].id.value = "n2";
+  view.nodes[2].state = NodeState::kDraining;
+  const DebugTable table = MembersTable(&view, NodeId{"n1"});
+  EXPECT_EQ(table.caption, "View 7");
+  ASSERT_EQ(table.rows.size(), 3u);
+  const auto share = [&](size_t row) { return table.rows[row][5]; };
+  EXPECT_EQ(share(0), "75.0 %");
+  EXPECT_EQ(share(1), "25.0 %");
+  EXPECT_EQ(share(2), "0.0 %");
+  EXPECT_EQ(table.rows[1][0], "n1 (this node)");
+  EXPECT_EQ(MembersTable(nullptr, NodeId{"n1"}).caption, "No view");
+}
+
+TEST(DebugTablesTest, TenantsThatHoldMostComeFirst) {
+  TenantReading small, large;
+  small.name = "small";
+  small.host_bytes = 1;
+  small.host_quota_bytes = 100;
+  large.name = "large";
+  large.host_bytes = 1;
+  large.device_bytes = 1;
+  const DebugTable table = TenantsTable({small, large});
+  ASSERT_EQ(table.rows.size(), 2u);
+  EXPECT_EQ(table.rows[0][0], "large");
+  EXPECT_EQ(table.rows[0][2], "") << "no bound";
+  EXPECT_EQ(table.rows[1][2], "100");
 }
 
 class DebugPagesOfANode : public ::testing::Test {
