@@ -20,6 +20,12 @@ namespace kvist {
 
 using TenantId = uint16_t;
 
+// What a tenant has in one tier.
+struct TenantHolding {
+  uint64_t bytes = 0;   // charges
+  uint64_t blocks = 0;  // written ones included, and those that only readers hold
+};
+
 class TenantQuotas {
  public:
   static constexpr size_t kMostTenants = 256;

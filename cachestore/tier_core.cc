@@ -190,7 +190,7 @@ absl::Status TierCore::Refuse(const Block& block, size_t size_bytes, Block::Room
   if (room == Block::Room::kOverQuota) {
     const TenantId tenant = block.key().tenant;
     return absl::ResourceExhaustedError(absl::StrCat("no room for ", size_bytes, " bytes: of the tenant's quota of ",
-                                                     tenants->max_bytes(tenant), " bytes ", held_bytes(tenant),
+                                                     tenants->max_bytes(tenant), " bytes ", Held(tenant).bytes,
                                                      " are held, and what is left of them cannot be evicted"));
   }
   if (space->tenants() > 1) {  // what others hold is not the caller's to know
@@ -204,8 +204,10 @@ absl::Status TierCore::Refuse(const Block& block, size_t size_bytes, Block::Room
                    " blocks; nothing that is left can be evicted"));
 }
 
-uint64_t TierCore::held_bytes(TenantId tenant) const {
-  return tenant < space->tenants() ? space->held(tenant).bytes.load(std::memory_order_relaxed) : 0;
+TenantHolding TierCore::Held(TenantId tenant) const {
+  if (tenant >= space->tenants()) return {};
+  const Space::Held& held = space->held(tenant);
+  return {held.bytes.load(std::memory_order_relaxed), held.blocks.load(std::memory_order_relaxed)};
 }
 
 absl::StatusOr<bool> TierCore::Erase(const Key& key, MissReason why) {

@@ -49,7 +49,7 @@ class TierCore {
 
   size_t DropExpired(CallTime& time);  // how many blocks were dropped or let go
   void EndLease(const LeasedBlocks& blocks);
-  uint64_t held_bytes(TenantId tenant) const;  // 0 of one that the tier was not made for
+  TenantHolding Held(TenantId tenant) const;  // nothing of one that the tier was not made for
 
   StoreClock clock;
   // Constant after construction.

@@ -242,9 +242,9 @@ LeaseId TieredStore::Grant(Leased& leased, int64_t deadline_ns) {
   return id;
 }
 
-uint64_t TieredStore::HeldBytes(Tier tier, TenantId tenant) const {
-  if (tier == Tier::kHost) return host_core().held_bytes(tenant);
-  return tier == Tier::kDevice && live() ? device_core().held_bytes(tenant) : 0;
+TenantHolding TieredStore::Held(Tier tier, TenantId tenant) const {
+  if (tier == Tier::kHost) return host_core().Held(tenant);
+  return tier == Tier::kDevice && live() ? device_core().Held(tenant) : TenantHolding();
 }
 
 absl::Status TieredStore::Release(LeaseId lease) {

@@ -96,7 +96,7 @@ class TieredStore final : public BlockStore, public DeviceBlocks {
   bool DropDeviceCopy(const Key& key);
 
   TierFigures tiers();
-  uint64_t HeldBytes(Tier tier, TenantId tenant) const;  // charges of its blocks there; 0 of a lost device
+  TenantHolding Held(Tier tier, TenantId tenant) const;  // nothing in a lost device
   DeviceState device_state() const { return state_.load(std::memory_order_acquire); }
   // "" while all is well; else what an operator should read: "device tier lost 3 min ago: ...".
   std::string DeviceTrouble();

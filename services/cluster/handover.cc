@@ -118,7 +118,7 @@ void Handover::AddChosen() {
   for (const Choice& choice : choices) {
     const absl::StatusOr<std::string> digest = options_.mover->NamespaceOf(choice.key);
     if (!digest.ok()) continue;  // gone meanwhile, or damaged
-    const uint32_t replicas = std::max(1u, options_.replicas_of(*digest));
+    const uint32_t replicas = std::max(1u, options_.replicas_of(choice.key.tenant, *digest));
     const std::optional<NodeId> heir = Heir(around, choice.group, replicas);
     if (heir) tasks.emplace_back(*heir, Task{choice.key, choice.group, choice.size_bytes, replicas});
     if (heir) ++blocks, bytes += choice.size_bytes;

@@ -42,7 +42,7 @@ struct HandoverOptions {
   Peers* peers = nullptr;
   Runtime* runtime = nullptr;
   std::function<std::shared_ptr<const View>()> view;
-  std::function<uint32_t(const std::string& namespace_digest)> replicas_of;
+  std::function<uint32_t(TenantId tenant, const std::string& namespace_digest)> replicas_of;
   int streams = 4;
   absl::Duration call_deadline = absl::Seconds(2);  // of a call beside the time that the block takes at 8 MiB a second
   absl::Duration patience = absl::Seconds(15);

@@ -18,27 +18,27 @@ bool PlacesAlike(const View& a, const View& b) {
 
 }  // namespace
 
-void ReplicaRepair::Learn(std::string_view namespace_digest, uint32_t replicas) {
-  const std::string digest(namespace_digest);
+void ReplicaRepair::Learn(TenantId tenant, std::string_view namespace_digest, uint32_t replicas) {
+  const std::pair ns(tenant, std::string(namespace_digest));
   std::lock_guard lock(mutex_);
-  const auto known = replicas_.find(digest);
+  const auto known = replicas_.find(ns);
   if (known != replicas_.end()) {
     known->second = std::max(1u, replicas);
   } else if (replicas > 1 && replicas_.size() < kNamespaces) {
-    replicas_[digest] = replicas;
+    replicas_[ns] = replicas;
   }
 }
 
-uint32_t ReplicaRepair::ReplicasOf(const std::string& namespace_digest) const {
+uint32_t ReplicaRepair::ReplicasOf(TenantId tenant, const std::string& namespace_digest) const {
   std::lock_guard lock(mutex_);
-  const auto known = replicas_.find(namespace_digest);
+  const auto known = replicas_.find({tenant, namespace_digest});
   return known == replicas_.end() ? 1 : known->second;
 }
 
 uint32_t ReplicaRepair::MostReplicas() const {
   std::lock_guard lock(mutex_);
   uint32_t most = 1;
-  for (const auto& [digest, replicas] : replicas_) most = std::max(most, replicas);
+  for (const auto& [ns, replicas] : replicas_) most = std::max(most, replicas);
   return most;
 }
 
@@ -97,7 +97,7 @@ void ReplicaRepair::Look(const ScannedBlock& block, const View& view, bool repli
   if (!replicated && !block.traits.spare) return;
   const absl::StatusOr<std::string> digest = mover_->NamespaceOf(block.key);
   if (!digest.ok()) return;
-  const uint32_t replicas = ReplicasOf(*digest);
+  const uint32_t replicas = ReplicasOf(block.key.tenant, *digest);
   const std::vector<size_t> owners = Owners(block.traits.group, view, replicas);
   if (block.traits.spare) {
     const auto ours = [&](size_t owner) { return view.nodes[owner].id == self_; };

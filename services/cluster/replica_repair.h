@@ -39,8 +39,9 @@ class ReplicaRepair {
   ReplicaRepair(NodeId self, BlockStore* store, BlockMover* mover, absl::Duration first_pause)
       : self_(std::move(self)), store_(store), mover_(mover), first_pause_(first_pause) {}
 
-  void Learn(std::string_view namespace_digest, uint32_t replicas);
-  uint32_t ReplicasOf(const std::string& namespace_digest) const;  // 1 if it is not known
+  // What one tenant wants for a namespace is nothing to another that has one of the same digest.
+  void Learn(TenantId tenant, std::string_view namespace_digest, uint32_t replicas);
+  uint32_t ReplicasOf(TenantId tenant, const std::string& namespace_digest) const;  // 1 if it is not known
   uint32_t MostReplicas() const;
 
   // The view has changed. (One that differs in nothing that places blocks is no change.)
@@ -68,7 +69,8 @@ class ReplicaRepair {
   const absl::Duration first_pause_;
 
   mutable std::mutex mutex_;
-  std::map<std::string, uint32_t> replicas_ ABSL_GUARDED_BY(mutex_);  // of namespaces that want more than one
+  // Of namespaces that want more than one, by tenant and digest.
+  std::map<std::pair<TenantId, std::string>, uint32_t> replicas_ ABSL_GUARDED_BY(mutex_);
   View view_ ABSL_GUARDED_BY(mutex_);
   absl::Time due_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   absl::Duration pause_ ABSL_GUARDED_BY(mutex_) = first_pause_;

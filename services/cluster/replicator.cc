@@ -51,7 +51,7 @@ Replicator::Replicator(ReplicatorOptions options)
            options_.runtime),
       repair_(options_.self, options_.store, &mover_, options_.repair_pause),
       handover_({options_.self, options_.store, &mover_, &peers_, options_.runtime, options_.view,
-                 [this](const std::string& digest) { return repair_.ReplicasOf(digest); }}),
+                 [this](TenantId tenant, const std::string& digest) { return repair_.ReplicasOf(tenant, digest); }}),
       changed_(options_.runtime->NewCondition()),
       stopped_(options_.runtime->NewCondition()),
       lanes_(/*lane_width=*/1, kPeerWidth) {
@@ -87,13 +87,13 @@ ReplicatorCounters Replicator::counters() const {
 
 // --- What comes in ---
 
-void Replicator::Copied(std::string_view namespace_digest, uint32_t replicas) {
-  repair_.Learn(namespace_digest, replicas);
+void Replicator::Copied(TenantId tenant, std::string_view namespace_digest, uint32_t replicas) {
+  repair_.Learn(tenant, namespace_digest, replicas);
 }
 
 void Replicator::Stored(const Key& key, const BlockTraits& traits, std::string_view namespace_digest,
                         uint32_t replicas) {
-  repair_.Learn(namespace_digest, replicas);
+  repair_.Learn(key.tenant, namespace_digest, replicas);
   if (replicas > 1) Spread(key, traits.group, replicas);
 }
 
@@ -339,7 +339,7 @@ void Replicator::Conclude(const LaneId& lane, Task task, absl::Time began, const
 void Replicator::ConcludeFetch(const NodeId& peer, Task task, const absl::StatusOr<uint64_t>& done) {
   if (done.ok() && *done > 0) {
     const absl::StatusOr<std::string> digest = mover_.NamespaceOf(task.key);
-    const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(*digest) : 1;
+    const uint32_t replicas = digest.ok() ? repair_.ReplicasOf(task.key.tenant, *digest) : 1;
     if (replicas > 1) Spread(task.key, task.traits.group, replicas);
   }
   {

@@ -88,7 +88,7 @@ class Replicator {
   // A block was committed that is no copy. Does not wait.
   void Stored(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas);
   // A copy came of a block that so many nodes shall keep.
-  void Copied(std::string_view namespace_digest, uint32_t replicas);
+  void Copied(TenantId tenant, std::string_view namespace_digest, uint32_t replicas);
   void Read(const Key& group, uint64_t bytes) { heat_.Read(group, bytes); }
   Heat::Reading ReadLately(size_t top) const { return heat_.Look(top); }
   // Where extra copies of a hot segment stand now.

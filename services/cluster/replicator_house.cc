@@ -90,7 +90,7 @@ void Replicator::ListHot(const std::vector<Key>& segments) {
     uint32_t replicas = 1;
     if (!listed.empty()) {
       const absl::StatusOr<std::string> digest = mover_.NamespaceOf(listed.front().key);
-      if (digest.ok()) replicas = repair_.ReplicasOf(*digest);
+      if (digest.ok()) replicas = repair_.ReplicasOf(listed.front().key.tenant, *digest);
     }
     hot_.List(segment, replicas, std::move(listed));
   }

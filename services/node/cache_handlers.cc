@@ -223,7 +223,11 @@ absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::Impl::ServerInfo(const Cal
   } else {  // what others hold is not the tenant's to know
     const uint64_t quota_bytes = options.access->host_quotas()->max_bytes(caller.tenant);
     response.mutable_store()->set_capacity_bytes(std::min(quota_bytes, options.capacity_bytes));
-    if (options.held_bytes) response.mutable_store()->set_used_bytes(options.held_bytes(caller.tenant));
+    if (options.held) {
+      const TenantHolding held = options.held(caller.tenant);
+      response.mutable_store()->set_used_bytes(held.bytes);
+      response.mutable_store()->set_blocks(held.blocks);
+    }
   }
   *response.mutable_load() = load();
   if (!options.device_info) return response;
@@ -334,7 +338,7 @@ absl::StatusOr<v1::DrainResponse> CacheHandlers::Drain(const Caller& caller, con
 }
 
 void CacheHandlers::CountRefused(Method method, const absl::Status& why) {
-  RpcTimer(&impl_->metrics(), method, impl_->options.runtime, impl_->options.slow_call).SetStatus(why);
+  RpcTimer(impl_->options.metrics, method, impl_->options.runtime, impl_->options.slow_call).SetStatus(why);
 }
 
 absl::StatusOr<std::unique_ptr<GetSession>> CacheHandlers::OpenGet(const Caller& caller, const v1::GetRequest& request,

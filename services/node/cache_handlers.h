@@ -48,7 +48,7 @@ struct Hooks {
   std::function<void(const Key& key, const BlockTraits& traits, std::string_view namespace_digest, uint32_t replicas)>
       stored;
   // A copy was committed of a block that so many nodes shall keep: whoever holds it last sees to that.
-  std::function<void(std::string_view namespace_digest, uint32_t replicas)> copied;
+  std::function<void(TenantId tenant, std::string_view namespace_digest, uint32_t replicas)> copied;
   // A Get sends so many bytes of a block of this group.
   std::function<void(const Key& group, uint64_t bytes)> read;
   // Who holds extra copies of this segment; mostly nobody. Asked for every hit of a Match.
@@ -79,7 +79,7 @@ struct CacheHandlersOptions {
   std::function<std::shared_ptr<const View>()> view;           // null view: there is none yet. Empty = never one
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   std::shared_ptr<const Access> access;                        // null: every caller may do everything
-  std::function<uint64_t(TenantId)> held_bytes;                // in the host tier; empty = not told in ServerInfo
+  std::function<TenantHolding(TenantId)> held;                 // in the host tier; empty = not told in ServerInfo
   Hooks hooks;
 };
 

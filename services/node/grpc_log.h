@@ -1,5 +1,5 @@
-// gRPC's own lines (handshakes that failed, for the most part) as events of our log. Without this they stand as plain text
-// between lines of JSON, and whoever connects without a certificate could fill a disk with them.
+// gRPC's own lines (handshakes that failed, for the most part) as events of our log, within its limits. Without this they
+// stand as plain text between lines of JSON, and whoever connects without a certificate could fill a disk with them.
 //
 // Threads  any.
 #ifndef KVIST_SERVICES_NODE_GRPC_LOG_H_
@@ -7,7 +7,7 @@
 
 namespace kvist {
 
-// From now on, for the life of the process: event "grpc", at most ten a second. The next says how many were left out.
+// From now on, for the life of the process: event "grpc".
 void TakeGrpcLog();
 
 }  // namespace kvist

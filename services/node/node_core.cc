@@ -193,7 +193,7 @@ class NodeCoreImpl final : public NodeCore {
     handlers.view = [this] { return view(); };
     handlers.device_info = options_.device_info;
     handlers.access = options_.access;
-    handlers.held_bytes = [this](TenantId tenant) { return store_->HeldBytes(Tier::kHost, tenant); };
+    handlers.held = [this](TenantId tenant) { return store_->Held(Tier::kHost, tenant); };
     handlers.hooks = std::move(hooks);
     handlers.hooks.drain = [this](const v1::DrainRequest& request) { return member_->Drain(request); };
     handlers.hooks.doubted = [this](const Key& key) { store_->DropDeviceCopy(key); };
@@ -207,8 +207,8 @@ class NodeCoreImpl final : public NodeCore {
       TenantReading& reading = readings.emplace_back();
       reading.id = tenant.id;
       reading.name = tenant.name;
-      reading.host_bytes = store_->HeldBytes(Tier::kHost, tenant.id);
-      reading.device_bytes = store_->HeldBytes(Tier::kDevice, tenant.id);
+      reading.host_bytes = store_->Held(Tier::kHost, tenant.id).bytes;
+      reading.device_bytes = store_->Held(Tier::kDevice, tenant.id).bytes;
       reading.host_quota_bytes = tenant.limits.host_bytes;
       reading.device_quota_bytes = tenant.limits.device_bytes;
       reading.share = tenant.limits.share;

@@ -304,7 +304,7 @@ class PutState final : public OpenSession {
     node_->namespaces.CountBlock(key_.tenant, namespace_digest_);
     node_->metrics().namespaces().CountStored(namespace_digest_);
     if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
-      node_->options.hooks.copied(namespace_digest_, replicas_);
+      node_->options.hooks.copied(key_.tenant, namespace_digest_, replicas_);
     }
     if (!copy_ && node_->options.hooks.stored) {
       node_->options.hooks.stored(key_, traits_, namespace_digest_, replicas_);
@@ -323,8 +323,8 @@ class PutState final : public OpenSession {
   }
 
   HandlersState* const node_;
-  const Trace trace_ = CurrentTrace();
   const Caller caller_;
+  const Trace trace_ = CurrentTrace();
   const absl::Time deadline_, opened_;
 
   // Written by Reserve, before anything reads them.

@@ -151,8 +151,8 @@ Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes) {
                                uint32_t replicas) {
     replication->replicator().Stored(key, traits, namespace_digest, replicas);
   };
-  hooks.copied = [replication](std::string_view namespace_digest, uint32_t replicas) {
-    replication->replicator().Copied(namespace_digest, replicas);
+  hooks.copied = [replication](TenantId tenant, std::string_view namespace_digest, uint32_t replicas) {
+    replication->replicator().Copied(tenant, namespace_digest, replicas);
   };
   hooks.read = [replication](const Key& group, uint64_t bytes) { replication->replicator().Read(group, bytes); };
   hooks.hot_nodes = [replication](const Key& group) { return replication->replicator().HotNodes(group); };

@@ -37,8 +37,8 @@ constexpr int kKeepaliveMs = 30'000, kKeepaliveTimeoutMs = 10'000;
 // What every call carries.
 void Prepare(absl::Time deadline, BearerToken* token, grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(deadline));
-  if (const Trace& trace = CurrentTrace(); trace.known()) context->AddMetadata(kTraceparent, trace.ToTraceparent());
   if (token != nullptr) context->AddMetadata("authorization", absl::StrCat("Bearer ", token->Current()));
+  if (const Trace& trace = CurrentTrace(); trace.known()) context->AddMetadata(kTraceparent, trace.ToTraceparent());
 }
 
 // One raw stream, driven by one thread that blocks on each step. gRPC ends every step by the context's deadline.

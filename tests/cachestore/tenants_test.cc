@@ -51,7 +51,7 @@ class TenantsTest : public ::testing::Test {
     for (int i = 0; i < count; ++i) kept += Has(KeyOf(tenant, i));
     return kept;
   }
-  uint64_t Held(TenantId tenant) { return tier_->core()->held_bytes(tenant); }
+  uint64_t Held(TenantId tenant) { return tier_->core()->Held(tenant).bytes; }
 
   absl::Time now_ = absl::FromUnixSeconds(1000);
   std::shared_ptr<TenantQuotas> quotas_ = std::make_shared<TenantQuotas>(4);

@@ -212,7 +212,7 @@ absl::StatusOr<v1::PutResponse> StorePut::Commit(uint64_t size_bytes) {
     return status;
   }
   if (absl::Status status = reservation_->Commit(size_bytes); !status.ok()) return status;
-  if (reserve_.replicas() > 1) cluster_->replicator(node_).Copied(reserve_.namespace_digest(), reserve_.replicas());
+  if (reserve_.replicas() > 1) cluster_->replicator(node_).Copied(0, reserve_.namespace_digest(), reserve_.replicas());
   response.set_stored(true);
   return response;
 }

@@ -44,7 +44,7 @@ struct LocalNode {
     given.admission = admission;
     given.view = [this] { return view; };
     given.access = std::move(access);
-    given.held_bytes = [this](TenantId tenant) { return tier->core()->held_bytes(tenant); };
+    given.held = [this](TenantId tenant) { return tier->core()->Held(tenant); };
     given.hooks = std::move(hooks);
     handlers = std::make_unique<CacheHandlers>(std::move(given));
     channel = NewLocalChannel(handlers.get(), &runtime);

@@ -199,7 +199,8 @@ TEST_F(NodeTenantsTest, AtItsQuotaATenantPushesOutItsOwn) {
   EXPECT_EQ(info->store().capacity_bytes(), 1u << 20);
   EXPECT_LE(info->store().used_bytes(), 1u << 20);
   EXPECT_GT(info->store().used_bytes(), (1u << 20) - 2 * block_bytes);
-  EXPECT_EQ(info->store().blocks(), 0u) << "what all hold together is not told";
+  EXPECT_EQ(info->store().blocks(), node_.Stats().blocks - 1) << "its own, and not what all hold together";
+  EXPECT_EQ(info->store().evicted_blocks(), 0u);
   v1::ExplainRequest explain;
   explain.set_keys(KeyBytes(TestKey(1)));
   EXPECT_EQ(As("b")->Explain(explain, node_.In(1))->fates(0).made_room_for().size(), Key::kBytes);

@@ -132,6 +132,9 @@ spec:
 - --join-ramp={{ .Values.join.ramp }}
 - --join-window={{ .Values.join.window }}
 - --log-level={{ .Values.logLevel }}
+{{- if .Values.debugPages }}
+- --debug-pages
+{{- end }}
 {{- range $name, $value := .Values.tuning }}
 {{- if ne (include "kvist.text" $value) "" }}
 - --{{ kebabcase $name }}={{ include "kvist.text" $value }}
