@@ -121,15 +121,17 @@ void AddFigures(const std::shared_ptr<Replication>& replication, Metrics* metric
 }
 
 // A key's first bytes tell segments apart, and do not let anybody ask for their blocks.
-void AddHotPage(const std::shared_ptr<Replication>& replication, DebugPages* pages) {
-  pages->Add("hot", [replication] {
+void AddHotPage(const std::shared_ptr<Replication>& replication, const NodeParts& parts) {
+  parts.debug_pages->Add("hot", [replication, access = parts.access] {
     const Heat::Reading lately = replication->replicator().ReadLately(kShownSegments);
-    DebugTable table{
-        "Most read segments, of the last seconds", {"key of the first block", "bytes/s", "part", "copies at"}, {}};
+    DebugTable table{"Most read segments, of the last seconds",
+                     {"key of the first block", "tenant", "bytes/s", "part", "copies at"},
+                     {}};
     for (const Heat::Hot& segment : lately.top) {
       std::vector<std::string> nodes;
       for (const NodeId& node : replication->replicator().HotNodes(segment.segment)) nodes.push_back(node.value);
       table.rows.push_back({absl::StrCat(segment.segment.Hex().substr(0, kShownHex), "..."),
+                            access != nullptr ? access->NameOf(segment.segment.tenant) : "",
                             absl::StrFormat("%.0f", segment.bytes_per_second),
                             absl::StrFormat("%.1f %%", 100 * segment.bytes_per_second / lately.bytes_per_second),
                             absl::StrJoin(nodes, " ")});
@@ -143,7 +145,7 @@ void AddHotPage(const std::shared_ptr<Replication>& replication, DebugPages* pag
 Hooks ReplicationHooks(const NodeParts& parts, uint64_t capacity_bytes) {
   const auto replication = std::make_shared<Replication>(parts, capacity_bytes);
   AddFigures(replication, parts.metrics);
-  if (parts.debug_pages != nullptr) AddHotPage(replication, parts.debug_pages);
+  if (parts.debug_pages != nullptr) AddHotPage(replication, parts);
   Hooks hooks;
   hooks.stored = [replication](const Key& key, const BlockTraits& traits, std::string_view namespace_digest,
                                uint32_t replicas) {

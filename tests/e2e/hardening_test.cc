@@ -117,6 +117,7 @@ class HardeningTest : public ::testing::Test {
     ASSERT_TRUE(WaitFor([&] { return Serves(); }, 30)) << node_->Errors();
     transport_ = NewGrpcTransport(identity);
     ExpectServes();
+    ASSERT_TRUE(WaitFor([&] { return Counted("\nkvist_connections 0\n"); }));  // that client's has gone
     descriptors_ = Descriptors();
   }
   bool Serves() {
@@ -161,7 +162,7 @@ class HardeningTest : public ::testing::Test {
   void ACrowdThatSaysNothing() {
     const double before = ResidentMib();
     Crowd crowd = Connect(data_, kCrowd);
-    ASSERT_TRUE(WaitFor([&] { return Descriptors() >= descriptors_ + kCrowd; }, 30));
+    ASSERT_TRUE(WaitFor([&] { return Counted(absl::StrCat("\nkvist_connections ", kCrowd, "\n")); }, 30));
     ExpectServes();
     EXPECT_LT(ResidentMib() - before, 64);
     EXPECT_TRUE(WaitFor([&] { return AllEnded(crowd); }, kGone));
@@ -191,7 +192,7 @@ TEST_F(HardeningTest, OverTlsToo) {
 TEST_F(HardeningTest, ClosedByTheirClientsTheyAreForgottenAtOnce) {
   Start();
   Crowd crowd = Connect(data_, kCrowd);
-  ASSERT_TRUE(WaitFor([&] { return Descriptors() >= descriptors_ + kCrowd; }, 30));
+  ASSERT_TRUE(WaitFor([&] { return Counted(absl::StrCat("\nkvist_connections ", kCrowd, "\n")); }, 30));
   crowd.clear();
   EXPECT_TRUE(DescriptorsAreBack()) << Descriptors();
   ExpectServes();
