@@ -44,7 +44,8 @@ void CheckAccess(const std::string& text) {
   for (const IdentityRule& rule : config->identities) {
     KVIST_HOLDS(names.insert(rule.identity).second, "named twice: ", rule.identity);
     KVIST_HOLDS(rule.tenant.empty() || config->tenants.count(rule.tenant) == 1, "no such tenant: ", rule.tenant);
-    KVIST_HOLDS(rule.tenant.empty() ? rule.role >= Role::kAdmin : rule.role <= Role::kAdmin, "a role without its tenant");
+    KVIST_HOLDS(rule.tenant.empty() ? rule.role >= Role::kAdmin : rule.role <= Role::kAdmin,
+                "a role without its tenant");
     pattern = pattern || absl::StrContains(rule.identity, '*');
   }
   const absl::StatusOr<std::shared_ptr<Access>> access = Access::Of(*config);
