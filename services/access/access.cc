@@ -81,6 +81,7 @@ class FileAccess final : public Access {
     if (absl::Status status = NumberTenants(*next); !status.ok()) return status;
     for (const auto& [name, limits] : next->config.tenants) next->ids.emplace(name, numbers_[name]);
     SetLimits(next->config);
+    figures_.remark = TokensWithoutLine(config, tokens);
     in_force_ = std::move(next);
     return absl::OkStatus();
   }
@@ -200,10 +201,6 @@ class FileAccess final : public Access {
             absl::StrCat("the token file '", options_.token_file, "': ", parsed.status().message()));
       }
       tokens = *std::move(parsed);
-    }
-    if (absl::Status status = CheckTokenRules(*config, tokens); !status.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the access file '", options_.access_file, "': ", status.message()));
     }
     if (changed != nullptr) {
       const std::shared_ptr<const InForce> now = in_force();

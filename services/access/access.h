@@ -41,6 +41,7 @@ struct AccessFigures {
   uint64_t reloads = 0;         // sets of files put in force after the first
   uint64_t failed_reloads = 0;  // sets that were found wrong
   absl::Status last;            // why the files' last set is not in force; OK if it is
+  std::string remark;           // what an operator may not have meant (TokensWithoutLine); "" = nothing
 };
 
 struct TenantInfo {

@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "services/cluster/byte_size.h"
 
@@ -187,19 +188,17 @@ absl::StatusOr<TokenNames> ParseTokens(const std::string& text) {
   return tokens;
 }
 
-absl::Status CheckTokenRules(const AccessConfig& config, const TokenNames& tokens) {
+std::string TokensWithoutLine(const AccessConfig& config, const TokenNames& tokens) {
+  std::set<std::string> lines;
+  for (const auto& [hash, name] : tokens) lines.insert(name);
+  std::vector<std::string> missing;
   for (const IdentityRule& rule : config.identities) {
-    if (!absl::StartsWith(rule.identity, "token:")) continue;
-    const std::string name = rule.identity.substr(6);
-    const bool known =
-        std::any_of(tokens.begin(), tokens.end(), [&name](const auto& token) { return token.second == name; });
-    if (!known) {
-      return Wrong(
-          absl::StrCat("identity '", rule.identity, "'"),
-          absl::StrCat("the token file has no line '", name, " sha256:...': add it, or take the identity out"));
+    if (absl::StartsWith(rule.identity, "token:") && lines.count(rule.identity.substr(6)) == 0) {
+      missing.push_back(absl::StrCat("'", rule.identity, "'"));
     }
   }
-  return absl::OkStatus();
+  if (missing.empty()) return "";
+  return absl::StrCat("nobody can be ", absl::StrJoin(missing, " or "), ": the token file has no such line");
 }
 
 TokenHash HashToken(const std::string& token) {

@@ -63,8 +63,9 @@ using TokenNames = absl::flat_hash_map<TokenHash, std::string>;
 
 absl::StatusOr<AccessConfig> ParseAccess(const std::string& json);
 absl::StatusOr<TokenNames> ParseTokens(const std::string& text);
-// A sentence if a rule names a token that is not there.
-absl::Status CheckTokenRules(const AccessConfig& config, const TokenNames& tokens);
+// A sentence that names the token identities without a line in the token file; "" if there is none. It is no error: to take
+// a line out is how a token is revoked.
+std::string TokensWithoutLine(const AccessConfig& config, const TokenNames& tokens);
 
 TokenHash HashToken(const std::string& token);
 

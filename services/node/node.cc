@@ -248,7 +248,11 @@ class RunningNode : public NodeServer {
     };
     if (device_ != nullptr) add(device_->trouble());
     if (tls_ != nullptr) add(tls_->figures().last.message());
-    if (access_ != nullptr) add(access_->figures().last.message());
+    if (access_ != nullptr) {
+      const AccessFigures access = access_->figures();
+      add(access.last.message());
+      add(access.remark);
+    }
     return trouble;
   }
 
