@@ -13,6 +13,8 @@ namespace kvist {
 namespace {
 
 constexpr int kLanesPerOwner = 2;  // one encodes while the other sends
+// Tries at a node that leaves: a second of pauses. It refuses blocks a moment before the view says so.
+constexpr int kMostAtLeaving = 8;
 
 bool Retryable(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kResourceExhausted ||
@@ -154,10 +156,12 @@ OrAgain<absl::StatusOr<PutJob::Outcome>> PutJob::PutBlock(Upload* upload) {
     }
     upload->said = outcome.status();
     if (MoveToNewOwner(upload, outcome.status())) continue;
-    if (!Retryable(outcome.status())) return outcome;
+    const bool leaving = Leaves(outcome.status()) && upload->attempt < kMostAtLeaving;
+    if (!Retryable(outcome.status()) && !leaving) return outcome;
     const std::optional<absl::Time> resume = RetryTime(*upload, outcome.status());
     if (!resume) return outcome;
     ++upload->attempt;
+    if (leaving) upload->moved = false;  // by then a later view may name its successor
     return *resume;
   }
 }

@@ -38,9 +38,10 @@ struct FakeNode {
   int refuse_puts = 0, drop_commits = 0, keep_reserved = 0;  // how many of the next calls
   int damage_commits = 0;                                    // likewise: what came is no block
   uint64_t next_lease = 1, view = 1;
-  bool silent = false;     // answers nothing until the deadline
-  bool hold_gets = false;  // Gets only
-  bool draining = false;   // refuses every Put
+  bool silent = false;       // answers nothing until the deadline
+  bool hold_gets = false;    // Gets only
+  bool draining = false;     // refuses every Put
+  int leaving_refusals = 0;  // that it did so
   int release_calls = 0;
   std::map<std::string, int> calls;  // by method, those that were never answered included
   size_t part_bytes = 1000;
@@ -220,7 +221,11 @@ class FakeChannel final : public Channel {
     std::lock_guard lock(node_->mutex);
     node_->reservations.push_back(reserve.size_bytes());
     node_->reserves.push_back(reserve);
-    if (node_->draining) return absl::FailedPreconditionError("the node is draining");
+    if (node_->draining) {
+      ++node_->leaving_refusals;
+      node_->changed.notify_all();
+      return absl::FailedPreconditionError("the node is draining");
+    }
     if (node_->refuse_puts > 0) {
       --node_->refuse_puts;
       const absl::Status full = absl::ResourceExhaustedError("the node is full");

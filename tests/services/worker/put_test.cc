@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include <set>
 
 #include "tests/services/worker/client_fixture.h"
@@ -96,6 +98,21 @@ TEST_F(PutTest, ARefusalOfANodeThatLeavesLeadsToItsView) {
     };
   }
   const PutResult put = Put();
+  EXPECT_EQ(put.stored, kBlocks) << put.failure;
+  EXPECT_TRUE(cluster_.node(left).blocks.empty());
+}
+
+// A node refuses blocks a moment before its view says that it leaves. Once a block of a rolling restart was lost so.
+TEST_F(PutTest, ANodeThatLeavesIsAskedAgainUntilItsViewNamesASuccessor) {
+  client();
+  const size_t left = owners_[0];
+  cluster_.node(left).draining = true;
+  std::thread view([&] {
+    cluster_.node(left).WaitFor([&] { return cluster_.node(left).leaving_refusals >= 3; });
+    Drain(left);
+  });
+  const PutResult put = Put();
+  view.join();
   EXPECT_EQ(put.stored, kBlocks) << put.failure;
   EXPECT_TRUE(cluster_.node(left).blocks.empty());
 }
