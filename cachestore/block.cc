@@ -210,9 +210,9 @@ void Block::Dispose(Block* block) {
   space->live_blocks.fetch_sub(1, std::memory_order_relaxed);
   held.blocks.fetch_sub(1, std::memory_order_relaxed);
   if (extents.empty()) return;
-  held.bytes.fetch_sub(charge_bytes, std::memory_order_relaxed);
   account.fetch_sub(charge_bytes, std::memory_order_relaxed);
   space->Return(extents);
+  held.bytes.fetch_sub(charge_bytes);  // last: what the quota lets another take is free by then
 }
 
 }  // namespace kvist
