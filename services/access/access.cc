@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <condition_variable>
 #include <mutex>
-#include <thread>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "services/runtime/runtime.h"
+#include "services/runtime/timer.h"
 #include "services/transport/secret_file.h"
 
 namespace kvist {
@@ -51,18 +51,10 @@ class FileAccess final : public Access {
         on_reload_(std::move(on_reload)),
         host_(std::make_shared<TenantQuotas>(TenantQuotas::kMostTenants)),
         device_(std::make_shared<TenantQuotas>(TenantQuotas::kMostTenants)) {}
-  ~FileAccess() override {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    stop_.notify_all();
-    if (thread_.joinable()) thread_.join();
-  }
 
   absl::Status Start() {
     if (absl::Status status = Read(); !status.ok()) return status;
-    thread_ = std::thread([this] { Watch(); });
+    timer_ = std::make_unique<Timer>(RealRuntime(), options_.refresh, [this] { Refresh(); });
     return absl::OkStatus();
   }
 
@@ -210,15 +202,6 @@ class FileAccess final : public Access {
     return Put(*config, tokens);
   }
 
-  void Watch() {
-    std::unique_lock lock(mutex_);
-    while (!stop_.wait_for(lock, absl::ToChronoNanoseconds(options_.refresh), [this] { return stopping_; })) {
-      lock.unlock();
-      Refresh();
-      lock.lock();
-    }
-  }
-
   void Refresh() {
     bool changed = false;
     const absl::Status result = Read(&changed);
@@ -240,12 +223,10 @@ class FileAccess final : public Access {
   const std::shared_ptr<TenantQuotas> host_, device_;
   std::array<std::atomic<uint32_t>, TenantQuotas::kMostTenants> requests_{};
   mutable std::mutex mutex_;  // protects what follows
-  std::condition_variable stop_;
-  bool stopping_ = false;
   std::map<std::string, TenantId> numbers_;
   std::shared_ptr<const InForce> in_force_;
   AccessFigures figures_;
-  std::thread thread_;
+  std::unique_ptr<Timer> timer_;  // last: it uses all of the above
 };
 
 }  // namespace

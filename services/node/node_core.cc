@@ -12,6 +12,7 @@
 #include "services/node/member.h"
 #include "services/node/scrubber.h"
 #include "services/node/tier_figures.h"
+#include "services/runtime/timer.h"
 #include "services/version.h"
 
 namespace kvist {
@@ -20,34 +21,6 @@ namespace {
 constexpr double kGib = uint64_t{1} << 30;
 constexpr absl::Duration kTick = absl::Milliseconds(250);  // of leases and sessions
 constexpr int kMostDrops = 64;  // calls of DropExpired a tick: about a million blocks a second
-
-// Calls `act` every `period` until destruction.
-class Timer {
- public:
-  Timer(Runtime* runtime, absl::Duration period, std::function<void()> act)
-      : wake_(runtime->NewCondition()), thread_(runtime->Start([this, runtime, period, act = std::move(act)] {
-          std::unique_lock lock(mutex_);
-          while (!wake_->WaitUntil(lock, runtime->Now() + period, [this] { return stopped_; })) {
-            lock.unlock();
-            act();
-            lock.lock();
-          }
-        })) {}
-  ~Timer() {
-    {
-      std::lock_guard lock(mutex_);
-      stopped_ = true;
-    }
-    wake_->NotifyAll();
-    thread_ = nullptr;
-  }
-
- private:
-  std::mutex mutex_;
-  bool stopped_ = false;
-  const std::unique_ptr<Condition> wake_;
-  std::unique_ptr<Thread> thread_;
-};
 
 class NodeCoreImpl final : public NodeCore {
  public:

@@ -8,17 +8,17 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <iterator>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "services/runtime/runtime.h"
+#include "services/runtime/timer.h"
 #include "services/transport/grpc_library.h"
 #include "services/transport/memory_file.h"
 #include "services/transport/tls_files.h"
@@ -34,14 +34,6 @@ class FileIdentity final : public TlsIdentity {
  public:
   FileIdentity(TlsOptions options, std::function<void(const absl::Status&)> on_reload)
       : options_(std::move(options)), on_reload_(std::move(on_reload)) {}
-  ~FileIdentity() override {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    stop_.notify_all();
-    if (thread_.joinable()) thread_.join();
-  }
 
   absl::Status Start() {
     KeepGrpcAlive();
@@ -51,7 +43,7 @@ class FileIdentity final : public TlsIdentity {
     provider_ = options_.ca_alone() ? std::make_shared<FileWatcherCertificateProvider>(ca_.path(), kWatchSeconds)
                                     : std::make_shared<FileWatcherCertificateProvider>(
                                           identity_.path(), identity_.path(), ca_.path(), kWatchSeconds);
-    thread_ = std::thread([this] { Watch(); });
+    timer_ = std::make_unique<Timer>(RealRuntime(), options_.refresh, [this] { Refresh(); });
     return absl::OkStatus();
   }
 
@@ -80,15 +72,6 @@ class FileIdentity final : public TlsIdentity {
   }
 
  private:
-  void Watch() {
-    std::unique_lock lock(mutex_);
-    while (!stop_.wait_for(lock, absl::ToChronoNanoseconds(options_.refresh), [this] { return stopping_; })) {
-      lock.unlock();
-      Refresh();
-      lock.lock();
-    }
-  }
-
   void Refresh() {
     absl::StatusOr<TlsFiles> files = ReadTlsFiles(options_, absl::Now());
     absl::Status result = files.status();
@@ -125,10 +108,8 @@ class FileIdentity final : public TlsIdentity {
   std::shared_ptr<FileWatcherCertificateProvider> provider_;  // constant after Start
   TlsFiles in_force_;                                         // of Start, then of the thread alone
   mutable std::mutex mutex_;                                  // protects what follows
-  std::condition_variable stop_;
-  bool stopping_ = false;
   TlsFigures figures_;
-  std::thread thread_;
+  std::unique_ptr<Timer> timer_;  // last: it uses all of the above
 };
 
 }  // namespace
