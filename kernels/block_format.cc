@@ -125,6 +125,8 @@ absl::StatusOr<BlockView> BlockView::Parse(absl::Span<const uint8_t> bytes) {
   view.shape_ = header->shape;
   view.codec_ = header->codec;
   view.codec_version_ = kCodecVersion;
+  view.code_bits_ = header->code_bits;
+  view.mixed_bits_ = header->mixed_bits;
   view.planes_ = header->Planes();
   view.floor_db_ = header->floor_db256 / 256.0f;
   view.min_sqnr_db_ = header->min_sqnr_db256 / 256.0f;
@@ -148,22 +150,26 @@ absl::Span<const uint8_t> BlockView::PlaneBytes(int plane, uint32_t layer) const
 }
 
 int BlockView::MaxPrecision() const {
-  if (codec_ == Codec::kLadder) return planes_present_ >= 2 ? planes_present_ : 0;
-  return planes_present_ == planes_ ? TraitsOf(codec_).code_bits : 0;
+  if (codec_ == Codec::kLadder) return planes_present_ >= 2 ? BitsOfPlanes(codec_, planes_present_ - 1) : 0;
+  return planes_present_ == planes_ ? code_bits_ : 0;
 }
 
 absl::StatusOr<int> BlockView::PlanesFor(int precision) const {
-  const int full = TraitsOf(codec_).code_bits;
-  if (precision == full) return planes_;
-  if (codec_ == Codec::kLadder && precision >= 2 && precision < full) return precision;
+  if (precision == code_bits_) return planes_;
+  std::string known;
+  for (int planes = 1; codec_ == Codec::kLadder && planes < planes_ - 1; ++planes) {
+    const int bits = BitsOfPlanes(codec_, planes);
+    if (precision == bits) return 1 + planes;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", bits);
+  }
   return absl::InvalidArgumentError(absl::StrCat("precision ", precision, "; ", std::string(CodecName(codec_)), " has ",
-                                                 codec_ == Codec::kLadder ? "2, 3 and 4" : absl::StrCat(full)));
+                                                 known, known.empty() ? "" : " and ", code_bits_));
 }
 
 absl::StatusOr<std::vector<ByteRange>> BlockView::RangesFor(uint32_t first_layer, uint32_t last_layer,
                                                             int precision) const {
   if (absl::Status status = CheckLayers(first_layer, last_layer, shape_.layers); !status.ok()) return status;
-  absl::StatusOr<int> planes = PlanesFor(precision == 0 ? TraitsOf(codec_).code_bits : precision);
+  absl::StatusOr<int> planes = PlanesFor(precision == 0 ? code_bits_ : precision);
   if (!planes.ok()) return planes.status();
   std::vector<ByteRange> ranges = {{0, kHeaderBytes + size_t(planes_) * shape_.layers * kPlaneEntryBytes}};
   for (int plane = 0; plane < *planes; ++plane) {

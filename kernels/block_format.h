@@ -89,6 +89,8 @@ class BlockView {
   float min_sqnr_db() const { return min_sqnr_db_; }
   uint32_t raised_tiles() const { return raised_tiles_; }  // tiles kept at a higher precision than the codec's
   uint64_t block_bytes() const { return block_bytes_; }    // of the whole block
+  int code_bits() const { return code_bits_; }             // of the tiles that have most
+  bool mixed_bits() const { return mixed_bits_; }          // some tiles may have fewer
   int planes() const { return planes_; }                   // in the format; PlanesPresent() may be fewer
   int PlanesPresent() const { return planes_present_; }
   int MaxPrecision() const;                           // bits per code that the present planes give
@@ -115,7 +117,8 @@ class BlockView {
   BlockIdentity identity_;
   BlockShape shape_;
   Codec codec_ = Codec::kRaw16;
-  int codec_version_ = 0, planes_ = 0, planes_present_ = 0;
+  int codec_version_ = 0, code_bits_ = 0, planes_ = 0, planes_present_ = 0;
+  bool mixed_bits_ = false;
   float floor_db_ = 0, min_sqnr_db_ = 0;
   uint32_t raised_tiles_ = 0;
   uint64_t block_bytes_ = 0;

@@ -1,5 +1,8 @@
 #include "kernels/codec.h"
 
+#include <algorithm>
+
+#include "kernels/code_bits.h"
 #include "kernels/decode_layers.h"
 #include "kernels/header.h"
 #include "kernels/simd/decode_tile.h"
@@ -18,16 +21,11 @@ bool CanStream(const BlockShape& shape, LayerRange layers, const Pages& pages) {
   return aligned && whole_lines && shape.PlainBytes() / shape.layers * (layers.last - layers.first) >= kStreamBytes;
 }
 
-size_t BytesOfPieces(const BlockShape& shape, Codec codec, size_t side, size_t own_tiles, const TileSizes& sizes) {
-  BlockHeader header;
-  header.codec = codec;
-  header.shape = shape;
-  uint64_t end = header.PrefixBytes();
-  for (int plane = 0; plane < header.Planes(); ++plane) {
-    const size_t piece = plane == 0 ? side : own_tiles * sizes.CodePlane(plane);
-    for (uint32_t layer = 0; layer < shape.layers; ++layer) end = AlignPlane(end) + piece;
-  }
-  return end;
+// The most that any number of bits gives.
+int MostPlanes(Codec codec) {
+  int most = TraitsOf(codec).planes;
+  for (int bits = 1; bits <= 16; ++bits) most = std::max(most, 1 + CodePlanes(codec, bits));
+  return most;
 }
 
 }  // namespace
@@ -37,17 +35,31 @@ size_t MaxBlockBytes(const BlockShape& shape, Codec codec) {
   const TileSizes sizes(codec, shape, 0);
   const size_t tiles = 2 * size_t{shape.heads};
   const size_t side = 2 * tiles + tiles * sizes.Record(TileMode::kRaw16, false);
-  return BytesOfPieces(shape, codec, side, 0, sizes) + size_t(TraitsOf(codec).planes) * shape.layers * kPlaneAlignment;
+  const size_t pieces = size_t(MostPlanes(codec)) * shape.layers;
+  return kHeaderBytes + pieces * (kPlaneEntryBytes + kPlaneAlignment) + shape.layers * side;
 }
 
-size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec) {
+size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options) {
+  const Codec codec = options.codec;
   const TileSizes sizes(codec, shape, identity.first_position);
   const size_t heads = shape.heads;
-  if (codec == Codec::kRaw16) {
-    return BytesOfPieces(shape, codec, 2 * heads * sizes.Record(TileMode::kRaw16, false), 0, sizes);
-  }
+  const absl::StatusOr<BlockBits> bits = BitsOf(options, shape);
+  if (!bits.ok()) return 0;
+  BlockHeader header;
+  header.codec = codec;
+  header.code_bits = bits->most;
+  header.shape = shape;
   const size_t records = heads * (sizes.Record(TileMode::kOwn, true) + sizes.Record(TileMode::kOwn, false));
-  return BytesOfPieces(shape, codec, 4 * heads + records, 2 * heads, sizes);
+  const size_t side = codec == Codec::kRaw16 ? 2 * heads * sizes.Record(TileMode::kRaw16, false) : 4 * heads + records;
+  uint64_t end = header.PrefixBytes();
+  for (int plane = 0; plane < header.Planes(); ++plane) {
+    for (const LayerBits& layer : bits->layers) {
+      const size_t tiles =
+          heads * ((plane <= CodePlanes(codec, layer.key)) + (plane <= CodePlanes(codec, layer.value)));
+      end = AlignPlane(end) + (plane == 0 ? side : tiles * sizes.CodePlane(plane));
+    }
+  }
+  return end;
 }
 
 absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages) {

@@ -40,19 +40,39 @@ StridedPages<Element> ContiguousPages(Element* base, const BlockShape& shape, si
   return {base, shape.layers * layer, layer, head, shape.head_dim};
 }
 
+// Bits of the codes of one layer's keys and values; 0 = as the block's.
+struct LayerBits {
+  int key = 0, value = 0;
+  friend bool operator==(const LayerBits&, const LayerBits&) = default;
+};
+
 struct EncodeOptions {
   Codec codec = Codec::kLadder;
   // A tile whose SQNR would be less is stored at the next higher precision (ladder -> i8 -> raw16). 0 = the codec's
   // own default (kDefaultFloorDb). The floor is written into the header as a promise to readers.
   float floor_db = 0;
+  // Bits of the codes of keys and of values: ladder 2, 3, 4 or 8. 0 = the codec's own, 4 and 4. Keys need more than values.
+  int key_bits = 0, value_bits = 0;
+  absl::Span<const LayerBits> layer_bits = {};  // instead, by layer; empty = the same for all
 };
 
 inline constexpr float kDefaultFloorDbI8 = 30.0f;
+// Of a tile with codes of 8, 4, 3 and 2 bits. A block promises the least that its tiles have.
+inline constexpr float kDefaultFloorDbLadder8 = 30.0f;
 inline constexpr float kDefaultFloorDbLadder = 15.0f;
+inline constexpr float kDefaultFloorDbLadder3 = 11.0f;
+inline constexpr float kDefaultFloorDbLadder2 = 6.5f;
+
+// What Encode says of the options, whatever the values.
+absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape);
 
 // Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision.
 size_t MaxBlockBytes(const BlockShape& shape, Codec codec);
-size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec);
+// REQUIRES: options that Encode takes.
+size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options);
+inline size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec) {
+  return NominalBlockBytes(identity, shape, EncodeOptions{codec});
+}
 
 // Encodes `pages` as one block into `out` and returns the bytes written (at most MaxBlockBytes).
 // Decodes its own output, records each tile's SQNR, and raises the precision of tiles below the floor.
@@ -67,7 +87,8 @@ struct LayerRange {
   uint32_t first = 0, last = 0;  // [first, last)
 };
 
-// Decodes layers [first, last) of `block` at `precision` bits (0 = the highest that is stored) into `pages`, whose base
+// Decodes layers [first, last) of `block` at `precision` bits (0 = the highest that is stored; a tile with fewer gives
+// what it has) into `pages`, whose base
 // is layer 0 of the block even when `layers` starts later. Does not verify checksums: call BlockView::Verify once.
 // REQUIRES: `pages` covers the shape's elements and does not overlap the block.
 // Errors:   InvalidArgument     a layer out of range, or a precision that this codec does not have.

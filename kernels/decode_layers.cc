@@ -1,5 +1,6 @@
 #include "kernels/decode_layers.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -40,6 +41,11 @@ absl::Status CheckOneBasis(const std::vector<TileBytes>& tiles, uint32_t layer) 
   return absl::OkStatus();
 }
 
+int TileBits(const BlockView& block, const TileBytes& tile) {
+  if (tile.lacks == 0) return block.code_bits();
+  return BitsOfPlanes(block.codec(), block.planes() - 1 - tile.lacks);
+}
+
 }  // namespace
 
 absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
@@ -50,8 +56,8 @@ absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precisi
   absl::StatusOr<int> planes = CheckRequest(block, layers, precision, basis);
   if (!planes.ok()) return planes.status();
   const uint32_t sinks = HasSinks(block.codec(), block.identity().first_position) ? kSinkTokens : 0;
-  const DecodeParameters parameters = {block.codec(), shape.tokens, shape.head_dim, shape.dtype,
-                                       sinks,         precision,    basis,          stream};
+  DecodeParameters parameters = {block.codec(), shape.tokens, shape.head_dim, shape.dtype,
+                                 sinks,         precision,    basis,          stream};
   for (uint32_t layer = layers.first; layer < layers.last; ++layer) {
     absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, layer, *planes);
     if (!tiles.ok()) return tiles.status();
@@ -60,6 +66,7 @@ absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precisi
     }
     for (size_t i = 0; i < tiles->size(); ++i) {
       const size_t kv = i / shape.heads, head = i % shape.heads;
+      parameters.precision = std::min(precision, TileBits(block, (*tiles)[i]));
       decode_tile(parameters, (*tiles)[i], {pages.Row(kv, layer, head, 0), pages.token_stride});
     }
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/code_bits.h"
 #include "kernels/codec.h"
 #include "kernels/encode_floor.h"
 #include "kernels/header.h"
@@ -22,15 +23,15 @@ struct EncodedTile {
   TileMode mode = TileMode::kOwn;
   double sqnr_db = INFINITY;
   std::vector<uint8_t> record;
-  std::vector<uint8_t> planes[3];
+  std::vector<uint8_t> planes[kMaxCodePlanes];
 };
 
 class TileEncoder {
  public:
-  TileEncoder(const BlockShape& shape, const BlockIdentity& identity, Codec codec, float floor_db)
+  TileEncoder(const BlockShape& shape, const BlockIdentity& identity, const EncodeOptions& options)
       : shape_{shape.tokens, shape.head_dim, shape.dtype},
-        sizes_(codec, shape, identity.first_position),
-        floor_db_(floor_db),
+        sizes_(options.codec, shape, identity.first_position),
+        options_(options),
         values_(shape.TileElements()),
         decoded_(shape.TileElements()),
         rotated_(shape.TileElements()),
@@ -38,8 +39,11 @@ class TileEncoder {
         scratch_(shape.TileElements()),
         codes_(shape.TileElements()) {}
 
-  // The tile at the first precision that keeps the floor. The result is valid until the next call.
-  const EncodedTile& Encode(const ConstPages& pages, size_t kv, size_t layer, size_t head) {
+  // The tile at the first precision that keeps the floor; codes of `bits` bits if it is the codec's own. The result is
+  // valid until the next call.
+  const EncodedTile& Encode(const ConstPages& pages, size_t kv, size_t layer, size_t head, int bits) {
+    bits_ = bits;
+    floor_db_ = TileFloorDb(options_, bits);
     for (size_t t = 0; t < shape_.tokens; ++t) {
       std::memcpy(&values_[t * shape_.head_dim], pages.Row(kv, layer, head, t), 2 * size_t{shape_.head_dim});
     }
@@ -62,9 +66,9 @@ class TileEncoder {
   void Reset(TileMode mode, bool is_key) {
     tile_.mode = mode;
     tile_.record.resize(sizes_.Record(mode, is_key));
-    const bool own = mode == TileMode::kOwn && sizes_.codec != Codec::kRaw16;
-    for (int plane = 1; plane < TraitsOf(sizes_.codec).planes; ++plane) {
-      tile_.planes[plane - 1].resize(own ? sizes_.CodePlane(plane) : 0);
+    const int planes = mode == TileMode::kOwn ? CodePlanes(sizes_.codec, bits_) : 0;
+    for (int plane = 1; plane <= kMaxCodePlanes; ++plane) {
+      tile_.planes[plane - 1].resize(plane <= planes ? sizes_.CodePlane(plane) : 0);
     }
   }
 
@@ -92,8 +96,9 @@ class TileEncoder {
       std::fill_n(scales_.mean_codes, head_dim, 0);
       scales_.mean_scale = 0;
     }
-    simd::LadderCodes(shape_, sizes_.sinks, scales_, rotated_.data(), scratch_.data(), codes_.data());
-    uint8_t* const planes[3] = {tile_.planes[0].data(), tile_.planes[1].data(), tile_.planes[2].data()};
+    simd::LadderCodes(shape_, sizes_.sinks, scales_, bits_, rotated_.data(), scratch_.data(), codes_.data());
+    uint8_t* planes[kMaxCodePlanes];
+    for (int i = 0; i < kMaxCodePlanes; ++i) planes[i] = tile_.planes[i].empty() ? nullptr : tile_.planes[i].data();
     simd::PackPlanes(shape_, sizes_.rows, codes_.data(), planes);
     uint8_t* at = std::copy_n(scales_.token_scales + sizes_.sinks, sizes_.rows, tile_.record.data());
     at = std::copy_n(scales_.channel_scales, head_dim, at);
@@ -108,11 +113,9 @@ class TileEncoder {
   // Decodes what was just encoded, as every reader will, and compares.
   bool KeepsFloor(bool is_key) {
     TileBytes bytes = ReadRecord(sizes_, tile_.mode, is_key, tile_.record.data());
-    for (int plane = 0; plane < 3; ++plane) bytes.planes[plane] = tile_.planes[plane].data();
-    const DecodeParameters parameters = {sizes_.codec,     shape_.tokens,          shape_.head_dim,
-                                         shape_.dtype,     uint32_t(sizes_.sinks), TraitsOf(sizes_.codec).code_bits,
-                                         Basis::kOriginal,
-                                         /*stream=*/false};
+    for (int plane = 0; plane < kMaxCodePlanes; ++plane) bytes.planes[plane] = tile_.planes[plane].data();
+    const DecodeParameters parameters = {sizes_.codec,           shape_.tokens, shape_.head_dim,  shape_.dtype,
+                                         uint32_t(sizes_.sinks), bits_,         Basis::kOriginal, /*stream=*/false};
     simd::DecodeTile(parameters, bytes, {decoded_.data(), shape_.head_dim});
     const simd::TileError error = simd::Compare(shape_, values_.data(), decoded_.data());
     tile_.sqnr_db = TileSqnrDb(error.signal, error.noise, error.identical, error.finite);
@@ -121,7 +124,9 @@ class TileEncoder {
 
   const simd::TileShape shape_;
   const TileSizes sizes_;
-  const float floor_db_;
+  const EncodeOptions& options_;
+  int bits_ = 0;
+  float floor_db_ = 0;
   std::vector<uint16_t> values_, decoded_;  // [tokens][head_dim]
   std::vector<float> rotated_, squares_;    // [head_dim][tokens]
   std::vector<uint8_t> scratch_, codes_;
@@ -172,13 +177,18 @@ class Pieces {
   std::vector<uint8_t> bytes_[kMaxPlanes];
 };
 
-void EncodeLayer(const ConstPages& pages, const BlockShape& shape, uint32_t layer, TileEncoder& encoder, Pieces& pieces,
+void EncodeLayer(const ConstPages& pages, const LayerBits& bits, uint32_t layer, TileEncoder& encoder, Pieces& pieces,
                  BlockHeader& header, double& worst_db) {
+  const BlockShape& shape = header.shape;
   const size_t tiles = 2 * size_t{shape.heads};
+  const int most_planes = header.Planes() - 1;
   std::vector<uint8_t> modes(2 * tiles), records;
   for (size_t i = 0; i < tiles; ++i) {
-    const EncodedTile& tile = encoder.Encode(pages, i / shape.heads, layer, i % shape.heads);
+    const int tile_bits = i < shape.heads ? bits.key : bits.value;
+    const EncodedTile& tile = encoder.Encode(pages, i / shape.heads, layer, i % shape.heads, tile_bits);
+    const bool own_codes = tile.mode == TileMode::kOwn && most_planes > 0;
     modes[i] = uint8_t(tile.mode);
+    if (own_codes) modes[i] |= uint8_t((most_planes - CodePlanes(header.codec, tile_bits)) << 4);
     modes[tiles + i] = TileSqnr(tile.sqnr_db);
     worst_db = std::min(worst_db, tile.sqnr_db);
     records.insert(records.end(), tile.record.begin(), tile.record.end());
@@ -191,21 +201,28 @@ void EncodeLayer(const ConstPages& pages, const BlockShape& shape, uint32_t laye
 
 }  // namespace
 
+absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape) {
+  if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
+  if (absl::Status status = FloorOf(options).status(); !status.ok()) return status;
+  return BitsOf(options, shape).status();
+}
+
 absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
                               const EncodeOptions& options, absl::Span<uint8_t> out) {
-  if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
-  const absl::StatusOr<uint16_t> floor_db256 = FloorOf(options);
-  if (!floor_db256.ok()) return floor_db256.status();
+  if (absl::Status status = ValidateOptions(options, shape); !status.ok()) return status;
+  const absl::StatusOr<BlockBits> bits = BitsOf(options, shape);
   BlockHeader header;
   header.codec = options.codec;
+  header.code_bits = bits->most;
+  header.mixed_bits = bits->most != bits->least;
   header.shape = shape;
   header.identity = identity;
-  header.floor_db256 = *floor_db256;
-  TileEncoder encoder(shape, identity, options.codec, header.floor_db256 / 256.0f);
+  header.floor_db256 = FloorOf(options, bits->least).value();
+  TileEncoder encoder(shape, identity, options);
   Pieces pieces(header.Planes(), shape.layers);
   double worst_db = INFINITY;
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-    EncodeLayer(pages, shape, layer, encoder, pieces, header, worst_db);
+    EncodeLayer(pages, bits->layers[layer], layer, encoder, pieces, header, worst_db);
   }
   header.min_sqnr_db256 = BlockSqnr(worst_db);
   header.block_bytes = pieces.BlockBytes(header.PrefixBytes());

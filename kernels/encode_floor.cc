@@ -13,14 +13,19 @@ constexpr float kMaxFloorDb = 200;         // above any lossy tile: everything r
 constexpr double kLeastSignal = 0x1p-100;  // sums of squares below this have lost bits to underflow
 constexpr uint8_t kTileSqnrExact = 255;
 
-float DefaultFloorDb(Codec codec) {
+float DefaultFloorDb(Codec codec, int bits) {
   if (codec == Codec::kI8) return kDefaultFloorDbI8;
-  return codec == Codec::kLadder ? kDefaultFloorDbLadder : 0.0f;
+  if (codec != Codec::kLadder) return 0.0f;
+  if (bits == 8) return kDefaultFloorDbLadder8;
+  if (bits == 3) return kDefaultFloorDbLadder3;
+  return bits == 2 ? kDefaultFloorDbLadder2 : kDefaultFloorDbLadder;
 }
+
+uint16_t InHeader(float floor_db) { return uint16_t(std::ceil(floor_db * 256)); }
 
 }  // namespace
 
-absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options) {
+absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options, int least_bits) {
   if (CodecName(options.codec) == "unknown") {
     return absl::InvalidArgumentError(
         absl::StrCat("codec ", int(options.codec), "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
@@ -29,8 +34,11 @@ absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("floor_db ", options.floor_db, "; allowed are 0 (the codec's own) to ", kMaxFloorDb));
   }
-  const float floor_db = options.floor_db > 0 ? options.floor_db : DefaultFloorDb(options.codec);
-  return uint16_t(std::ceil(floor_db * 256));
+  return InHeader(options.floor_db > 0 ? options.floor_db : DefaultFloorDb(options.codec, least_bits));
+}
+
+float TileFloorDb(const EncodeOptions& options, int bits) {
+  return InHeader(options.floor_db > 0 ? options.floor_db : DefaultFloorDb(options.codec, bits)) / 256.0f;
 }
 
 double TileSqnrDb(double signal, double noise, bool identical, bool finite) {

@@ -16,7 +16,11 @@
 namespace kvist {
 
 // The floor that goes into the header, dB * 256, rounded up, so that what is promised is kept.
-absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options);
+// A block with tiles of several lengths promises what its shortest codes can keep.
+absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options, int least_bits = 0);
+
+// What a tile whose codes have `bits` bits has to keep; never below what the block promises.
+float TileFloorDb(const EncodeOptions& options, int bits);
 
 // From the sums of squares of a tile's values and of the differences. +infinity for identical tiles, -infinity where the
 // ratio means nothing. `finite`: all decoded values are.

@@ -40,7 +40,7 @@ enum At : size_t {
 
 uint8_t FlagsOf(const BlockHeader& header) {
   return (HasSinks(header.codec, header.identity.first_position) ? kFlagSinks : 0) |
-         (header.raised_tiles != 0 ? kFlagRaised : 0);
+         (header.raised_tiles != 0 ? kFlagRaised : 0) | (header.mixed_bits ? kFlagMixedBits : 0);
 }
 
 absl::Status CheckEnvelope(absl::Span<const uint8_t> bytes) {
@@ -63,6 +63,15 @@ absl::Status CheckEnvelope(absl::Span<const uint8_t> bytes) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPlanes(Codec codec, int planes, int code_bits) {
+  const bool has_bits = code_bits == TraitsOf(codec).code_bits || CodePlanes(codec, code_bits) != 0;
+  const CodecTraits traits = TraitsOf(codec, has_bits ? code_bits : 0);
+  if (has_bits && planes == traits.planes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("header: ", planes, " planes of ", code_bits, "-bit codes; ",
+                                                 std::string(CodecName(codec)), " has ", traits.planes, " of ",
+                                                 traits.code_bits));
+}
+
 absl::Status CheckCodec(const uint8_t* at) {
   const int codec = at[kAtCodec], version = at[kAtCodecVersion];
   if (codec < int(Codec::kRaw16) || codec > int(Codec::kLadder)) {
@@ -72,13 +81,7 @@ absl::Status CheckCodec(const uint8_t* at) {
     return absl::UnimplementedError(absl::StrCat(std::string(CodecName(Codec(codec))), " codec version ", version,
                                                  "; this reader knows version ", int{kCodecVersion}));
   }
-  const CodecTraits traits = TraitsOf(Codec(codec));
-  if (at[kAtPlanes] != traits.planes || at[kAtCodeBits] != traits.code_bits) {
-    return absl::InvalidArgumentError(absl::StrCat("header: ", int{at[kAtPlanes]}, " planes of ", int{at[kAtCodeBits]},
-                                                   "-bit codes; ", std::string(CodecName(Codec(codec))), " has ",
-                                                   traits.planes, " of ", traits.code_bits));
-  }
-  return absl::OkStatus();
+  return CheckPlanes(Codec(codec), at[kAtPlanes], at[kAtCodeBits]);
 }
 
 // Fields that follow from others are stored for readers that look at one field only; they must agree.
@@ -118,7 +121,7 @@ void WriteHeader(const BlockHeader& header, uint8_t* out) {
   out[kAtCodecVersion] = kCodecVersion;
   out[kAtDtype] = uint8_t(header.shape.dtype);
   out[kAtPlanes] = uint8_t(header.Planes());
-  out[kAtCodeBits] = uint8_t(TraitsOf(header.codec).code_bits);
+  out[kAtCodeBits] = uint8_t(TraitsOf(header.codec, header.code_bits).code_bits);
   out[kAtFlags] = FlagsOf(header);
   StoreLe(header.shape.layers, 4, out + kAtLayers);
   StoreLe(header.shape.heads, 2, out + kAtHeads);
@@ -142,6 +145,8 @@ absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes) {
   if (absl::Status status = CheckCodec(at); !status.ok()) return status;
   BlockHeader header;
   header.codec = Codec(at[kAtCodec]);
+  header.code_bits = at[kAtCodeBits];
+  header.mixed_bits = HasBitsChoice(header.codec) && (at[kAtFlags] & kFlagMixedBits) != 0;
   header.shape = {uint32_t(LoadLe(at + kAtLayers, 4)), uint32_t(LoadLe(at + kAtHeads, 2)),
                   uint32_t(LoadLe(at + kAtTokens, 4)), uint32_t(LoadLe(at + kAtHeadDim, 2)), Dtype(at[kAtDtype])};
   if (absl::Status status = ValidateShape(header.shape); !status.ok()) {

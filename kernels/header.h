@@ -10,27 +10,32 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/block_format.h"
+#include "kernels/code_bits.h"
 
 namespace kvist {
 
-inline constexpr uint8_t kFlagSinks = 1, kFlagRaised = 2;
+inline constexpr uint8_t kFlagSinks = 1, kFlagRaised = 2, kFlagMixedBits = 4;
 inline constexpr uint16_t kSqnrExact = 65535;
 inline constexpr uint8_t kCodecVersion = 1;
 
 struct CodecTraits {
   int planes, code_bits;
 };
-constexpr CodecTraits TraitsOf(Codec codec) {
-  if (codec == Codec::kI8) return {2, 8};
-  if (codec == Codec::kLadder) return {4, 4};
-  return {1, 16};
+// Of a block whose codes have `code_bits` bits; 0 = the codec's own number.
+constexpr CodecTraits TraitsOf(Codec codec, int code_bits = 0) {
+  if (code_bits == 0) code_bits = DefaultBits(codec).key;
+  return {1 + CodePlanes(codec, code_bits), code_bits};
 }
+// Whether tiles of a block may have codes of different lengths.
+constexpr bool HasBitsChoice(Codec codec) { return codec == Codec::kLadder; }
 
 // A ladder block that starts its prompt keeps its first tokens apart.
 constexpr bool HasSinks(Codec codec, uint32_t first_position) { return codec == Codec::kLadder && first_position == 0; }
 
 struct BlockHeader {
   Codec codec = Codec::kRaw16;
+  int code_bits = 0;  // 0 = the codec's own
+  bool mixed_bits = false;
   BlockShape shape;
   BlockIdentity identity;
   uint64_t block_bytes = 0;
@@ -38,7 +43,7 @@ struct BlockHeader {
   uint32_t raised_tiles = 0;
   uint64_t table_xxh3 = 0;
 
-  int Planes() const { return TraitsOf(codec).planes; }
+  int Planes() const { return TraitsOf(codec, code_bits).planes; }
   size_t Pieces() const { return size_t(Planes()) * shape.layers; }
   size_t PrefixBytes() const { return kHeaderBytes + Pieces() * kPlaneEntryBytes; }
 };

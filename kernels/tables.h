@@ -64,6 +64,17 @@ constexpr float SignOf(size_t channel) {
 inline constexpr int8_t kLevels4[16] = {-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127};
 inline constexpr int8_t kLevels3[16] = {-107, -107, -67, -67, -38, -38, -12, -12, 12, 12, 38, 38, 67, 67, 107, 107};
 inline constexpr int8_t kLevels2[16] = {-84, -84, -84, -84, -26, -26, -26, -26, 26, 26, 26, 26, 84, 84, 84, 84};
+// At 8 bits a level is 256 * base + step * part; base and step by the upper 4 bits of the code, part by the lower 4: 16 * i
+// + 8, but kOuterParts in the two outermost cells.
+inline constexpr int8_t kBases8[16] = {-128, -64, -49, -38, -29, -21, -14, -7, 0, 7, 14, 21, 29, 38, 49, 64};
+inline constexpr int8_t kSteps8[16] = {64, 15, 11, 9, 8, 7, 7, 7, 7, 7, 7, 8, 9, 11, 15, 64};
+inline constexpr uint8_t kOuterParts[16] = {3, 9, 16, 23, 30, 38, 47, 56, 66, 77, 90, 105, 122, 143, 172, 217};
+constexpr int16_t Level8(uint8_t code) {
+  const int cell = code >> 4, i = code & 15;
+  const int part = cell == 15 ? kOuterParts[i] : cell == 0 ? 256 - kOuterParts[15 - i] : 16 * i + 8;
+  return int16_t(256 * kBases8[cell] + kSteps8[cell] * part);
+}
+
 constexpr const int8_t* LevelsOf(int precision) {
   if (precision == 4) return kLevels4;
   return precision == 3 ? kLevels3 : kLevels2;
@@ -72,9 +83,12 @@ constexpr const int8_t* LevelsOf(int precision) {
 // Value of one level step: 2.7325896 / (1 - 0.0095010) / 127, the largest Lloyd-Max level with its unbiased gain.
 inline constexpr float kLevelUnit = std::bit_cast<float>(0x3cb1f41au);
 
-// Lloyd-Max decision thresholds of N(0, 1); the negative ones mirror these, and zero is the eighth.
-inline constexpr float kThresholds[7] = {0.25822166f, 0.52240371f, 0.79954978f, 1.0992858f,
-                                         1.4371388f,  1.8435318f,  2.4008034f};
+// The same at 8 bits, where v is a quarter of a level: 0.03774 / 64.
+inline constexpr float kLevelUnit8 = std::bit_cast<float>(0x3a1a9542u);
+
+// Where 4-bit codes change on the axis of N(0, 1): kBases8 in steps of 64 * kLevelUnit8. The negative thresholds mirror
+// these, and zero is the eighth.
+inline constexpr float kThresholds[7] = {0.26418f, 0.52836f, 0.79254f, 1.09446f, 1.43412f, 1.84926f, 2.41536f};
 
 // Largest relative channel scale, s(128) = 1.
 inline constexpr uint8_t kMaxChannelScale = 128;
@@ -85,6 +99,11 @@ constexpr int HeadroomBits(uint32_t head_dim) { return head_dim == 256 ? 0 : hea
 // A = round(2^(7 + k) * s(u)): the integer multiplier of a channel.
 constexpr int16_t ChannelMultiplier(uint8_t u, uint32_t head_dim) {
   return int16_t(LogScale(u) * float(128 << HeadroomBits(head_dim)) + 0.5f);
+}
+
+// The same in a quarter of the unit of 8-bit levels: |level * H| <= 2^15 * 2^13, and the product's upper bits are v.
+constexpr int16_t ChannelMultiplier8(uint8_t u, uint32_t head_dim) {
+  return int16_t(ChannelMultiplier(u, head_dim) << (6 - HeadroomBits(head_dim)));
 }
 
 // Exact power of two that undoes HeadroomBits, and the one that undoes a channel multiplier.

@@ -13,20 +13,29 @@ absl::Status Broken(uint32_t layer, absl::string_view what) {
   return absl::DataLossError(absl::StrCat("layer ", layer, ": ", what));
 }
 
+// A side's mode byte: the mode, and how many planes the tile lacks.
+constexpr uint8_t ModeOf(uint8_t byte) { return byte & 15; }
+constexpr int LacksOf(uint8_t byte) { return byte >> 4; }
+
 bool ModeExists(Codec codec, uint8_t mode) {
   return mode == uint8_t(TileMode::kOwn) || mode == uint8_t(TileMode::kRaw16) ||
          (mode == uint8_t(TileMode::kRotatedI8) && codec == Codec::kLadder);
 }
 
 // Splits the side piece into records. Every size is checked before its bytes are looked at.
-absl::StatusOr<std::vector<TileBytes>> ReadSide(const TileSizes& sizes, size_t heads, uint32_t layer,
+absl::StatusOr<std::vector<TileBytes>> ReadSide(const BlockView& block, const TileSizes& sizes, uint32_t layer,
                                                 absl::Span<const uint8_t> side) {
-  const size_t tiles = 2 * heads;
+  const size_t heads = block.shape().heads, tiles = 2 * heads;
+  const int may_lack = block.mixed_bits() ? block.planes() - 2 : 0;
   if (side.size() < 2 * tiles) return Broken(layer, absl::StrCat("side piece of ", side.size(), " bytes"));
   size_t expected = 2 * tiles;
   for (size_t i = 0; i < tiles; ++i) {
-    if (!ModeExists(sizes.codec, side[i])) return Broken(layer, absl::StrCat("tile ", i, " has mode ", int{side[i]}));
-    expected += sizes.Record(TileMode(side[i]), i < heads);
+    const uint8_t mode = ModeOf(side[i]);
+    const int lacks = LacksOf(side[i]);
+    if (!ModeExists(sizes.codec, mode) || lacks > (mode == uint8_t(TileMode::kOwn) ? may_lack : 0)) {
+      return Broken(layer, absl::StrCat("tile ", i, " has mode ", int{side[i]}));
+    }
+    expected += sizes.Record(TileMode(mode), i < heads);
   }
   if (side.size() != expected) {
     return Broken(layer, absl::StrCat("side piece of ", side.size(), " bytes; its tile modes imply ", expected));
@@ -36,7 +45,8 @@ absl::StatusOr<std::vector<TileBytes>> ReadSide(const TileSizes& sizes, size_t h
   const uint8_t* at = side.data() + 2 * tiles;
   for (size_t i = 0; i < tiles; ++i) {
     const bool is_key = i < heads;
-    const TileBytes tile = ReadRecord(sizes, TileMode(side[i]), is_key, at);
+    TileBytes tile = ReadRecord(sizes, TileMode(ModeOf(side[i])), is_key, at);
+    tile.lacks = LacksOf(side[i]);
     if (tile.channel_scales != nullptr &&
         *std::max_element(tile.channel_scales, tile.channel_scales + sizes.head_dim) > kMaxChannelScale) {
       return Broken(layer, absl::StrCat("tile ", i, " has a channel scale above ", int{kMaxChannelScale}));
@@ -96,7 +106,7 @@ size_t TileSizes::Record(TileMode mode, bool is_key) const {
 
 size_t TileSizes::CodePlane(int plane) const {
   if (codec == Codec::kI8) return tokens * head_dim;
-  return rows * head_dim / (plane == 1 ? 4 : 8);
+  return rows * head_dim / (plane == 1 ? 4 : plane == 4 ? 2 : 8);
 }
 
 absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32_t layer, int planes) {
@@ -108,11 +118,13 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
     if (side.size() == expected) return RawTiles(sizes, heads, side);
     return Broken(layer, absl::StrCat("values of ", side.size(), " bytes; the shape implies ", expected));
   }
-  absl::StatusOr<std::vector<TileBytes>> tiles = ReadSide(sizes, heads, layer, side);
+  absl::StatusOr<std::vector<TileBytes>> tiles = ReadSide(block, sizes, layer, side);
   if (!tiles.ok()) return tiles;
-  const size_t own =
-      std::count_if(tiles->begin(), tiles->end(), [](const TileBytes& tile) { return tile.mode == TileMode::kOwn; });
   for (int plane = 1; plane < planes; ++plane) {
+    const auto has_plane = [&](const TileBytes& tile) {
+      return tile.mode == TileMode::kOwn && plane < block.planes() - tile.lacks;
+    };
+    const size_t own = std::count_if(tiles->begin(), tiles->end(), has_plane);
     const absl::Span<const uint8_t> codes = block.PlaneBytes(plane, layer);
     if (codes.size() != own * sizes.CodePlane(plane)) {
       return Broken(layer, absl::StrCat("plane ", plane, " of ", codes.size(), " bytes; ", own, " tiles imply ",
@@ -120,7 +132,7 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
     }
     const uint8_t* at = codes.data();
     for (TileBytes& tile : *tiles) {
-      if (tile.mode != TileMode::kOwn) continue;
+      if (!has_plane(tile)) continue;
       tile.planes[plane - 1] = at;
       at += sizes.CodePlane(plane);
     }

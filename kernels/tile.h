@@ -15,25 +15,28 @@
 
 namespace kvist {
 
+inline constexpr int kMaxCodePlanes = 4;
+
 // Where the parts of a tile are. Null where a codec, mode or precision has none.
 struct TileBytes {
   TileMode mode = TileMode::kOwn;
-  const uint8_t* token_scales = nullptr;    // u8[rows] of ladder, u8[tokens] of i8
-  const uint8_t* channel_scales = nullptr;  // u8[head_dim], ladder
-  const uint8_t* mean_codes = nullptr;      // i8[head_dim], K of ladder
-  uint8_t mean_scale = 0;                   // K of ladder
-  const uint8_t* wide_rows = nullptr;       // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
-  const uint8_t* values = nullptr;          // u16[tokens][head_dim], little-endian, mode kRaw16
-  const uint8_t* planes[3] = {};            // ladder: P0, P1, P2; i8: the codes
+  const uint8_t* token_scales = nullptr;       // u8[rows] of ladder, u8[tokens] of i8
+  const uint8_t* channel_scales = nullptr;     // u8[head_dim], ladder
+  const uint8_t* mean_codes = nullptr;         // i8[head_dim], K of ladder
+  uint8_t mean_scale = 0;                      // K of ladder
+  const uint8_t* wide_rows = nullptr;          // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
+  const uint8_t* values = nullptr;             // u16[tokens][head_dim], little-endian, mode kRaw16
+  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; i8: the codes
+  int lacks = 0;                               // trailing code planes of the block that an own-mode tile does not have
 };
 
-// What decoding needs to know beside the bytes; the same for all tiles of one call.
+// What decoding needs to know beside the bytes; the same for all tiles of one call but for `precision`.
 struct DecodeParameters {
   Codec codec;
   uint32_t tokens, head_dim;
   Dtype dtype;
   uint32_t sinks;  // leading tokens that a tile of mode kOwn keeps in wide_rows
-  int precision;
+  int precision;   // bits of this tile's codes that are read
   Basis basis;
   bool stream;  // rows are aligned to 64 bytes and too many for the caches: write around them
 };
@@ -50,7 +53,7 @@ struct TileSizes {
   TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position);
 
   size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece
-  size_t CodePlane(int plane) const;                // bytes of one own-mode tile in plane 1, 2, 3
+  size_t CodePlane(int plane) const;                // bytes of one own-mode tile in plane 1, 2, 3, 4
 
   Codec codec;
   size_t tokens, head_dim;
@@ -62,7 +65,7 @@ struct TileSizes {
 TileBytes ReadRecord(const TileSizes& sizes, TileMode mode, bool is_key, const uint8_t* at);
 
 // The tiles of one layer in the order K heads, V heads; planes up to `planes` are there.
-// Errors: DataLoss  a mode or a channel scale out of range, or a piece whose size is not what its modes imply.
+// Errors: DataLoss  a mode, its lacking planes or a channel scale out of range, or a piece whose size is not what its modes imply.
 absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32_t layer, int planes);
 
 }  // namespace kvist

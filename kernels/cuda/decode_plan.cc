@@ -121,11 +121,21 @@ absl::Status CheckSides(const BlockView& view, LayerRange layers) {
   return absl::OkStatus();
 }
 
+// What the kernels were written for. The host decodes the rest.
+absl::Status CheckServed(const BlockView& view) {
+  const Codec codec = view.codec();
+  const bool plain = codec == Codec::kRaw16 || codec == Codec::kI8;
+  if (plain || (codec == Codec::kLadder && view.code_bits() == 4 && !view.mixed_bits())) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)), " of ",
+                                               view.code_bits(), view.mixed_bits() ? " and fewer" : "", " bits"));
+}
+
 absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& request) {
   Checked checked{};
   absl::StatusOr<BlockView> view = BlockView::Parse(request.prefix);
   if (!view.ok()) return view.status();
   checked.view = *view;
+  if (absl::Status served = CheckServed(*view); !served.ok()) return served;
   const BlockShape& shape = view->shape();
   absl::StatusOr<PageStrides> strides = StridesFor(layout, shape, view->codec());
   if (!strides.ok()) return strides.status();

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/code_bits.h"
 #include "kernels/cuda/encode.h"
 #include "kernels/encode_floor.h"
 #include "kernels/header.h"
@@ -14,6 +15,17 @@ constexpr size_t kMaxTiles = 1u << 24;  // of one launch
 
 size_t Aligned(size_t bytes) { return (bytes + kTableAlignment - 1) / kTableAlignment * kTableAlignment; }
 
+// What the kernels were written for. The host encodes the rest.
+absl::Status CheckServed(const EncodeOptions& options, const BlockShape& shape) {
+  const absl::StatusOr<BlockBits> bits = BitsOf(options, shape);
+  if (!bits.ok()) return bits.status();
+  const Codec codec = options.codec;
+  const bool known = codec == Codec::kRaw16 || codec == Codec::kI8 || codec == Codec::kLadder;
+  if (known && bits->most == bits->least && bits->most == DefaultBits(codec).key) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("no kernel encodes ", std::string(CodecName(codec)), " of ", bits->least,
+                                               " to ", bits->most, " bits"));
+}
+
 absl::Status Check(const EncodeRequest& request, size_t index) {
   absl::Status status = ValidateShape(request.shape);
   if (status.ok()) status = FloorOf(request.options).status();
@@ -22,8 +34,9 @@ absl::Status Check(const EncodeRequest& request, size_t index) {
         absl::InvalidArgumentError(absl::StrCat("pages at address ", reinterpret_cast<uintptr_t>(request.pages.base),
                                                 "; not null and a multiple of 2 is allowed"));
   }
+  if (status.ok()) status = CheckServed(request.options, request.shape);
   if (status.ok()) return status;
-  return absl::InvalidArgumentError(absl::StrCat("request ", index, ": ", status.message()));
+  return absl::Status(status.code(), absl::StrCat("request ", index, ": ", status.message()));
 }
 
 EncodeBlock BlockOf(const EncodeRequest& request, uint32_t first_tile, uint64_t first_slot) {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/half.h"
 #include "kernels/tables.h"
@@ -92,23 +93,36 @@ class LadderDecoder {
     Finish(v, LogScale(bytes[0]), Row<float>{}, out);
   }
 
+  uint32_t Code4(size_t row, size_t d) const {
+    uint32_t code = PlaneCode(tile_.planes[0] + row * head_dim_ / 4, head_dim_, 2, d) << 2;
+    if (parameters_.precision >= 3) code |= PlaneCode(tile_.planes[1] + row * head_dim_ / 8, head_dim_, 1, d) << 1;
+    if (parameters_.precision >= 4) code |= PlaneCode(tile_.planes[2] + row * head_dim_ / 8, head_dim_, 1, d);
+    return code;
+  }
+
   void DecodeOwn(size_t row, uint16_t* out) const {
+    if (parameters_.precision == 8) return DecodeOwn8(row, out);
     const int8_t* levels = LevelsOf(parameters_.precision);
     Row<uint16_t> v;
-    for (size_t d = 0; d < head_dim_; ++d) {
-      uint32_t code = PlaneCode(tile_.planes[0] + row * head_dim_ / 4, head_dim_, 2, d) << 2;
-      if (parameters_.precision >= 3) code |= PlaneCode(tile_.planes[1] + row * head_dim_ / 8, head_dim_, 1, d) << 1;
-      if (parameters_.precision >= 4) code |= PlaneCode(tile_.planes[2] + row * head_dim_ / 8, head_dim_, 1, d);
-      v[d] = uint16_t((levels[code] * multipliers_[d] + 64) >> 7);
-    }
+    for (size_t d = 0; d < head_dim_; ++d) v[d] = uint16_t((levels[Code4(row, d)] * multipliers_[d] + 64) >> 7);
     Finish(v, LogScale(tile_.token_scales[row]) * (kLevelUnit * HeadroomScale(head_dim_)), means_, out);
   }
 
-  void Finish(Row<uint16_t> v, float scale, const Row<float>& means, uint16_t* out) const {
+  void DecodeOwn8(size_t row, uint16_t* out) const {
+    Row<uint32_t> v;
+    for (size_t d = 0; d < head_dim_; ++d) {
+      const uint32_t code = Code4(row, d) << 4 | PlaneCode(tile_.planes[3] + row * head_dim_ / 2, head_dim_, 4, d);
+      v[d] = uint32_t((Level8(uint8_t(code)) * ChannelMultiplier8(tile_.channel_scales[d], head_dim_) + 16384) >> 15);
+    }
+    Finish(v, LogScale(tile_.token_scales[row]) * kLevelUnit8, means_, out);
+  }
+
+  template <typename Unsigned>
+  void Finish(Row<Unsigned> v, float scale, const Row<float>& means, uint16_t* out) const {
     const bool rotate = parameters_.basis == Basis::kOriginal;
     if (rotate) TransformRow(v.data(), head_dim_);
     for (size_t d = 0; d < head_dim_; ++d) {
-      float value = float(int16_t(v[d]));
+      float value = float(std::make_signed_t<Unsigned>(v[d]));
       if (rotate) value = value * norms_[d];
       value = value * scale;
       out[d] = Narrow(value + means[d], parameters_.dtype);

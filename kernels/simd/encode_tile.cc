@@ -220,12 +220,41 @@ void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const flo
   if (keep_mean) QuantizeMeans(shape, statistics, scales);
 }
 
-// Code of one normalised value: how many thresholds lie below its magnitude, mirrored for negative ones.
+// 4-bit code of one normalised value, in the upper bits: how many thresholds lie below its magnitude, mirrored for
+// negative ones.
 HWY_INLINE uint8_t NearestLevel(float value) {
   const float magnitude = std::abs(value);
   int above = 0;
   for (float threshold : kThresholds) above += magnitude > threshold;
-  return uint8_t(value < 0 ? 7 - above : 8 + above);
+  return uint8_t((value < 0 ? 7 - above : 8 + above) << 4);
+}
+
+// Where the outermost cell changes its part, in the unit of kBases8.
+struct OuterThresholds {
+  float at[15] = {};
+  constexpr OuterThresholds() {
+    for (int i = 0; i < 15; ++i) {
+      at[i] = float(kBases8[15]) + float(kSteps8[15]) * float(kOuterParts[i] + kOuterParts[i + 1]) / 512.0f;
+    }
+  }
+};
+inline constexpr OuterThresholds kOuterThresholds{};
+
+// 8-bit code of one normalised value: its cell, and where in the cell it lies.
+HWY_INLINE uint8_t NearestLevel8(float value) {
+  const float magnitude = std::abs(value), at = magnitude * (1.0f / (64.0f * kLevelUnit8));
+  int above = 0, outer = 0;
+  float base = 0, inverse = 16.0f / float(kSteps8[8]);
+  for (int i = 0; i < 7; ++i) {
+    const bool beyond = magnitude > kThresholds[i];
+    above += beyond;
+    base = beyond ? float(kBases8[9 + i]) : base;
+    inverse = beyond ? 16.0f / float(kSteps8[9 + i]) : inverse;
+  }
+  for (float threshold : kOuterThresholds.at) outer += at > threshold;
+  const int inner = int(std::min(15.0f, std::max(0.0f, (at - base) * inverse)));
+  const int code = 16 * above + (above == 7 ? outer : inner);
+  return uint8_t(value < 0 ? 127 - code : 128 + code);
 }
 
 HWY_INLINE size_t PositionOf(size_t d, size_t head_dim) {
@@ -233,8 +262,9 @@ HWY_INLINE size_t PositionOf(size_t d, size_t head_dim) {
   return first + (i < length / 2 ? 2 * i : 2 * (i - length / 2) + 1);
 }
 
-void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* HWY_RESTRICT rotated,
-                 uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
+template <bool k8>
+void CodesOf(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* HWY_RESTRICT rotated,
+             uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
   const size_t tokens = shape.tokens, head_dim = shape.head_dim;
   HWY_ALIGN float inverse[kMaxTokens];
   for (size_t t = 0; t < tokens; ++t) inverse[t] = 1.0f / LogScale(scales.token_scales[t]);
@@ -244,12 +274,21 @@ void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& sca
     const float factor = scale > 0 ? 1.0f / scale : 0.0f, mean = float(scales.mean_codes[d]) * scale * mean_unit;
     const float* HWY_RESTRICT y = rotated + d * tokens;
     uint8_t* HWY_RESTRICT out = scratch + PositionOf(d, head_dim) * tokens;
-    for (size_t t = 0; t < tokens; ++t) out[t] = NearestLevel((y[t] - mean) * factor * inverse[t]);
+    for (size_t t = 0; t < tokens; ++t) {
+      const float value = (y[t] - mean) * factor * inverse[t];
+      out[t] = k8 ? NearestLevel8(value) : NearestLevel(value);
+    }
   }
   for (size_t t = sinks; t < tokens; ++t) {
     uint8_t* HWY_RESTRICT row = codes + (t - sinks) * head_dim;
     for (size_t position = 0; position < head_dim; ++position) row[position] = scratch[position * tokens + t];
   }
+}
+
+void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, int bits,
+                 const float* HWY_RESTRICT rotated, uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
+  if (bits == 8) return CodesOf<true>(shape, sinks, scales, rotated, scratch, codes);
+  CodesOf<false>(shape, sinks, scales, rotated, scratch, codes);
 }
 
 // Bits of `code` at `shift` (`bits` of them), of positions `run` apart, into `run` bytes.
@@ -265,14 +304,15 @@ HWY_INLINE void PackStrip(const uint8_t* HWY_RESTRICT codes, size_t length, uint
   }
 }
 
-void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* HWY_RESTRICT codes, uint8_t* const planes[3]) {
+void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* HWY_RESTRICT codes, uint8_t* const planes[4]) {
   const size_t head_dim = shape.head_dim;
   for (size_t row = 0; row < rows; ++row) {
     for (size_t first = 0; first < head_dim; first += kStrip) {
       const size_t length = std::min<size_t>(kStrip, head_dim - first), at = row * head_dim + first;
-      PackStrip<2, 2>(codes + at, length, planes[0] + at / 4);
-      PackStrip<1, 1>(codes + at, length, planes[1] + at / 8);
-      PackStrip<1, 0>(codes + at, length, planes[2] + at / 8);
+      PackStrip<2, 6>(codes + at, length, planes[0] + at / 4);
+      if (planes[1] != nullptr) PackStrip<1, 5>(codes + at, length, planes[1] + at / 8);
+      if (planes[2] != nullptr) PackStrip<1, 4>(codes + at, length, planes[2] + at / 8);
+      if (planes[3] != nullptr) PackStrip<4, 0>(codes + at, length, planes[3] + at / 2);
     }
   }
 }
@@ -361,12 +401,12 @@ void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const flo
   HWY_DYNAMIC_DISPATCH(FitScales)(shape, sinks, keep_mean, rotated, squares, scales);
 }
 
-void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* rotated,
+void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, int bits, const float* rotated,
                  uint8_t* scratch, uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(LadderCodes)(shape, sinks, scales, rotated, scratch, codes);
+  HWY_DYNAMIC_DISPATCH(LadderCodes)(shape, sinks, scales, bits, rotated, scratch, codes);
 }
 
-void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* codes, uint8_t* const planes[3]) {
+void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* codes, uint8_t* const planes[4]) {
   HWY_DYNAMIC_DISPATCH(PackPlanes)(shape, rows, codes, planes);
 }
 

@@ -43,13 +43,13 @@ void Rotate(const TileShape& shape, const uint16_t* values, float* rotated);
 void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const float* rotated, float* squares,
                LadderScales& scales);
 
-// Nearest codes for the quantized scales, at [tokens][head_dim] in the byte positions of FORMAT.md, "Packing".
-// `scratch` holds tokens * head_dim bytes.
-void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* rotated,
+// Nearest codes for the quantized scales, at [tokens][head_dim] in the byte positions of FORMAT.md, "Packing". The lower
+// four bits stay zero unless `bits` is 8. `scratch` holds tokens * head_dim bytes.
+void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, int bits, const float* rotated,
                  uint8_t* scratch, uint8_t* codes);
 
-// Packs `rows` rows of positioned 4-bit codes into P0, P1, P2.
-void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* codes, uint8_t* const planes[3]);
+// Packs `rows` rows of positioned 8-bit codes into P0 to P3, as far as `planes` are not null.
+void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* codes, uint8_t* const planes[4]);
 
 // Rows [1 + head_dim] of the first `count` tokens: log scale, then codes of the rotated vector.
 void WideRows(const TileShape& shape, uint32_t count, const float* rotated, uint8_t* out);

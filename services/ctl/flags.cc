@@ -20,8 +20,9 @@ constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
 
 // Flags as they were written: CLI11 would stop at the first value that it cannot convert; all of them are to be named.
 struct RawFlags {
-  std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", threads = "2",
-                                                     replicas = "1", keys = "100000", seed = "1";
+  std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", key_bits = "0",
+                                                     value_bits = "0", threads = "2", replicas = "1", keys = "100000",
+                                                     seed = "1";
   std::string node_id, drain_deadline, drain_budget, interval = "2s", tls_cert, tls_key, tls_ca, tls_server_name,
                                                      bearer_file, token_name;
   bool json = false, version = false, once = false;
@@ -102,6 +103,9 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   if (act.encodes) {
     app->add_option("--codec", raw->codec, "raw16, i8 or ladder")->capture_default_str();
     app->add_option("--floor-db", raw->floor_db, "Least SQNR of a tile; 0 = the codec's own")->capture_default_str();
+    app->add_option("--key-bits", raw->key_bits, "Bits of a key's codes: ladder 2, 3, 4 or 8; 0 = the codec's own")
+        ->capture_default_str();
+    app->add_option("--value-bits", raw->value_bits, "The same for values")->capture_default_str();
   }
   if (act.drains) {
     app->add_option("NODE", raw->node_id, "Id of the node to drain");
@@ -191,6 +195,12 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   problems->Require(
       absl::SimpleAtof(raw.floor_db, &command.floor_db) && command.floor_db >= 0 && command.floor_db <= 200,
       "--floor-db", quoted(raw.floor_db, "no number of 0 to 200"));
+  const auto bits = [&](const char* flag, const std::string& text, int* value) {
+    problems->Require(absl::SimpleAtoi(text, value) && *value >= 0 && *value <= 16, flag,
+                      quoted(text, "no number of 0 to 16"));
+  };
+  bits("--key-bits", raw.key_bits, &command.key_bits);
+  bits("--value-bits", raw.value_bits, &command.value_bits);
   problems->Require(absl::SimpleAtoi(raw.threads, &command.threads) && command.threads >= 1 && command.threads <= 256,
                     "--threads", quoted(raw.threads, "no number of 1 to 256"));
   problems->Require(

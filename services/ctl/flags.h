@@ -27,6 +27,7 @@ struct Command {
   absl::Duration deadline = absl::Seconds(10);
   Codec codec = Codec::kLadder;
   float floor_db = 0;
+  int key_bits = 0, value_bits = 0;  // of codes; 0 = the codec's own
   int threads = 2;
   int replicas = 1;
   uint64_t keys = 100000, seed = 1;            // of `ring` without a prompt

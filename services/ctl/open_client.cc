@@ -21,6 +21,8 @@ absl::StatusOr<std::unique_ptr<Client>> OpenClient(const Command& command, Names
   options.deadline = command.deadline;
   options.codec = command.codec;
   options.floor_db = command.floor_db;
+  options.key_bits = command.key_bits;
+  options.value_bits = command.value_bits;
   options.threads = command.threads;
   options.replicas = command.replicas;
   return Client::Create(std::move(options));

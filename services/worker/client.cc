@@ -23,7 +23,7 @@ constexpr int kMaxReplicas = 3;
 
 bool Within(absl::Duration duration, absl::Duration least) { return duration >= least && duration <= kLongestCall; }
 
-absl::Status ValidateOptions(const ClientOptions& options) {
+absl::Status Validate(const ClientOptions& options) {
   std::vector<std::string> problems;
   const auto require = [&](bool right, const std::string& otherwise) {
     if (!right) problems.push_back(otherwise);
@@ -40,8 +40,13 @@ absl::Status ValidateOptions(const ClientOptions& options) {
   }
   require(options.transport != nullptr, "transport is missing");
   require(options.runtime != nullptr, "runtime is missing");
-  require(options.codec == Codec::kRaw16 || options.codec == Codec::kI8 || options.codec == Codec::kLadder,
-          "codec is unknown");
+  const bool known = CodecName(options.codec) != "unknown";
+  require(known, "codec is unknown");
+  if (known && ValidateNamespace(options.ns).ok()) {
+    const absl::Status bits = ValidateOptions(
+        {.codec = options.codec, .key_bits = options.key_bits, .value_bits = options.value_bits}, options.ns.Shape());
+    require(bits.ok(), std::string(bits.message()));
+  }
   require(options.floor_db >= 0 && options.floor_db <= 200,
           absl::StrCat("floor_db ", options.floor_db, " is not 0 to 200"));
   require(options.min_precision >= 0 && options.min_precision <= 16,
@@ -64,7 +69,7 @@ absl::Status ValidateOptions(const ClientOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(ClientOptions options) {
-  if (absl::Status valid = ValidateOptions(options); !valid.ok()) return valid;
+  if (absl::Status valid = Validate(options); !valid.ok()) return valid;
   auto core = std::make_unique<ClientCore>(std::move(options));
   if (absl::Status started = core->keeper.Start(core->options.view, core->Deadline()); !started.ok()) return started;
   return std::unique_ptr<Client>(new Client(std::move(core)));

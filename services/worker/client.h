@@ -48,7 +48,8 @@ struct ClientOptions {
   Transport* transport = nullptr;    // outlives the client
   Runtime* runtime = RealRuntime();  // time, chance and threads; outlives the client
 
-  Codec codec = Codec::kLadder;  // for Put
+  Codec codec = Codec::kLadder;      // for Put
+  int key_bits = 0, value_bits = 0;  // Put: as in EncodeOptions; 0 = the codec's own
   // Put: EncodeOptions.floor_db. Get: a block whose promise is less is a miss. 0 = the codec's own; any.
   float floor_db = 0;
   int min_precision = 0;  // Get: a block with fewer bits per code is a miss; 0 = any

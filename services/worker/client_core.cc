@@ -35,7 +35,7 @@ ClientCore::ClientCore(ClientOptions client_options)
       namespace_text(NamespaceText(options.ns)),
       retries(options.retry, options.runtime),
       encoders(options.runtime, options.threads),
-      reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, options.codec)),
+      reserve_bytes(NominalBlockBytes(Identity(Key{}, 0), shape, ForEncode())),
       locations(options.runtime),
       keeper({options.runtime, options.transport, &callers, &counters, BreakerFor(options),
               kMinLinkBuffers + options.threads, options.seeds, [this](size_t nodes) { Resize(nodes); }}),
@@ -43,6 +43,10 @@ ClientCore::ClientCore(ClientOptions client_options)
       decoders(options.runtime, options.threads),
       callers(options.runtime, std::min(kMaxCallers, options.seeds.size())),
       errands(options.runtime) {}
+
+EncodeOptions ClientCore::ForEncode() const {
+  return {options.codec, options.floor_db, options.key_bits, options.value_bits};
+}
 
 void ClientCore::Resize(size_t nodes) {
   buffers.SetBuffers(2 * (nodes + options.threads));

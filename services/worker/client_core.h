@@ -37,6 +37,7 @@ struct ClientCore {
   absl::Time Deadline() const { return Now() + options.deadline; }
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
+  EncodeOptions ForEncode() const;
   ExpectedBlock Expected(const Key& key, size_t block) const;  // of any node that says it has the block
   void Resize(size_t nodes);                                   // before a view with so many is used
   // When a node that refused a call because it is full said to come again, jittered; empty if it said nothing.

@@ -252,7 +252,7 @@ absl::Status PutJob::Encode(Upload* upload) {
     pages.base += upload->block * core_->shape.tokens * pages.token_stride;
     const absl::Duration before = ThreadCpuTime();
     encoded = kvist::Encode(core_->Identity(chain_[upload->block], upload->block), core_->shape, pages,
-                            {core_->options.codec, core_->options.floor_db}, upload->buffer.span());
+                            core_->ForEncode(), upload->buffer.span());
     encode_time = ThreadCpuTime() - before;
     door_.Leave();
   }

@@ -1,5 +1,5 @@
 // Goal    Whatever 16-bit values an engine has, the block that Encode makes of them is whole and keeps its promise.
-// Input   Six bytes that choose shape, codec, floor, position and how far to repeat, then values.
+// Input   Six bytes that choose shape, codec and bits, floor, position and how far to repeat, then values.
 // Method  The block is parsed, verified, decoded by both decoders, and its quality is measured from the values.
 #include <algorithm>
 #include <cmath>
@@ -17,9 +17,11 @@ namespace {
 using fuzz::Gate;
 
 Gate exact("an exact block"), lossy("a lossy block"), raised("a block with raised tiles"), wild("NaN or infinity"),
-    sinks("a ladder block at position 0");
+    sinks("a ladder block at position 0"), eight("a block of 8-bit codes of the ladder"),
+    mixed("a block with codes of two lengths");
 
 constexpr uint32_t kHeadDims[] = {64, 80, 96, 128, 256};
+constexpr int kBits[] = {0, 8, 4, 3, 2};
 constexpr Codec kCodecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder};
 
 struct Chosen {
@@ -35,6 +37,10 @@ Chosen Take(fuzz::Input* input) {
   const uint64_t stride = 1 + input->Number(2);
   chosen.shape = {1, 1u + (shape >> 7), 16, kHeadDims[shape % 5], shape & 64 ? Dtype::kF16 : Dtype::kBf16};
   chosen.options = {kCodecs[codec % 3], static_cast<float>(floor_db) / 2};
+  if (chosen.options.codec == Codec::kLadder) {
+    chosen.options.key_bits = kBits[codec / 3 % 5];
+    chosen.options.value_bits = kBits[codec / 15 % 5];
+  }
   chosen.identity.first_position = position % 3 == 0 ? 0 : position;
   const absl::Span<const uint8_t> bytes = input->Rest();
   chosen.values.assign(chosen.shape.Elements(), 0);
@@ -116,6 +122,8 @@ void Run(fuzz::Input input) {
     wild.Pass();
   }
   if (chosen.options.codec == Codec::kLadder && chosen.identity.first_position == 0) sinks.Pass();
+  if (view->codec() == Codec::kLadder && view->code_bits() == 8) eight.Pass();
+  if (view->mixed_bits()) mixed.Pass();
 }
 
 }  // namespace

@@ -41,15 +41,15 @@ std::vector<uint16_t> NormalValues(const BlockShape& shape, uint64_t seed) {
   return values;
 }
 
-Bytes EncodedBlock(const BlockShape& shape, Codec codec, uint32_t first_position, float floor_db, bool with_infinity) {
+Bytes EncodedBlock(const BlockShape& shape, const EncodeOptions& options, uint32_t first_position, bool with_infinity) {
   std::vector<uint16_t> values = NormalValues(shape, shape.head_dim);
   if (with_infinity) values[5] = Narrow(INFINITY, shape.dtype);
   BlockIdentity identity;
   for (size_t i = 0; i < identity.key.size(); ++i) identity.key[i] = static_cast<uint8_t>(i + 1);
   identity.first_position = first_position;
-  std::vector<uint8_t> block(MaxBlockBytes(shape, codec));
+  std::vector<uint8_t> block(MaxBlockBytes(shape, options.codec));
   const auto size = Encode(identity, shape, ContiguousPages<const uint16_t>(values.data(), shape, shape.tokens),
-                           {codec, floor_db}, absl::MakeSpan(block));
+                           options, absl::MakeSpan(block));
   if (!size.ok()) {
     std::fprintf(stderr, "%s\n", std::string(size.status().message()).c_str());
     std::exit(1);
@@ -67,13 +67,20 @@ void WriteBlocks() {
     const std::string name(CodecName(codec));
     const BlockShape small = {1, 1, 16, 64, Dtype::kBf16}, odd = {1, 1, 16, 80, Dtype::kF16};
     const BlockShape two = {2, 1, 16, 64, Dtype::kF16};
-    Write("block_fuzz", name, Choice(1, 0, 0, 0) + EncodedBlock(small, codec, 16, 0, false));
-    Write("block_fuzz", name + "-odd", Choice(1, 0, 1, 0) + EncodedBlock(odd, codec, 0, 0, false));
-    Write("block_fuzz", name + "-two-layers", Choice(2, 0, 0, 100) + EncodedBlock(two, codec, 0, 0, false));
-    Write("block_fuzz", name + "-raised", Choice(1, 0, 0, 1) + EncodedBlock(small, codec, 0, 60, false));
-    Write("block_fuzz", name + "-infinite", Choice(1, 0, 0, 0) + EncodedBlock(small, codec, 16, 0, true));
+    Write("block_fuzz", name, Choice(1, 0, 0, 0) + EncodedBlock(small, {codec}, 16, false));
+    Write("block_fuzz", name + "-odd", Choice(1, 0, 1, 0) + EncodedBlock(odd, {codec}, 0, false));
+    Write("block_fuzz", name + "-two-layers", Choice(2, 0, 0, 100) + EncodedBlock(two, {codec}, 0, false));
+    Write("block_fuzz", name + "-raised", Choice(1, 0, 0, 1) + EncodedBlock(small, {codec, 60}, 0, false));
+    Write("block_fuzz", name + "-infinite", Choice(1, 0, 0, 0) + EncodedBlock(small, {codec}, 16, true));
   }
-  const Bytes ladder = EncodedBlock({1, 1, 16, 64, Dtype::kBf16}, Codec::kLadder, 16, 0, false);
+  const Bytes ladder = EncodedBlock({1, 1, 16, 64, Dtype::kBf16}, {Codec::kLadder}, 16, false);
+  for (const auto& [key, value] : {std::pair{8, 8}, {8, 3}, {4, 2}, {2, 2}}) {
+    const EncodeOptions options = {.codec = Codec::kLadder, .key_bits = key, .value_bits = value};
+    const std::string name = "ladder-" + std::to_string(key) + "-" + std::to_string(value);
+    Write("block_fuzz", name, Choice(1, 0, 1, 0) + EncodedBlock({1, 1, 16, 80, Dtype::kF16}, options, 0, false));
+    Write("block_fuzz", name + "-later",
+          Choice(1, 0, 0, 90) + EncodedBlock({1, 1, 16, 64, Dtype::kBf16}, options, 16, false));
+  }
   for (const char precision : {1, 2, 3}) {
     Write("block_fuzz", "ladder-precision-" + std::to_string(precision), Choice(1, precision, 1, 60) + ladder);
   }
@@ -117,6 +124,11 @@ void WriteValues() {
     Write("encode_fuzz", "infinite-" + name, choice(128, codec, 0, 3, 0) + Bytes("\x80\x7f\x01\x00\x80\x3f", 6));
   }
   Write("encode_fuzz", "zeros", choice(4, 2, 0, 0, 0));
+  for (const int bits : {5, 6, 2 + 3 * 1 + 15 * 3, 2 + 3 * 4 + 15 * 2}) {  // 8 and 0, ...; encode_fuzz.cc has the list
+    const std::string name = "ladder-bits-" + std::to_string(bits);
+    Write("encode_fuzz", name, choice(64 + 1, bits, 0, 0, 3) + values(Dtype::kF16));
+    Write("encode_fuzz", name + "-later", choice(0, bits, 0, 1, 5) + values(Dtype::kBf16));
+  }
 }
 
 Bytes PartInput(const std::vector<int>& cuts, const Bytes& message) {

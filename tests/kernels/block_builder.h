@@ -50,14 +50,19 @@ inline std::vector<uint16_t> NormalValues(const BlockShape& shape, uint64_t seed
   return Values(shape, [&](size_t, size_t, size_t, size_t, size_t) { return normal(random); });
 }
 
-inline std::vector<uint8_t> EncodeOrDie(const BlockShape& shape, const std::vector<uint16_t>& values, Codec codec,
-                                        uint32_t first_position, float floor_db = 0) {
-  std::vector<uint8_t> bytes(MaxBlockBytes(shape, codec));
+inline std::vector<uint8_t> EncodeOrDie(const BlockShape& shape, const std::vector<uint16_t>& values,
+                                        const EncodeOptions& options, uint32_t first_position) {
+  std::vector<uint8_t> bytes(MaxBlockBytes(shape, options.codec));
   const auto size = Encode(IdentityAt(first_position), shape, ContiguousPages(values.data(), shape, shape.tokens),
-                           {codec, floor_db}, absl::MakeSpan(bytes));
+                           options, absl::MakeSpan(bytes));
   EXPECT_TRUE(size.ok()) << MessageOf(size.status());
   bytes.resize(size.value_or(0));
   return bytes;
+}
+
+inline std::vector<uint8_t> EncodeOrDie(const BlockShape& shape, const std::vector<uint16_t>& values, Codec codec,
+                                        uint32_t first_position, float floor_db = 0) {
+  return EncodeOrDie(shape, values, EncodeOptions{codec, floor_db}, first_position);
 }
 
 inline BlockView ParseOrDie(absl::Span<const uint8_t> bytes) {

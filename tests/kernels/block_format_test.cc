@@ -109,7 +109,8 @@ TEST(BlockFormat, AFutureVersionIsNamedEvenWhereItsHeaderDiffers) {
 TEST(BlockFormat, FieldsOutOfRangeAreNamed) {
   EXPECT_EQ(ErrorWithField(12, 1, 3), "INVALID_ARGUMENT: header: shape: dtype 3; allowed are 1 (bf16) and 2 (f16)");
   EXPECT_EQ(ErrorWithField(13, 1, 3), "INVALID_ARGUMENT: header: 3 planes of 4-bit codes; ladder has 4 of 4");
-  EXPECT_EQ(ErrorWithField(14, 1, 8), "INVALID_ARGUMENT: header: 4 planes of 8-bit codes; ladder has 4 of 4");
+  EXPECT_EQ(ErrorWithField(14, 1, 8), "INVALID_ARGUMENT: header: 4 planes of 8-bit codes; ladder has 5 of 8");
+  EXPECT_EQ(ErrorWithField(14, 1, 5), "INVALID_ARGUMENT: header: 4 planes of 5-bit codes; ladder has 4 of 4");
   EXPECT_EQ(ErrorWithField(15, 1, 0), "INVALID_ARGUMENT: header: flags 0, the other fields imply 1");
   EXPECT_EQ(ErrorWithField(15, 1, 0x81), "INVALID_ARGUMENT: header: flags 129, the other fields imply 1");
   EXPECT_EQ(ErrorWithField(16, 4, 0xffffffff).substr(0, 48), "INVALID_ARGUMENT: header: shape: 4294967295 laye");

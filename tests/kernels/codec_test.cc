@@ -68,8 +68,68 @@ TEST_P(CodecShapes, LadderLevelsCarryNoBias) {
   }
 }
 
+TEST_P(CodecShapes, ALadderOfEightBitsHoldsThoseOfFewer) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const EncodeOptions eight = {.codec = Codec::kLadder, .key_bits = 8, .value_bits = 8};
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, eight, 4096);
+  const BlockView view = ParseOrDie(block);
+  EXPECT_EQ(view.raised_tiles(), 0u);
+  EXPECT_EQ(view.MaxPrecision(), 8);
+  EXPECT_GT(SqnrDb(Shape(), values, DecodeOrDie(view)), 40.5);
+  for (int bits : {2, 3, 4}) {
+    const EncodeOptions fewer = {.codec = Codec::kLadder, .key_bits = bits, .value_bits = bits};
+    const std::vector<uint8_t> own = EncodeOrDie(Shape(), values, fewer, 4096);
+    EXPECT_EQ(ParseOrDie(own).MaxPrecision(), bits);
+    EXPECT_EQ(ParseOrDie(own).raised_tiles(), 0u);
+    EXPECT_EQ(DecodeOrDie(view, bits), DecodeOrDie(ParseOrDie(own))) << bits << " bits";
+  }
+}
+
+TEST_P(CodecShapes, DroppingPlanesIsTheBlockOfFewerBits) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const EncodeOptions options = {.codec = Codec::kLadder, .key_bits = 8, .value_bits = 3};
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 0);
+  for (int precision : {8, 4, 3, 2}) {
+    const auto ranges = ParseOrDie(block).RangesFor(0, Shape().layers, precision);
+    ASSERT_TRUE(ranges.ok());
+    const std::vector<uint8_t> demoted(block.begin(),
+                                       block.begin() + ranges->back().offset + ranges->back().size_bytes);
+    EXPECT_EQ(demoted.size() == block.size(), precision == 8);
+    EXPECT_EQ(ParseOrDie(demoted).MaxPrecision(), precision);
+    EXPECT_EQ(DecodeOrDie(ParseOrDie(demoted)), DecodeOrDie(ParseOrDie(block), precision));
+  }
+}
+
+TEST_P(CodecShapes, KeysAndValuesAndLayersHaveBitsOfTheirOwn) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const LayerBits layers[] = {{4, 3}, {8, 0}};
+  const EncodeOptions options = {.codec = Codec::kLadder, .value_bits = 2, .layer_bits = layers};
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 4096);
+  EXPECT_EQ(block.size(), NominalBlockBytes(IdentityAt(4096), Shape(), options));
+  const BlockView view = ParseOrDie(block);
+  EXPECT_EQ(view.code_bits(), 8);
+  EXPECT_TRUE(view.mixed_bits());
+  EXPECT_EQ(view.floor_db(), kDefaultFloorDbLadder2);
+  const std::vector<uint16_t> decoded = DecodeOrDie(view);
+  const size_t tile = Shape().TileElements(), layer = tile * Shape().heads;
+  const double least[2][2] = {{19, 13.5}, {40, 7.5}};
+  for (size_t kv = 0; kv < 2; ++kv) {
+    for (size_t l = 0; l < 2; ++l) {
+      const double db = SqnrDb(Shape(), values, decoded, (kv * 2 + l) * layer, layer);
+      EXPECT_GT(db, least[l][kv]) << kv << " " << l;
+      EXPECT_LT(db, least[l][kv] + 6) << kv << " " << l;
+    }
+  }
+}
+
 TEST_P(CodecShapes, EncodeWritesTheNominalBytesWhenNoTileIsRaised) {
   const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  for (const auto& [key, value] : {std::pair{8, 8}, {4, 3}, {2, 8}, {3, 2}}) {
+    const EncodeOptions options = {.codec = Codec::kLadder, .key_bits = key, .value_bits = value};
+    const size_t size = EncodeOrDie(Shape(), values, options, 0).size();
+    EXPECT_EQ(size, NominalBlockBytes(IdentityAt(0), Shape(), options)) << key << " and " << value;
+    EXPECT_LE(size, MaxBlockBytes(Shape(), Codec::kLadder));
+  }
   for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
     for (uint32_t first : {0u, 128u}) {
       const size_t size = EncodeOrDie(Shape(), values, codec, first).size();
@@ -310,6 +370,13 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
             "INVALID_ARGUMENT: floor_db -1; allowed are 0 (the codec's own) to 200");
   EXPECT_EQ(message(kShape, {Codec::kI8, NAN}, out.size()),
             "INVALID_ARGUMENT: floor_db nan; allowed are 0 (the codec's own) to 200");
+  EXPECT_EQ(message(kShape, {.codec = Codec::kLadder, .key_bits = 5}, out.size()),
+            "INVALID_ARGUMENT: key_bits 5; ladder has 0 (its own), 2, 3, 4, 8");
+  EXPECT_EQ(message(kShape, {.codec = Codec::kI8, .value_bits = 4}, out.size()),
+            "INVALID_ARGUMENT: value_bits 4; i8 has 0 (its own), 8");
+  const LayerBits layers[2] = {};
+  EXPECT_EQ(message(kShape, {.layer_bits = layers}, out.size()),
+            "INVALID_ARGUMENT: layer_bits of 2 layers; the block has 1");
   EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000), "RESOURCE_EXHAUSTED: block of 65728 bytes; the output holds 1000");
 }
 

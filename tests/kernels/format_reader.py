@@ -9,8 +9,7 @@ import struct
 from xxh3 import xxh3_64
 
 CODECS = {1: "raw16", 2: "i8", 3: "ladder"}
-PLANES = {"raw16": 1, "i8": 2, "ladder": 4}
-CODE_BITS = {"raw16": 16, "i8": 8, "ladder": 4}
+PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}}  # by the bits of a code
 DTYPES = {1: "bf16", 2: "f16"}
 MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
 ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
@@ -20,6 +19,9 @@ LEVELS = {
     3: [-107, -107, -67, -67, -38, -38, -12, -12, 12, 12, 38, 38, 67, 67, 107, 107],
     2: [-84] * 4 + [-26] * 4 + [26] * 4 + [84] * 4,
 }
+BASES_8 = [-128, -64, -49, -38, -29, -21, -14, -7, 0, 7, 14, 21, 29, 38, 49, 64]
+STEPS_8 = [64, 15, 11, 9, 8, 7, 7, 7, 7, 7, 7, 8, 9, 11, 15, 64]
+OUTER_PARTS = [3, 9, 16, 23, 30, 38, 47, 56, 66, 77, 90, 105, 122, 143, 172, 217]
 HEADER = struct.Struct("<8sHBBBBBBIHHII32s16s16sQHHIQQ")
 
 
@@ -42,6 +44,13 @@ def from_bits(bits):
 
 
 UNIT = from_bits(0x3CB1F41A)
+UNIT_8 = from_bits(0x3A1A9542)
+
+
+def level_8(code):
+    cell, i = code >> 4, code & 15
+    part = OUTER_PARTS[i] if cell == 15 else 256 - OUTER_PARTS[15 - i] if cell == 0 else 16 * i + 8
+    return 256 * BASES_8[cell] + STEPS_8[cell] * part
 
 
 def log_scale(u):
@@ -113,11 +122,12 @@ class Block:
         need(codec in CODECS and codec_version == 1, "codec")
         need(dtype in DTYPES, "dtype")
         self.codec, self.dtype = CODECS[codec], DTYPES[dtype]
-        need(planes == PLANES[self.codec] and code_bits == CODE_BITS[self.codec], "planes")
+        need(PLANES[self.codec].get(code_bits) == planes, "planes")
+        self.planes, self.code_bits, self.mixed = planes, code_bits, self.codec == "ladder" and flags & 4 != 0
         need(1 <= self.layers <= 1024 and 1 <= self.heads <= 256, "shape")
         need(self.tokens in range(16, 257, 16) and self.dim in (64, 80, 96, 128, 256), "shape")
         self.sinks = 4 if self.codec == "ladder" and self.first_position == 0 else 0
-        need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0), "flags")
+        need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0) | (4 if self.mixed else 0), "flags")
         need(self.raised <= 2 * self.layers * self.heads and self.sqnr >= self.floor, "quality")
         end = 128 + 16 * planes * self.layers
         need(len(data) >= end and xxh3_64(data[128:end]) == table_sum, "table checksum")
@@ -152,23 +162,35 @@ class Block:
             need(not rotated and len(side) == 2 * count * elements, "values")
             return [list(struct.unpack_from("<%dH" % elements, side, 2 * i * elements)) for i in range(count)]
         need(len(side) >= 2 * count, "side")
-        modes, at = side[:count], 2 * count
-        own = modes.count(0)
-        rows = self.tokens - self.sinks
-        widths = [self.dim] if self.codec == "i8" else [self.dim // 4, self.dim // 8, self.dim // 8][:precision - 1]
-        planes = [self.piece(1 + p, layer) for p in range(len(widths))]
-        need(all(len(plane) == own * rows * width for plane, width in zip(planes, widths)), "plane size")
-        tiles, seen = [], 0
-        for i, mode in enumerate(modes):
+        modes, at = [byte & 15 for byte in side[:count]], 2 * count
+        for mode, lacks in zip(modes, (byte >> 4 for byte in side[:count])):
             need(mode in ((0, 2) if self.codec == "i8" else (0, 1, 2)), "mode")
-            codes = [p[seen * rows * w:(seen + 1) * rows * w] for p, w in zip(planes, widths)] if mode == 0 else None
-            seen += mode == 0
+            need(lacks <= (self.planes - 2 if self.mixed and mode == 0 else 0), "mode")
+        # Code planes that a tile has.
+        has = [self.planes - 1 - (byte >> 4) if byte & 15 == 0 else 0 for byte in side[:count]]
+        wanted = PLANES[self.codec][precision] - 1
+        codes = self._codes(layer, [min(planes, wanted) for planes in has], has, wanted)
+        tiles = []
+        for i, mode in enumerate(modes):
             size = self._record_bytes(mode, i < self.heads)
             record, at = side[at:at + size], at + size
             need(len(record) == size, "side size")
-            tiles.append(self._decode_tile(mode, i < self.heads, record, codes, precision, rotated))
+            tiles.append(self._decode_tile(mode, i < self.heads, record, codes[i], rotated))
         need(at == len(side), "side size")
         return tiles
+
+    def _codes(self, layer, read, has, wanted):
+        """By tile: its bytes in each plane that is read of it."""
+        rows, codes = self.tokens - self.sinks, [[] for _ in has]
+        widths = [self.dim] if self.codec == "i8" else [self.dim // 4, self.dim // 8, self.dim // 8, self.dim // 2]
+        for p in range(wanted):
+            plane, size, seen = self.piece(1 + p, layer), rows * widths[p], 0
+            need(len(plane) == size * sum(planes > p for planes in has), "plane size")
+            for i, planes in enumerate(has):
+                if planes > p:
+                    codes[i] += [plane[seen * size:(seen + 1) * size]] * (read[i] > p)
+                    seen += 1
+        return codes
 
     def _record_bytes(self, mode, is_key):
         if mode == 2:
@@ -179,7 +201,7 @@ class Block:
             return self.tokens
         return self.tokens - self.sinks + self.dim + (self.dim + 1 if is_key else 0) + self.sinks * (1 + self.dim)
 
-    def _decode_tile(self, mode, is_key, record, codes, precision, rotated):
+    def _decode_tile(self, mode, is_key, record, codes, rotated):
         dim = self.dim
         if mode == 2:
             need(not rotated, "raw16 tile read rotated")
@@ -207,11 +229,16 @@ class Block:
         out = self._wide_rows(record[at:], self.sinks, rotated)
         for row in range(rows):
             code = [plane_value(codes[0][row * dim // 4:], dim, 2, d) << 2 for d in range(dim)]
-            for p in range(1, precision - 1):
+            for p in range(1, min(len(codes), 3)):
                 bits = codes[p][row * dim // 8:(row + 1) * dim // 8]
                 code = [c | plane_value(bits, dim, 1, d) << 2 - p for d, c in enumerate(code)]
-            v = [LEVELS[precision][c] * a[d] + 64 >> 7 for d, c in enumerate(code)]
-            out += self._finish(v, f32(log_scale(record[row]) * (UNIT * 2.0 ** -k)), means, rotated)
+            if len(codes) == 4:
+                low = [plane_value(codes[3][row * dim // 2:(row + 1) * dim // 2], dim, 4, d) for d in range(dim)]
+                v = [level_8(c << 4 | low[d]) * (a[d] << 6 - k) + 16384 >> 15 for d, c in enumerate(code)]
+                out += self._finish(v, f32(log_scale(record[row]) * UNIT_8), means, rotated, int)
+            else:
+                v = [LEVELS[len(codes) + 1][c] * a[d] + 64 >> 7 for d, c in enumerate(code)]
+                out += self._finish(v, f32(log_scale(record[row]) * (UNIT * 2.0 ** -k)), means, rotated)
         return out
 
     def _wide_rows(self, record, count, rotated):
@@ -220,11 +247,11 @@ class Block:
             out += self._finish([int8(c) for c in row[1:]], log_scale(row[0]), [0.0] * self.dim, rotated)
         return out
 
-    def _finish(self, v, scale, means, rotated):
+    def _finish(self, v, scale, means, rotated, wrap=int16):
         if rotated:
             values = [f32(x * scale) for x in v]
         else:
-            values = [f32(f32(int16(x) * n) * scale) for x, n in zip(transform(v, self.dim), norms(self.dim))]
+            values = [f32(f32(wrap(x) * n) * scale) for x, n in zip(transform(v, self.dim), norms(self.dim))]
         return [narrow(f32(x + m), self.dtype) for x, m in zip(values, means)]
 
 

@@ -10,14 +10,15 @@ import random
 import struct
 
 import format_reader
-from format_reader import CODE_BITS, HEADER, PLANES, block_key, engine_key, namespace_digest
+from format_reader import HEADER, PLANES, block_key, engine_key, namespace_digest
 from xxh3 import xxh3_64
 
 RANDOM = random.Random(20261123)
 CODEC_IDS = {name: number for number, name in format_reader.CODECS.items()}
 DTYPE_IDS = {name: number for number, name in format_reader.DTYPES.items()}
 
-# name, codec, head_dim, dtype, layers, heads, tokens, first position, modes of the tiles, scales full range or near 1
+# name, codec, head_dim, dtype, layers, heads, tokens, first position, mode bytes of the tiles, scales full range or near
+# 1, bits of a code where the codec leaves a choice. New ones at the end: the bytes of the others stay.
 BLOCKS = [
     ("raw16 bf16", "raw16", 64, "bf16", 2, 1, 16, 0, [2], False),
     ("raw16 f16 80", "raw16", 80, "f16", 1, 1, 16, 32, [2], False),
@@ -34,6 +35,14 @@ BLOCKS = [
     ("ladder f16 128", "ladder", 128, "f16", 1, 1, 16, 16, [0], False),
     ("ladder bf16 256, sinks", "ladder", 256, "bf16", 1, 1, 16, 0, [0], False),
     ("ladder f16 256, every tile raised", "ladder", 256, "f16", 1, 1, 16, 4096, [1], False),
+    ("ladder of 8 bits, bf16 64, sinks", "ladder", 64, "bf16", 1, 1, 16, 0, [0], False, 8),
+    ("ladder of 8 bits, f16 80, scales of every size", "ladder", 80, "f16", 1, 1, 16, 16, [0], True, 8),
+    ("ladder of 8 bits, bf16 96, sinks, a raw16 tile", "ladder", 96, "bf16", 1, 1, 16, 0, [0, 2], False, 8),
+    ("ladder of 8 bits, bf16 128, tiles of 8 to 2 bits", "ladder", 128, "bf16", 1, 2, 16, 0, [0, 16, 32, 48], False, 8),
+    ("ladder of 8 bits, f16 256, values of 3 bits", "ladder", 256, "f16", 1, 1, 16, 64, [0, 32], False, 8),
+    ("ladder of 4 and 2 bits, bf16 64, a rotated i8 tile", "ladder", 64, "bf16", 2, 2, 16, 0, [0, 1, 32, 32], False, 4),
+    ("ladder of 3 bits, f16 64", "ladder", 64, "f16", 1, 1, 16, 32, [0], False, 3),
+    ("ladder of 2 bits, bf16 64, sinks", "ladder", 64, "bf16", 1, 1, 16, 0, [0], False, 2),
 ]
 
 
@@ -61,30 +70,35 @@ def record(codec, dim, tokens, sinks, mode, is_key, wide):
     return scales(tokens - sinks, wide) + scales(dim, wide, 128) + mean + wide_rows(sinks, dim, wide)
 
 
-def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide):
-    planes, raised = [[] for _ in range(PLANES[codec])], 0
+def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits):
+    planes, raised = [[] for _ in range(PLANES[codec][code_bits])], 0
     for _ in range(layers):
         tiles = [modes[i % len(modes)] for i in range(2 * heads)]
-        side = b"".join(record(codec, dim, tokens, sinks, m, i < heads, wide) for i, m in enumerate(tiles))
+        side = b"".join(record(codec, dim, tokens, sinks, m & 15, i < heads, wide) for i, m in enumerate(tiles))
         planes[0].append(side if codec == "raw16" else bytes(tiles) + random_bytes(2 * heads) + side)
-        elements = tiles.count(0) * (tokens - sinks) * dim
         for p in range(1, len(planes)):
-            planes[p].append(random_bytes(elements if codec == "i8" else elements // (4 if p == 1 else 8)))
-        raised += 0 if codec == "raw16" else len(tiles) - tiles.count(0)
+            elements = sum(m & 15 == 0 and p < len(planes) - (m >> 4) for m in tiles) * (tokens - sinks) * dim
+            planes[p].append(random_bytes(elements if codec == "i8" else elements // {1: 4, 4: 2}.get(p, 8)))
+        raised += 0 if codec == "raw16" else sum(m & 15 != 0 for m in tiles)
     return [piece for plane in planes for piece in plane], raised
 
 
-def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, wide):
+def own_bits(codec):
+    return {"raw16": 16, "i8": 8, "ladder": 4}[codec]
+
+
+def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, wide, code_bits=0):
+    code_bits = code_bits or own_bits(codec)
     sinks = 4 if codec == "ladder" and first_position == 0 else 0
-    pieces, raised = make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide)
+    pieces, raised = make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits)
     body, table = b"", b""
     start = 128 + 16 * len(pieces)
     for piece in pieces:
         body += bytes(-(start + len(body)) % 64)
         table += struct.pack("<IIQ", start + len(body), len(piece), xxh3_64(piece))
         body += piece
-    flags = (1 if sinks else 0) | (2 if raised else 0)
-    header = HEADER.pack(b"KVISTBLK", 1, CODEC_IDS[codec], 1, DTYPE_IDS[dtype], PLANES[codec], CODE_BITS[codec], flags,
+    flags = (1 if sinks else 0) | (2 if raised else 0) | (4 if any(m >> 4 for m in modes) else 0)
+    header = HEADER.pack(b"KVISTBLK", 1, CODEC_IDS[codec], 1, DTYPE_IDS[dtype], PLANES[codec][code_bits], code_bits, flags,
                          layers, heads, dim, tokens, first_position, random_bytes(32), random_bytes(16), bytes(16),
                          start + len(body), 10 * 256, 20 * 256 + 7, raised, xxh3_64(table), 0)[:120]
     return header + struct.pack("<Q", xxh3_64(header)) + table + body
@@ -98,7 +112,7 @@ def block_vector(name, codec, *shape):
     data = make_block(codec, *shape)
     block = format_reader.Block(data)
     decoded = []
-    for precision in {"raw16": [16], "i8": [8], "ladder": [2, 3, 4]}[codec]:
+    for precision in [bits for bits in PLANES[codec] if bits <= block.code_bits]:
         for rotated in [False, True] if codec == "ladder" and 2 not in shape[6] else [False]:
             values = block.decode(precision, rotated)
             decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values),

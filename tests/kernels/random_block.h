@@ -11,13 +11,15 @@
 
 namespace kvist {
 
-// A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range).
-// raw16 has no modes.
+// A block of this shape whose tiles have the mode bytes `modes` in turn (planes that a tile lacks in the upper half) and
+// whose other bytes are random (channel scales in range). raw16 has no modes. code_bits: 0 = the codec's own.
 inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, uint32_t first_position,
-                                        const std::vector<uint8_t>& modes, std::mt19937_64& random) {
+                                        const std::vector<uint8_t>& modes, std::mt19937_64& random, int code_bits = 0) {
   const TileSizes sizes(codec, shape, first_position);
   BlockHeader header;
   header.codec = codec;
+  header.code_bits = code_bits;
+  for (uint8_t mode : modes) header.mixed_bits |= mode >= 16;
   header.shape = shape;
   header.identity = IdentityAt(first_position);
   header.min_sqnr_db256 = 65535;
@@ -32,8 +34,9 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
     }
     side.resize(2 * tiles);
     for (size_t i = 0; i < tiles; ++i) {
-      const TileMode mode = TileMode(modes[(i + layer) % modes.size()]);
-      side[i] = uint8_t(mode);
+      const uint8_t byte = modes[(i + layer) % modes.size()];
+      const TileMode mode = TileMode(byte & 15);
+      side[i] = byte;
       header.raised_tiles += mode != TileMode::kOwn;
       const size_t at = side.size();
       side.resize(at + sizes.Record(mode, i < shape.heads));
@@ -41,7 +44,7 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
       if (mode != TileMode::kOwn) continue;
       for (size_t d = 0; codec == Codec::kLadder && d < shape.head_dim; ++d)
         side[at + sizes.rows + d] = uint8_t(random() % 129);
-      for (int plane = 1; plane < header.Planes(); ++plane) {
+      for (int plane = 1; plane < header.Planes() - (byte >> 4); ++plane) {
         for (size_t j = 0; j < sizes.CodePlane(plane); ++j)
           pieces[plane * shape.layers + layer].push_back(uint8_t(random()));
       }

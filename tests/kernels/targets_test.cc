@@ -68,6 +68,32 @@ TEST_P(Targets, DecodeLadderAlike) {
   }
 }
 
+TEST_P(Targets, DecodeLadderOfEveryLengthAlike) {
+  for (int code_bits : {2, 3, 8}) {
+    for (uint32_t tokens : {16, 48, 256}) {
+      for (uint32_t first_position : {0, 512}) {
+        const std::vector<uint8_t> block =
+            RandomBlock(Shape(tokens), Codec::kLadder, first_position, {0, 0, 1}, random_, code_bits);
+        for (Basis basis : {Basis::kOriginal, Basis::kKeptRotated}) {
+          for (int precision : {2, 3, 4, 8}) {
+            if (precision > code_bits) continue;
+            ExpectSameBits(block, basis, precision, tokens == 48 ? 5 : 0, tokens == 256 ? 3 : 0);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Targets, DecodeTilesThatLackPlanesAlike) {
+  // Tiles of 8, 4, 3 and 2 bits side by side, and a rotated i8 one.
+  const std::vector<uint8_t> block =
+      RandomBlock(Shape(32), Codec::kLadder, 0, {0x00, 0x10, 0x20, 0x30, 0x01}, random_, 8);
+  for (Basis basis : {Basis::kOriginal, Basis::kKeptRotated}) {
+    for (int precision : {2, 3, 4, 8}) ExpectSameBits(block, basis, precision, 0, 0);
+  }
+}
+
 TEST_P(Targets, DecodeI8Alike) {
   for (uint32_t tokens : {16, 48, 128, 256}) {
     const std::vector<uint8_t> block = RandomBlock(Shape(tokens), Codec::kI8, 0, {0, 0, 2}, random_);
@@ -98,6 +124,9 @@ TEST_P(Targets, EncodeAlike) {
     ForEachTarget([&] { blocks.push_back(EncodeOrDie(shape, values, codec, 0)); });
     for (const std::vector<uint8_t>& block : blocks) EXPECT_EQ(block, blocks[0]);
   }
+  std::vector<std::vector<uint8_t>> blocks;
+  ForEachTarget([&] { blocks.push_back(EncodeOrDie(shape, values, {.codec = Codec::kLadder, .key_bits = 8}, 0)); });
+  for (const std::vector<uint8_t>& block : blocks) EXPECT_EQ(block, blocks[0]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Targets,

@@ -196,6 +196,18 @@ TEST(EncodeOnDevice, ReadsStridedPages) {
   }
 }
 
+TEST(EncodeOnDevice, LeavesOtherNumbersOfBitsToTheHost) {
+  const BlockShape shape = {1, 1, 16, 64, Dtype::kBf16};
+  const std::vector<uint16_t> values = KvLike(shape, 7);
+  for (const auto& [key, value] : {std::pair{8, 8}, {4, 3}, {3, 3}}) {
+    EncodeRequest request = RequestOf(shape, values, Codec::kLadder, 0);
+    request.options.key_bits = key;
+    request.options.value_bits = value;
+    const absl::Status status = EncodePlan::Make({&request, 1}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << MessageOf(status);
+  }
+}
+
 TEST(EncodeOnDevice, SealsBlocksThatAReaderAccepts) {
   const BlockShape shape = {3, 2, 128, 64, Dtype::kBf16};
   const std::vector<uint16_t> values = KvLike(shape, 7);

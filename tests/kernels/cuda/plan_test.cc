@@ -1,5 +1,6 @@
 // Goal    Everything wrong with a request that a host can see is refused before a launch, and the message says what.
 // Method  A request that is right, with one thing changed at a time.
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/plan_limits.h"
@@ -174,6 +175,18 @@ TEST_F(Plan, RefusesLatentPagesForBlocksThatAreNoLatent) {
   ExpectRefused(absl::StatusCode::kInvalidArgument, "latent pages with 2 heads");
   one_.layout.heads = 1;
   ExpectRefused(absl::StatusCode::kUnimplemented, "the block has 2 heads with head_dim 64 as ladder");
+}
+
+TEST_F(Plan, LeavesOtherNumbersOfBitsToTheHost) {
+  std::mt19937_64 random(7);
+  for (int bits : {2, 3, 8}) {
+    const OneBlock one(RandomBlock(kShape, Codec::kLadder, 0, {0, 1}, random, bits));
+    const absl::Status status = one.MakeStatus();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_EQ(MessageOf(status), absl::StrCat("request 0: no kernel decodes ladder of ", bits, " bits"));
+  }
+  const OneBlock mixed(RandomBlock(kShape, Codec::kLadder, 0, {0, 0x10}, random));
+  EXPECT_EQ(MessageOf(mixed.MakeStatus()), "request 0: no kernel decodes ladder of 4 and fewer bits");
 }
 
 TEST_F(Plan, RefusesAPrecisionThatTheCodecDoesNotHave) {

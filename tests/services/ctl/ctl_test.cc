@@ -36,8 +36,10 @@ std::vector<std::string> Lines(const std::string& text) {
 }
 
 TEST(Flags, AreReadIntoOneStruct) {
-  const auto parsed = Parse({"put", "--cluster", "c", "--namespace", "n", "--tokens", "t", "--kv", "k", "--codec", "i8",
-                             "--floor-db", "31.5", "--threads", "3", "--deadline", "1m30s", "--json"});
+  const auto parsed = Parse({"put",  "--cluster",  "c",       "--namespace", "n",          "--tokens", "t",
+                             "--kv", "k",          "--codec", "i8",          "--floor-db", "31.5",     "--threads",
+                             "3",    "--deadline", "1m30s",   "--json",      "--key-bits", "4",        "--value-bits",
+                             "3"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const Command& command = parsed->command;
   EXPECT_EQ(command.act, Act::kPut);
@@ -47,6 +49,8 @@ TEST(Flags, AreReadIntoOneStruct) {
   EXPECT_EQ(command.kv_file, "k");
   EXPECT_EQ(command.codec, Codec::kI8);
   EXPECT_EQ(command.floor_db, 31.5f);
+  EXPECT_EQ(command.key_bits, 4);
+  EXPECT_EQ(command.value_bits, 3);
   EXPECT_EQ(command.threads, 3);
   EXPECT_EQ(command.deadline, absl::Seconds(90));
   EXPECT_TRUE(command.json);
@@ -64,17 +68,17 @@ TEST(Flags, TopTakesAnIntervalAndNoJson) {
 }
 
 TEST(Flags, AllThatAreWrongAreNamedAtOnce) {
-  const auto parsed =
-      Parse({"put", "--codec", "zip", "--floor-db", "x", "--threads", "0", "--deadline", "soon", "--colour"});
+  const auto parsed = Parse({"put", "--codec", "zip", "--floor-db", "x", "--threads", "0", "--deadline", "soon",
+                             "--colour", "--key-bits", "17"});
   const std::string message = Message(parsed.status());
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
-  for (const char* part :
-       {"--colour: unknown; see --help", "--cluster or --node: needed", "--namespace: needed", "--tokens: needed",
-        "--kv: needed", "--codec: ", "--floor-db: 'x' is no number of 0 to 200",
-        "--threads: '0' is no number of 1 to 256", "--deadline: 'soon' is no duration of 1ms to 10m"}) {
+  for (const char* part : {"--colour: unknown; see --help", "--cluster or --node: needed", "--namespace: needed",
+                           "--tokens: needed", "--kv: needed", "--codec: ", "--floor-db: 'x' is no number of 0 to 200",
+                           "--key-bits: '17' is no number of 0 to 16", "--threads: '0' is no number of 1 to 256",
+                           "--deadline: 'soon' is no duration of 1ms to 10m"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
-  EXPECT_EQ(Lines(message).size(), 9u) << message;
+  EXPECT_EQ(Lines(message).size(), 10u) << message;
 }
 
 TEST(Flags, ACommandIsNeeded) {

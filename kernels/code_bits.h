@@ -1,0 +1,48 @@
+// How many bits the codes of a tile have, and in how many planes they lie (FORMAT.md, "Tiles and pieces"): for codecs that
+// leave a choice.
+//
+// Units   bits of a code; planes without the side.
+// Threads pure functions.
+// Errors  BitsOf: InvalidArgument names what the codec has.
+// Why     A tile has a number of its own, since keys need more bits than values and some layers more than others. A block
+//         has the largest of them: its tiles may lack trailing planes, and a layer's plane holds only the tiles that have it.
+#ifndef KVIST_KERNELS_CODE_BITS_H_
+#define KVIST_KERNELS_CODE_BITS_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/codec.h"
+#include "kernels/kinds.h"
+
+namespace kvist {
+
+// Code planes of a tile or block whose codes have `bits` bits; 0 for a number that the codec does not have.
+constexpr int CodePlanes(Codec codec, int bits) {
+  if (codec == Codec::kI8) return bits == 8 ? 1 : 0;
+  if (codec != Codec::kLadder) return 0;
+  return bits == 8 ? 4 : bits >= 2 && bits <= 4 ? bits - 1 : 0;
+}
+
+// The inverse. REQUIRES: 1 <= planes <= the codec's most.
+constexpr int BitsOfPlanes(Codec codec, int planes) {
+  if (codec == Codec::kI8) return 8;
+  return planes == 4 ? 8 : planes + 1;
+}
+
+// Bits of a codec whose caller chose none.
+constexpr LayerBits DefaultBits(Codec codec) {
+  if (codec == Codec::kI8) return {8, 8};
+  return codec == Codec::kLadder ? LayerBits{4, 4} : LayerBits{16, 16};
+}
+
+// The bits of a block's tiles, by layer.
+struct BlockBits {
+  std::vector<LayerBits> layers;
+  int most = 0, least = 0;
+};
+absl::StatusOr<BlockBits> BitsOf(const EncodeOptions& options, const BlockShape& shape);
+
+}  // namespace kvist
+
+#endif  // KVIST_KERNELS_CODE_BITS_H_
