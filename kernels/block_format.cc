@@ -64,12 +64,19 @@ absl::StatusOr<Enum> ParseName(std::string_view name, std::string_view what, con
 std::string_view CodecName(Codec codec) {
   if (codec == Codec::kRaw16) return "raw16";
   if (codec == Codec::kI8) return "i8";
+  if (codec == Codec::kX16) return "x16";
   return codec == Codec::kLadder ? "ladder" : "unknown";
 }
 
-absl::StatusOr<Codec> ParseCodec(std::string_view name) {
-  return ParseName(name, "codec", {Codec::kRaw16, Codec::kI8, Codec::kLadder}, &CodecName);
+std::string KnownCodecs() {
+  std::string known;
+  for (Codec codec : kKnownCodecs) {
+    absl::StrAppend(&known, known.empty() ? "known are " : ", ", int(codec), " (", std::string(CodecName(codec)), ")");
+  }
+  return known;
 }
+
+absl::StatusOr<Codec> ParseCodec(std::string_view name) { return ParseName(name, "codec", kKnownCodecs, &CodecName); }
 
 std::string_view DtypeName(Dtype dtype) {
   if (dtype == Dtype::kBf16) return "bf16";

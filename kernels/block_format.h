@@ -20,7 +20,10 @@
 
 namespace kvist {
 
-std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder"
+// Every codec of this version, by number.
+inline constexpr Codec kKnownCodecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16};
+
+std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "x16"
 absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones
 std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16"
 absl::StatusOr<Dtype> ParseDtype(std::string_view name);

@@ -50,7 +50,8 @@ struct EncodeOptions {
 inline constexpr float kDefaultFloorDbI8 = 30.0f;
 inline constexpr float kDefaultFloorDbLadder = 15.0f;
 
-// Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision.
+// Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision. Of x16,
+// whose bytes follow the values: at most, for exponents as those of real KV.
 size_t MaxBlockBytes(const BlockShape& shape, Codec codec);
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec);
 

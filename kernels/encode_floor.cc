@@ -22,8 +22,7 @@ float DefaultFloorDb(Codec codec) {
 
 absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options) {
   if (CodecName(options.codec) == "unknown") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("codec ", int(options.codec), "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+    return absl::InvalidArgumentError(absl::StrCat("codec ", int(options.codec), "; ", KnownCodecs()));
   }
   if (!(options.floor_db >= 0 && options.floor_db <= kMaxFloorDb)) {
     return absl::InvalidArgumentError(

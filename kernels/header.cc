@@ -65,8 +65,8 @@ absl::Status CheckEnvelope(absl::Span<const uint8_t> bytes) {
 
 absl::Status CheckCodec(const uint8_t* at) {
   const int codec = at[kAtCodec], version = at[kAtCodecVersion];
-  if (codec < int(Codec::kRaw16) || codec > int(Codec::kLadder)) {
-    return absl::UnimplementedError(absl::StrCat("unknown codec ", codec, "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+  if (CodecName(Codec(codec)) == "unknown") {
+    return absl::UnimplementedError(absl::StrCat("unknown codec ", codec, "; ", KnownCodecs()));
   }
   if (version != kCodecVersion) {
     return absl::UnimplementedError(absl::StrCat(std::string(CodecName(Codec(codec))), " codec version ", version,

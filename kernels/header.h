@@ -6,6 +6,7 @@
 #define KVIST_KERNELS_HEADER_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -23,6 +24,7 @@ struct CodecTraits {
 constexpr CodecTraits TraitsOf(Codec codec) {
   if (codec == Codec::kI8) return {2, 8};
   if (codec == Codec::kLadder) return {4, 4};
+  if (codec == Codec::kX16) return {3, 16};
   return {1, 16};
 }
 
@@ -48,6 +50,9 @@ void WriteHeader(const BlockHeader& header, uint8_t* out);
 
 // Errors as BlockView::Parse.
 absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes);
+
+// "known are 1 (raw16), ...": for messages about a number that is none of them.
+std::string KnownCodecs();
 
 // Little-endian on every machine; `at` needs no alignment.
 uint64_t LoadLe(const uint8_t* at, int size_bytes);

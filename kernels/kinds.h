@@ -7,7 +7,7 @@
 namespace kvist {
 
 enum class Dtype : uint8_t { kBf16 = 1, kF16 = 2 };
-enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3 };
+enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3, kX16 = 4 };
 enum class TileMode : uint8_t { kOwn = 0, kRotatedI8 = 1, kRaw16 = 2 };
 
 // What Decode writes for a codec that rotates: the original values, or each head's vector as the codec keeps it,

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/header.h"
 #include "kernels/tables.h"
+#include "kernels/x16.h"
 
 namespace kvist {
 namespace {
@@ -91,11 +92,13 @@ size_t TileSizes::Record(TileMode mode, bool is_key) const {
   if (mode == TileMode::kRaw16) return 2 * tokens * head_dim;
   if (mode == TileMode::kRotatedI8) return tokens * (1 + head_dim);
   if (codec == Codec::kI8) return tokens;
+  if (codec == Codec::kX16) return kX16RecordBytes + tokens * head_dim / kX16LikelyEscape;
   return rows + head_dim + (is_key ? head_dim + 1 : 0) + sinks * (1 + head_dim);
 }
 
 size_t TileSizes::CodePlane(int plane) const {
   if (codec == Codec::kI8) return tokens * head_dim;
+  if (codec == Codec::kX16) return tokens * head_dim / (plane == 1 ? 1 : 2);
   return rows * head_dim / (plane == 1 ? 4 : 8);
 }
 
@@ -108,7 +111,8 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
     if (side.size() == expected) return RawTiles(sizes, heads, side);
     return Broken(layer, absl::StrCat("values of ", side.size(), " bytes; the shape implies ", expected));
   }
-  absl::StatusOr<std::vector<TileBytes>> tiles = ReadSide(sizes, heads, layer, side);
+  absl::StatusOr<std::vector<TileBytes>> tiles =
+      block.codec() == Codec::kX16 ? ReadX16Side(sizes, heads, layer, side) : ReadSide(sizes, heads, layer, side);
   if (!tiles.ok()) return tiles;
   const size_t own =
       std::count_if(tiles->begin(), tiles->end(), [](const TileBytes& tile) { return tile.mode == TileMode::kOwn; });
@@ -124,6 +128,9 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
       tile.planes[plane - 1] = at;
       at += sizes.CodePlane(plane);
     }
+  }
+  if (block.codec() == Codec::kX16) {
+    if (absl::Status status = CheckX16Escapes(sizes, layer, *tiles); !status.ok()) return status;
   }
   return tiles;
 }

@@ -24,7 +24,9 @@ struct TileBytes {
   uint8_t mean_scale = 0;                   // K of ladder
   const uint8_t* wide_rows = nullptr;       // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
   const uint8_t* values = nullptr;          // u16[tokens][head_dim], little-endian, mode kRaw16
-  const uint8_t* planes[3] = {};            // ladder: P0, P1, P2; i8: the codes
+  const uint8_t* planes[3] = {};            // ladder: P0, P1, P2; i8: the codes; x16: low bytes, codes
+  const uint8_t* exponents = nullptr;       // x16: u8[15], u16 escapes, u8[escapes]
+  uint32_t escapes = 0;                     // x16
 };
 
 // What decoding needs to know beside the bytes; the same for all tiles of one call.
@@ -49,7 +51,7 @@ using DecodeTileFunction = void (*)(const DecodeParameters&, const TileBytes&, c
 struct TileSizes {
   TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position);
 
-  size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece
+  size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece; of x16's own mode what is likely
   size_t CodePlane(int plane) const;                // bytes of one own-mode tile in plane 1, 2, 3
 
   Codec codec;

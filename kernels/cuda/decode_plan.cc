@@ -121,10 +121,18 @@ absl::Status CheckSides(const BlockView& view, LayerRange layers) {
   return absl::OkStatus();
 }
 
+// The kernels would take any other codec for one of these.
+absl::Status CheckCodec(Codec codec) {
+  if (codec == Codec::kRaw16 || codec == Codec::kI8 || codec == Codec::kLadder) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)),
+                                               "; the host does (raw16, i8, ladder have one)"));
+}
+
 absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& request) {
   Checked checked{};
   absl::StatusOr<BlockView> view = BlockView::Parse(request.prefix);
   if (!view.ok()) return view.status();
+  if (absl::Status codec = CheckCodec(view->codec()); !codec.ok()) return codec;
   checked.view = *view;
   const BlockShape& shape = view->shape();
   absl::StatusOr<PageStrides> strides = StridesFor(layout, shape, view->codec());

@@ -22,6 +22,11 @@ absl::Status Check(const EncodeRequest& request, size_t index) {
         absl::InvalidArgumentError(absl::StrCat("pages at address ", reinterpret_cast<uintptr_t>(request.pages.base),
                                                 "; not null and a multiple of 2 is allowed"));
   }
+  const Codec codec = request.options.codec;
+  if (status.ok() && codec != Codec::kRaw16 && codec != Codec::kI8 && codec != Codec::kLadder) {
+    return absl::UnimplementedError(
+        absl::StrCat("request ", index, ": no kernel encodes ", std::string(CodecName(codec)), "; the host does"));
+  }
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("request ", index, ": ", status.message()));
 }

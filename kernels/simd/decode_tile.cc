@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/reference/decode_tile.h"
+#include "kernels/simd/x16.h"
 #include "kernels/tables.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -531,6 +532,7 @@ namespace kvist::simd {
 HWY_EXPORT(DecodeTile);
 
 void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
+  if (parameters.codec == Codec::kX16 && tile.mode == TileMode::kOwn) return DecodeX16(parameters, tile, target);
   HWY_DYNAMIC_DISPATCH(DecodeTile)(parameters, tile, target);
 }
 

@@ -63,7 +63,7 @@ Bytes Choice(uint32_t layers, char precision, char basis, char cut) {
 }
 
 void WriteBlocks() {
-  for (const Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (const Codec codec : kKnownCodecs) {
     const std::string name(CodecName(codec));
     const BlockShape small = {1, 1, 16, 64, Dtype::kBf16}, odd = {1, 1, 16, 80, Dtype::kF16};
     const BlockShape two = {2, 1, 16, 64, Dtype::kF16};
@@ -109,7 +109,7 @@ void WriteValues() {
   const auto choice = [](int shape, int codec, int floor_db, int position, int stride) {
     return One(shape) + One(codec) + One(floor_db) + One(position) + Le(stride, 2);
   };
-  for (int codec = 0; codec < 3; ++codec) {
+  for (size_t codec = 0; codec < std::size(kKnownCodecs); ++codec) {
     const std::string name = std::to_string(codec);
     Write("encode_fuzz", "normal-bf16-" + name, choice(0, codec, 0, 1, 0) + values(Dtype::kBf16));
     Write("encode_fuzz", "normal-f16-" + name, choice(64 + 1, codec, 0, 0, 0) + values(Dtype::kF16));

@@ -8,9 +8,9 @@ import struct
 
 from xxh3 import xxh3_64
 
-CODECS = {1: "raw16", 2: "i8", 3: "ladder"}
-PLANES = {"raw16": 1, "i8": 2, "ladder": 4}
-CODE_BITS = {"raw16": 16, "i8": 8, "ladder": 4}
+CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16"}
+PLANES = {"raw16": 1, "i8": 2, "ladder": 4, "x16": 3}
+CODE_BITS = {"raw16": 16, "i8": 8, "ladder": 4, "x16": 16}
 DTYPES = {1: "bf16", 2: "f16"}
 MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
 ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
@@ -100,6 +100,12 @@ def plane_value(row, dim, bits, channel):
     return byte >> position // run * bits & (1 << bits) - 1
 
 
+def nibble(row, dim, channel):
+    first = channel // 64 * 64
+    half, i = min(64, dim - first) // 2, channel - first
+    return row[first // 2 + i % half] >> 4 * (i >= half) & 15
+
+
 class Block:
     def __init__(self, data):
         need(len(data) >= 128, "header")
@@ -153,6 +159,9 @@ class Block:
             return [list(struct.unpack_from("<%dH" % elements, side, 2 * i * elements)) for i in range(count)]
         need(len(side) >= 2 * count, "side")
         modes, at = side[:count], 2 * count
+        if self.codec == "x16":
+            need(not rotated, "x16 read rotated")
+            return self._decode_x16(modes, side[at:], self.piece(1, layer), self.piece(2, layer))
         own = modes.count(0)
         rows = self.tokens - self.sinks
         widths = [self.dim] if self.codec == "i8" else [self.dim // 4, self.dim // 8, self.dim // 8][:precision - 1]
@@ -168,6 +177,28 @@ class Block:
             need(len(record) == size, "side size")
             tiles.append(self._decode_tile(mode, i < self.heads, record, codes, precision, rotated))
         need(at == len(side), "side size")
+        return tiles
+
+    def _decode_x16(self, modes, records, low, codes):
+        elements, tiles = self.tokens * self.dim, []
+        need(len(low) == modes.count(0) * elements and len(codes) == len(low) // 2, "plane size")
+        for mode in modes:
+            need(mode in (0, 2), "mode")
+            if mode == 2:
+                need(len(records) >= 2 * elements, "side size")
+                tiles.append(list(struct.unpack_from("<%dH" % elements, records)))
+                records = records[2 * elements:]
+                continue
+            need(len(records) >= 17, "side size")
+            n = struct.unpack_from("<H", records, 15)[0]
+            need(len(records) >= 17 + n, "side size")
+            code = [nibble(codes[t * self.dim // 2:], self.dim, d) for t in range(self.tokens) for d in range(self.dim)]
+            need(code.count(15) == n, "escapes")
+            escaped = iter(records[17:17 + n])
+            exponents = [next(escaped) if c == 15 else records[c] for c in code]
+            tiles.append([e << 7 | b >> 1 | (b & 1) << 15 for e, b in zip(exponents, low)])
+            records, low, codes = records[17 + n:], low[elements:], codes[elements // 2:]
+        need(not records, "side size")
         return tiles
 
     def _record_bytes(self, mode, is_key):

@@ -34,6 +34,10 @@ BLOCKS = [
     ("ladder f16 128", "ladder", 128, "f16", 1, 1, 16, 16, [0], False),
     ("ladder bf16 256, sinks", "ladder", 256, "bf16", 1, 1, 16, 0, [0], False),
     ("ladder f16 256, every tile raised", "ladder", 256, "f16", 1, 1, 16, 4096, [1], False),
+    ("x16 bf16 64", "x16", 64, "bf16", 2, 1, 16, 0, [0], False),
+    ("x16 bf16 80, a raw16 tile", "x16", 80, "bf16", 1, 2, 16, 0, [0, 2, 0, 0], False),
+    ("x16 f16 96", "x16", 96, "f16", 1, 1, 16, 64, [0], False),
+    ("x16 bf16 128, a tile without escapes", "x16", 128, "bf16", 1, 1, 16, 0, [0, 2], True),
 ]
 
 
@@ -61,10 +65,31 @@ def record(codec, dim, tokens, sinks, mode, is_key, wide):
     return scales(tokens - sinks, wide) + scales(dim, wide, 128) + mean + wide_rows(sinks, dim, wide)
 
 
+def x16_pieces(dim, tokens, tiles, without_escapes):
+    elements = tokens * dim
+    side, low, codes = bytes(tiles) + random_bytes(len(tiles)), b"", b""
+    for mode in tiles:
+        if mode == 2:
+            side += record("x16", dim, tokens, 0, 2, False, False)
+            continue
+        packed = random_bytes(elements // 2)
+        if without_escapes:
+            packed = bytes((b & 15) % 15 | (b >> 4) % 15 << 4 for b in packed)
+        escapes = sum((b & 15 == 15) + (b >> 4 == 15) for b in packed)
+        side += random_bytes(15) + struct.pack("<H", escapes) + random_bytes(escapes)
+        low, codes = low + random_bytes(elements), codes + packed
+    return side, low, codes
+
+
 def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide):
     planes, raised = [[] for _ in range(PLANES[codec])], 0
     for _ in range(layers):
         tiles = [modes[i % len(modes)] for i in range(2 * heads)]
+        if codec == "x16":
+            for plane, piece in zip(planes, x16_pieces(dim, tokens, tiles, without_escapes=wide)):
+                plane.append(piece)
+            raised += len(tiles) - tiles.count(0)
+            continue
         side = b"".join(record(codec, dim, tokens, sinks, m, i < heads, wide) for i, m in enumerate(tiles))
         planes[0].append(side if codec == "raw16" else bytes(tiles) + random_bytes(2 * heads) + side)
         elements = tiles.count(0) * (tokens - sinks) * dim
@@ -98,7 +123,7 @@ def block_vector(name, codec, *shape):
     data = make_block(codec, *shape)
     block = format_reader.Block(data)
     decoded = []
-    for precision in {"raw16": [16], "i8": [8], "ladder": [2, 3, 4]}[codec]:
+    for precision in {"raw16": [16], "i8": [8], "ladder": [2, 3, 4], "x16": [16]}[codec]:
         for rotated in [False, True] if codec == "ladder" and 2 not in shape[6] else [False]:
             values = block.decode(precision, rotated)
             decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values),

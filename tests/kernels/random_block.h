@@ -7,9 +7,25 @@
 #include <vector>
 
 #include "kernels/tile.h"
+#include "kernels/x16.h"
 #include "tests/kernels/block_builder.h"
 
 namespace kvist {
+
+// Parts of an x16 tile of its own mode: one code in sixteen is an escape.
+inline void AppendX16(const TileSizes& sizes, std::mt19937_64& random, std::vector<uint8_t>& side,
+                      std::vector<uint8_t>& low, std::vector<uint8_t>& codes) {
+  for (size_t i = 0; i < sizes.CodePlane(1); ++i) low.push_back(uint8_t(random()));
+  size_t escapes = 0;
+  for (size_t i = 0; i < sizes.CodePlane(2); ++i) {
+    codes.push_back(uint8_t(random()));
+    escapes += size_t((codes.back() & 15) == kX16Escape) + size_t(codes.back() >> 4 == kX16Escape);
+  }
+  for (size_t i = 0; i < kX16Exponents; ++i) side.push_back(uint8_t(random()));
+  side.push_back(uint8_t(escapes));
+  side.push_back(uint8_t(escapes >> 8));
+  for (size_t i = 0; i < escapes; ++i) side.push_back(uint8_t(random()));
+}
 
 // A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range).
 // raw16 has no modes.
@@ -34,6 +50,10 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
     for (size_t i = 0; i < tiles; ++i) {
       const TileMode mode = TileMode(modes[(i + layer) % modes.size()]);
       side[i] = uint8_t(mode);
+      if (codec == Codec::kX16 && mode == TileMode::kOwn) {
+        AppendX16(sizes, random, side, pieces[shape.layers + layer], pieces[2 * shape.layers + layer]);
+        continue;
+      }
       header.raised_tiles += mode != TileMode::kOwn;
       const size_t at = side.size();
       side.resize(at + sizes.Record(mode, i < shape.heads));

@@ -216,6 +216,9 @@ TEST(EncodeOnDevice, RefusesBadRequestsByName) {
   bad = good;
   bad.options.codec = Codec(9);
   EXPECT_THAT(MessageOf(EncodePlan::Make({bad}).status()), HasSubstr("codec 9"));
+  bad.options.codec = Codec::kX16;
+  EXPECT_EQ(EncodePlan::Make({good, bad}).status().ToString(),
+            "UNIMPLEMENTED: request 1: no kernel encodes x16; the host does");
   bad = good;
   bad.pages.base = nullptr;
   EXPECT_THAT(MessageOf(EncodePlan::Make({bad}).status()), HasSubstr("pages at address 0"));

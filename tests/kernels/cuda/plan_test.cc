@@ -37,6 +37,13 @@ TEST_F(Plan, OfNothingIsRefused) {
   EXPECT_EQ(DecodePlan::Make(one_.layout, {}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(Plan, LeavesACodecWithoutAKernelToTheHost) {
+  OneBlock x16(kShape, Codec::kX16, {0});
+  const absl::Status status = x16.MakeStatus();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(MessageOf(status), HasSubstr("request 0: no kernel decodes x16; the host does"));
+}
+
 TEST_F(Plan, NamesTheRequestThatIsWrong) {
   DecodeRequest wrong = one_.request;
   wrong.layers = {2, 2};
