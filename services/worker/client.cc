@@ -40,8 +40,7 @@ absl::Status ValidateOptions(const ClientOptions& options) {
   }
   require(options.transport != nullptr, "transport is missing");
   require(options.runtime != nullptr, "runtime is missing");
-  require(options.codec == Codec::kRaw16 || options.codec == Codec::kI8 || options.codec == Codec::kLadder,
-          "codec is unknown");
+  require(CodecName(options.codec) != "unknown", "codec is unknown");
   require(options.floor_db >= 0 && options.floor_db <= 200,
           absl::StrCat("floor_db ", options.floor_db, " is not 0 to 200"));
   require(options.min_precision >= 0 && options.min_precision <= 16,
