@@ -43,7 +43,7 @@ size_t MaxBlockBytes(const BlockShape& shape, Codec codec) {
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, Codec codec) {
   const TileSizes sizes(codec, shape, identity.first_position);
   const size_t heads = shape.heads;
-  if (codec == Codec::kRaw16) {
+  if (KeepsValues(codec)) {
     return BytesOfPieces(shape, codec, 2 * heads * sizes.Record(TileMode::kRaw16, false), 0, sizes);
   }
   const size_t records = heads * (sizes.Record(TileMode::kOwn, true) + sizes.Record(TileMode::kOwn, false));

@@ -29,7 +29,7 @@ struct EncodedTile {
 class TileEncoder {
  public:
   TileEncoder(const BlockShape& shape, const BlockIdentity& identity, Codec codec, float floor_db)
-      : shape_{shape.tokens, shape.head_dim, shape.dtype},
+      : shape_{shape.tokens, KeepsValues(codec) ? uint32_t(shape.RowUnits()) : shape.head_dim, shape.dtype},
         sizes_(codec, shape, identity.first_position),
         floor_db_(floor_db),
         values_(shape.TileElements()),
@@ -47,7 +47,7 @@ class TileEncoder {
     const bool is_key = kv == 0;
     if (sizes_.codec == Codec::kX16) {
       if (!X16()) Raw16();
-    } else if (sizes_.codec == Codec::kRaw16 || !simd::AllFinite(shape_, values_.data())) {
+    } else if (KeepsValues(sizes_.codec) || !simd::AllFinite(shape_, values_.data())) {
       Raw16();
     } else if (sizes_.codec == Codec::kI8) {
       I8();
@@ -65,7 +65,7 @@ class TileEncoder {
   void Reset(TileMode mode, bool is_key) {
     tile_.mode = mode;
     tile_.record.resize(sizes_.Record(mode, is_key));
-    const bool own = mode == TileMode::kOwn && sizes_.codec != Codec::kRaw16;
+    const bool own = mode == TileMode::kOwn && !KeepsValues(sizes_.codec);
     for (int plane = 1; plane < TraitsOf(sizes_.codec).planes; ++plane) {
       tile_.planes[plane - 1].resize(own ? sizes_.CodePlane(plane) : 0);
     }
@@ -198,9 +198,9 @@ void EncodeLayer(const ConstPages& pages, const BlockShape& shape, uint32_t laye
     worst_db = std::min(worst_db, tile.sqnr_db);
     records.insert(records.end(), tile.record.begin(), tile.record.end());
     for (int plane = 1; plane < header.Planes(); ++plane) pieces.Append(plane, layer, tile.planes[plane - 1]);
-    if (header.codec != Codec::kRaw16 && tile.mode != TileMode::kOwn) ++header.raised_tiles;
+    if (!KeepsValues(header.codec) && tile.mode != TileMode::kOwn) ++header.raised_tiles;
   }
-  if (header.codec != Codec::kRaw16) pieces.Append(0, layer, modes);
+  if (!KeepsValues(header.codec)) pieces.Append(0, layer, modes);
   pieces.Append(0, layer, records);
 }
 
@@ -211,6 +211,7 @@ absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& s
   if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
   const absl::StatusOr<uint16_t> floor_db256 = FloorOf(options);
   if (!floor_db256.ok()) return floor_db256.status();
+  if (absl::Status takes = CheckTakes(options.codec, shape.dtype); !takes.ok()) return takes;
   BlockHeader header;
   header.codec = options.codec;
   header.shape = shape;

@@ -88,7 +88,7 @@ absl::Status CheckAgreement(const BlockHeader& header, uint8_t flags) {
         absl::StrCat("header: flags ", int{flags}, ", the other fields imply ", int{FlagsOf(header)}));
   }
   const uint64_t tiles = 2 * uint64_t{header.shape.layers} * header.shape.heads;
-  if (header.raised_tiles > tiles || (header.codec == Codec::kRaw16 && header.raised_tiles != 0)) {
+  if (header.raised_tiles > tiles || (KeepsValues(header.codec) && header.raised_tiles != 0)) {
     return absl::InvalidArgumentError(absl::StrCat("header: ", header.raised_tiles, " raised tiles in a ",
                                                    std::string(CodecName(header.codec)), " block of ", tiles));
   }
@@ -100,6 +100,13 @@ absl::Status CheckAgreement(const BlockHeader& header, uint8_t flags) {
 }
 
 }  // namespace
+
+absl::Status CheckTakes(Codec codec, Dtype dtype) {
+  if (TakesDtype(codec, dtype)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(std::string(CodecName(codec)), " takes ",
+                                                 codec == Codec::kFp8p ? "f8e4m3, f8e5m2 and u8" : "bf16 and f16",
+                                                 ", not ", std::string(DtypeName(dtype))));
+}
 
 uint64_t LoadLe(const uint8_t* at, int size_bytes) {
   uint64_t value = 0;
@@ -145,6 +152,9 @@ absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes) {
   header.shape = {uint32_t(LoadLe(at + kAtLayers, 4)), uint32_t(LoadLe(at + kAtHeads, 2)),
                   uint32_t(LoadLe(at + kAtTokens, 4)), uint32_t(LoadLe(at + kAtHeadDim, 2)), Dtype(at[kAtDtype])};
   if (absl::Status status = ValidateShape(header.shape); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("header: ", status.message()));
+  }
+  if (absl::Status status = CheckTakes(header.codec, header.shape.dtype); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("header: ", status.message()));
   }
   std::memcpy(header.identity.key.data(), at + kAtKey, header.identity.key.size());

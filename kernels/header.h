@@ -25,6 +25,7 @@ constexpr CodecTraits TraitsOf(Codec codec) {
   if (codec == Codec::kI8) return {2, 8};
   if (codec == Codec::kLadder) return {4, 4};
   if (codec == Codec::kX16) return {3, 16};
+  if (codec == Codec::kFp8p) return {1, 8};
   return {1, 16};
 }
 
@@ -53,6 +54,8 @@ absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes);
 
 // "known are 1 (raw16), ...": for messages about a number that is none of them.
 std::string KnownCodecs();
+
+absl::Status CheckTakes(Codec codec, Dtype dtype);  // InvalidArgument names what the codec takes
 
 // Little-endian on every machine; `at` needs no alignment.
 uint64_t LoadLe(const uint8_t* at, int size_bytes);

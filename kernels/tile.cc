@@ -85,11 +85,12 @@ TileSizes::TileSizes(Codec codec, const BlockShape& shape, uint32_t first_positi
     : codec(codec),
       tokens(shape.tokens),
       head_dim(shape.head_dim),
+      row_bytes(shape.RowBytes()),
       sinks(HasSinks(codec, first_position) ? kSinkTokens : 0),
       rows(tokens - sinks) {}
 
 size_t TileSizes::Record(TileMode mode, bool is_key) const {
-  if (mode == TileMode::kRaw16) return 2 * tokens * head_dim;
+  if (mode == TileMode::kRaw16) return tokens * row_bytes;
   if (mode == TileMode::kRotatedI8) return tokens * (1 + head_dim);
   if (codec == Codec::kI8) return tokens;
   if (codec == Codec::kX16) return kX16RecordBytes + tokens * head_dim / kX16LikelyEscape;
@@ -106,7 +107,7 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
   const TileSizes sizes(block.codec(), block.shape(), block.identity().first_position);
   const size_t heads = block.shape().heads;
   const absl::Span<const uint8_t> side = block.PlaneBytes(0, layer);
-  if (block.codec() == Codec::kRaw16) {
+  if (KeepsValues(block.codec())) {
     const size_t expected = 2 * heads * sizes.Record(TileMode::kRaw16, false);
     if (side.size() == expected) return RawTiles(sizes, heads, side);
     return Broken(layer, absl::StrCat("values of ", side.size(), " bytes; the shape implies ", expected));

@@ -23,7 +23,7 @@ struct TileBytes {
   const uint8_t* mean_codes = nullptr;      // i8[head_dim], K of ladder
   uint8_t mean_scale = 0;                   // K of ladder
   const uint8_t* wide_rows = nullptr;       // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
-  const uint8_t* values = nullptr;          // u16[tokens][head_dim], little-endian, mode kRaw16
+  const uint8_t* values = nullptr;          // rows of row_bytes as they are, mode kRaw16
   const uint8_t* planes[3] = {};            // ladder: P0, P1, P2; i8: the codes; x16: low bytes, codes
   const uint8_t* exponents = nullptr;       // x16: u8[15], u16 escapes, u8[escapes]
   uint32_t escapes = 0;                     // x16
@@ -32,7 +32,7 @@ struct TileBytes {
 // What decoding needs to know beside the bytes; the same for all tiles of one call.
 struct DecodeParameters {
   Codec codec;
-  uint32_t tokens, head_dim;
+  uint32_t tokens, head_dim;  // head_dim in units of pages (two bytes): of fp8p half of the shape's
   Dtype dtype;
   uint32_t sinks;  // leading tokens that a tile of mode kOwn keeps in wide_rows
   int precision;
@@ -56,8 +56,9 @@ struct TileSizes {
 
   Codec codec;
   size_t tokens, head_dim;
-  size_t sinks;  // tokens without codes in the planes
-  size_t rows;   // tokens with codes
+  size_t row_bytes;  // of a row of values as they are
+  size_t sinks;      // tokens without codes in the planes
+  size_t rows;       // tokens with codes
 };
 
 // The parts of a side record; codes in planes stay null. REQUIRES: sizes.Record(mode, is_key) bytes at `at`.

@@ -40,9 +40,8 @@ X16Table ChooseExponents(const uint16_t* HWY_RESTRICT values, size_t count) {
   for (size_t e = 0; e < 256; ++e) total[e] = counts[0][e] + counts[1][e] + counts[2][e] + counts[3][e];
   std::array<uint8_t, 256> order;
   std::iota(order.begin(), order.end(), uint8_t{0});
-  std::partial_sort(order.begin(), order.begin() + kX16Exponents, order.end(), [&total](uint8_t a, uint8_t b) {
-    return total[a] != total[b] ? total[a] > total[b] : a < b;
-  });
+  std::partial_sort(order.begin(), order.begin() + kX16Exponents, order.end(),
+                    [&total](uint8_t a, uint8_t b) { return total[a] != total[b] ? total[a] > total[b] : a < b; });
   X16Table table;
   table.escapes = count;
   for (size_t k = 0; k < kX16Exponents; ++k) {

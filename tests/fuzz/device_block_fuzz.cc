@@ -20,7 +20,7 @@ bool HasKernels(Codec codec) { return codec == Codec::kRaw16 || codec == Codec::
 
 // Whether the CPU gives the values: every piece that is needed verified, then decoded.
 absl::Status DecodeOnCpu(const BlockView& view, const cuda::DecodeRequest& request, std::vector<uint16_t>* values) {
-  values->assign(view.shape().Elements(), 0);
+  values->assign(view.shape().PlainBytes() / 2, 0);
   const Pages pages = ContiguousPages(values->data(), view.shape(), view.shape().tokens);
   absl::Status status = view.Verify(request.layers.first, request.layers.last, request.precision);
   if (!status.ok()) return status;

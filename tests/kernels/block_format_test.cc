@@ -52,10 +52,12 @@ TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
 TEST(BlockFormat, NamesOfCodecsAndDtypesAreReadBack) {
   for (Codec codec : kKnownCodecs) EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
   EXPECT_THAT(KnownCodecs(), testing::StartsWith("known are 1 (raw16), 2 (i8), 3 (ladder), 4 (x16)"));
-  for (Dtype dtype : {Dtype::kBf16, Dtype::kF16}) EXPECT_EQ(*ParseDtype(DtypeName(dtype)), dtype);
+  for (Dtype dtype : {Dtype::kBf16, Dtype::kF16, Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kU8})
+    EXPECT_EQ(*ParseDtype(DtypeName(dtype)), dtype);
   EXPECT_THAT(ParseCodec("q4").status().ToString(),
               testing::StartsWith("INVALID_ARGUMENT: unknown codec \"q4\"; known are raw16, i8, ladder, x16"));
-  EXPECT_EQ(ParseDtype("f32").status().ToString(), "INVALID_ARGUMENT: unknown dtype \"f32\"; known are bf16, f16");
+  EXPECT_EQ(ParseDtype("f32").status().ToString(),
+            "INVALID_ARGUMENT: unknown dtype \"f32\"; known are bf16, f16, f8e4m3, f8e5m2, u8");
 }
 
 TEST(BlockFormat, ABlockCutAnywhereIsRefusedOrHoldsFewerPlanes) {
@@ -111,7 +113,9 @@ TEST(BlockFormat, AFutureVersionIsNamedEvenWhereItsHeaderDiffers) {
 }
 
 TEST(BlockFormat, FieldsOutOfRangeAreNamed) {
-  EXPECT_EQ(ErrorWithField(12, 1, 3), "INVALID_ARGUMENT: header: shape: dtype 3; allowed are 1 (bf16) and 2 (f16)");
+  EXPECT_EQ(ErrorWithField(12, 1, 6),
+            "INVALID_ARGUMENT: header: shape: dtype 6; allowed are 1 (bf16), 2 (f16), 3 (f8e4m3), 4 (f8e5m2), 5 (u8)");
+  EXPECT_EQ(ErrorWithField(12, 1, 3), "INVALID_ARGUMENT: header: ladder takes bf16 and f16, not f8e4m3");
   EXPECT_EQ(ErrorWithField(13, 1, 3), "INVALID_ARGUMENT: header: 3 planes of 4-bit codes; ladder has 4 of 4");
   EXPECT_EQ(ErrorWithField(14, 1, 8), "INVALID_ARGUMENT: header: 4 planes of 8-bit codes; ladder has 4 of 4");
   EXPECT_EQ(ErrorWithField(15, 1, 0), "INVALID_ARGUMENT: header: flags 0, the other fields imply 1");

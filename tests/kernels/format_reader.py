@@ -1,17 +1,17 @@
 """Reads version-1 blocks: FORMAT.md in plain Python, standard library only, no code shared with the C++ readers.
 
 Goal    To be wrong where FORMAT.md is wrong: it follows the page, not the implementation.
-Units   as in FORMAT.md. Values are lists of 16-bit patterns, [kv][layer][head][token][channel] flattened.
+Units   as in FORMAT.md. Values are lists of 16-bit patterns (8-bit of fp8p), [kv][layer][head][token][channel] flattened.
 """
 import hashlib
 import struct
 
 from xxh3 import xxh3_64
 
-CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16"}
-PLANES = {"raw16": 1, "i8": 2, "ladder": 4, "x16": 3}
-CODE_BITS = {"raw16": 16, "i8": 8, "ladder": 4, "x16": 16}
-DTYPES = {1: "bf16", 2: "f16"}
+CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16", 5: "fp8p"}
+PLANES = {"raw16": 1, "i8": 2, "ladder": 4, "x16": 3, "fp8p": 1}
+CODE_BITS = {"raw16": 16, "i8": 8, "ladder": 4, "x16": 16, "fp8p": 8}
+DTYPES = {1: "bf16", 2: "f16", 3: "f8e4m3", 4: "f8e5m2", 5: "u8"}
 MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
 ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
 SIGNS = hashlib.sha256(b"kvist.rotation.v1").digest()
@@ -121,7 +121,9 @@ class Block:
         self.codec, self.dtype = CODECS[codec], DTYPES[dtype]
         need(planes == PLANES[self.codec] and code_bits == CODE_BITS[self.codec], "planes")
         need(1 <= self.layers <= 1024 and 1 <= self.heads <= 256, "shape")
-        need(self.tokens in range(16, 257, 16) and self.dim in (64, 80, 96, 128, 256), "shape")
+        need((self.codec == "fp8p") == (dtype >= 3), "dtype")
+        dims = range(16, 1025, 8) if self.dtype == "u8" else (64, 80, 96, 128, 256)
+        need(self.tokens in range(16, 257, 16) and self.dim in dims, "shape")
         self.sinks = 4 if self.codec == "ladder" and self.first_position == 0 else 0
         need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0), "flags")
         need(self.raised <= 2 * self.layers * self.heads and self.sqnr >= self.floor, "quality")
@@ -157,6 +159,9 @@ class Block:
         if self.codec == "raw16":
             need(not rotated and len(side) == 2 * count * elements, "values")
             return [list(struct.unpack_from("<%dH" % elements, side, 2 * i * elements)) for i in range(count)]
+        if self.codec == "fp8p":
+            need(not rotated and len(side) == count * elements, "values")
+            return [list(side[i * elements:(i + 1) * elements]) for i in range(count)]
         need(len(side) >= 2 * count, "side")
         modes, at = side[:count], 2 * count
         if self.codec == "x16":

@@ -38,6 +38,9 @@ BLOCKS = [
     ("x16 bf16 80, a raw16 tile", "x16", 80, "bf16", 1, 2, 16, 0, [0, 2, 0, 0], False),
     ("x16 f16 96", "x16", 96, "f16", 1, 1, 16, 64, [0], False),
     ("x16 bf16 128, a tile without escapes", "x16", 128, "bf16", 1, 1, 16, 0, [0, 2], True),
+    ("fp8p f8e4m3 64", "fp8p", 64, "f8e4m3", 2, 2, 16, 0, [2], False),
+    ("fp8p f8e5m2 80", "fp8p", 80, "f8e5m2", 1, 1, 16, 32, [2], False),
+    ("fp8p, rows of 656 bytes", "fp8p", 328, "u8", 1, 1, 16, 0, [2], False),
 ]
 
 
@@ -55,6 +58,8 @@ def wide_rows(count, dim, wide):
 
 
 def record(codec, dim, tokens, sinks, mode, is_key, wide):
+    if codec == "fp8p":
+        return random_bytes(tokens * dim)
     if mode == 2:  # finite values of either dtype
         return b"".join(struct.pack("<H", RANDOM.getrandbits(16) & 0xBBFF) for _ in range(tokens * dim))
     if mode == 1:
@@ -91,11 +96,11 @@ def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide):
             raised += len(tiles) - tiles.count(0)
             continue
         side = b"".join(record(codec, dim, tokens, sinks, m, i < heads, wide) for i, m in enumerate(tiles))
-        planes[0].append(side if codec == "raw16" else bytes(tiles) + random_bytes(2 * heads) + side)
+        planes[0].append(side if codec in ("raw16", "fp8p") else bytes(tiles) + random_bytes(2 * heads) + side)
         elements = tiles.count(0) * (tokens - sinks) * dim
         for p in range(1, len(planes)):
             planes[p].append(random_bytes(elements if codec == "i8" else elements // (4 if p == 1 else 8)))
-        raised += 0 if codec == "raw16" else len(tiles) - tiles.count(0)
+        raised += 0 if codec in ("raw16", "fp8p") else len(tiles) - tiles.count(0)
     return [piece for plane in planes for piece in plane], raised
 
 
@@ -115,18 +120,19 @@ def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, 
     return header + struct.pack("<Q", xxh3_64(header)) + table + body
 
 
-def digest(values):
-    return hashlib.sha256(struct.pack("<%dH" % len(values), *values)).hexdigest()
+def digest(values, codec):
+    packed = bytes(values) if codec == "fp8p" else struct.pack("<%dH" % len(values), *values)
+    return hashlib.sha256(packed).hexdigest()
 
 
 def block_vector(name, codec, *shape):
     data = make_block(codec, *shape)
     block = format_reader.Block(data)
     decoded = []
-    for precision in {"raw16": [16], "i8": [8], "ladder": [2, 3, 4], "x16": [16]}[codec]:
+    for precision in {"raw16": [16], "i8": [8], "ladder": [2, 3, 4], "x16": [16], "fp8p": [8]}[codec]:
         for rotated in [False, True] if codec == "ladder" and 2 not in shape[6] else [False]:
             values = block.decode(precision, rotated)
-            decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values),
+            decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values, codec),
                             "first": ["%04x" % v for v in values[:4]], "last": ["%04x" % v for v in values[-4:]]})
     return {"name": name, "codec": codec, "hex": data.hex(), "decoded": decoded}
 

@@ -28,7 +28,7 @@ inline void AppendX16(const TileSizes& sizes, std::mt19937_64& random, std::vect
 }
 
 // A block of this shape whose tiles have `modes` in turn and whose other bytes are random (channel scales in range).
-// raw16 has no modes.
+// raw16 and fp8p have no modes.
 inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, uint32_t first_position,
                                         const std::vector<uint8_t>& modes, std::mt19937_64& random) {
   const TileSizes sizes(codec, shape, first_position);
@@ -41,7 +41,7 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
     const size_t tiles = 2 * shape.heads;
     std::vector<uint8_t>& side = pieces[layer];
-    if (codec == Codec::kRaw16) {
+    if (KeepsValues(codec)) {
       side.resize(tiles * sizes.Record(TileMode::kRaw16, false));
       for (uint8_t& byte : side) byte = uint8_t(random());
       continue;

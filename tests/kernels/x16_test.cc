@@ -190,8 +190,7 @@ TEST(X16, HasOnePrecisionAndNoOtherBasis) {
   const Pages pages = ContiguousPages(out.data(), kShape, kShape.tokens);
   const BlockView view = ParseOrDie(block);
   EXPECT_EQ(view.MaxPrecision(), 16);
-  EXPECT_EQ(Decode(view, {0, 1}, 8, Basis::kOriginal, pages).ToString(),
-            "INVALID_ARGUMENT: precision 8; x16 has 16");
+  EXPECT_EQ(Decode(view, {0, 1}, 8, Basis::kOriginal, pages).ToString(), "INVALID_ARGUMENT: precision 8; x16 has 16");
   EXPECT_EQ(Decode(view, {0, 1}, 16, Basis::kKeptRotated, pages).ToString(),
             "FAILED_PRECONDITION: x16 does not rotate: no kept basis");
   const std::vector<uint8_t> cut(block.begin(), block.begin() + view.Plane(kCodes, 0).offset);
