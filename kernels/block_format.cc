@@ -12,6 +12,7 @@
 namespace kvist {
 namespace {
 
+constexpr Dtype kKnownDtypes[] = {Dtype::kBf16, Dtype::kF16, Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kU8};
 constexpr uint64_t kMaxPlainBytes = uint64_t{1} << 30;  // keeps every offset of the plane table inside 32 bits
 
 PlaneEntry ReadEntry(const uint8_t* bytes, size_t index) {
@@ -64,24 +65,34 @@ absl::StatusOr<Enum> ParseName(std::string_view name, std::string_view what, con
 std::string_view CodecName(Codec codec) {
   if (codec == Codec::kRaw16) return "raw16";
   if (codec == Codec::kI8) return "i8";
+  if (codec == Codec::kX16) return "x16";
+  if (codec == Codec::kFp8p) return "fp8p";
   return codec == Codec::kLadder ? "ladder" : "unknown";
 }
 
-absl::StatusOr<Codec> ParseCodec(std::string_view name) {
-  return ParseName(name, "codec", {Codec::kRaw16, Codec::kI8, Codec::kLadder}, &CodecName);
+std::string KnownCodecs() {
+  std::string known;
+  for (Codec codec : kKnownCodecs) {
+    absl::StrAppend(&known, known.empty() ? "known are " : ", ", int(codec), " (", std::string(CodecName(codec)), ")");
+  }
+  return known;
 }
+
+absl::StatusOr<Codec> ParseCodec(std::string_view name) { return ParseName(name, "codec", kKnownCodecs, &CodecName); }
 
 std::string_view DtypeName(Dtype dtype) {
   if (dtype == Dtype::kBf16) return "bf16";
+  if (dtype == Dtype::kF8E4M3) return "f8e4m3";
+  if (dtype == Dtype::kF8E5M2) return "f8e5m2";
+  if (dtype == Dtype::kU8) return "u8";
   return dtype == Dtype::kF16 ? "f16" : "unknown";
 }
 
-absl::StatusOr<Dtype> ParseDtype(std::string_view name) {
-  return ParseName(name, "dtype", {Dtype::kBf16, Dtype::kF16}, &DtypeName);
-}
+absl::StatusOr<Dtype> ParseDtype(std::string_view name) { return ParseName(name, "dtype", kKnownDtypes, &DtypeName); }
 
 absl::Status ValidateShape(const BlockShape& shape) {
   const uint32_t dim = shape.head_dim;
+  const bool opaque = shape.dtype == Dtype::kU8;
   std::string wrong;
   if (shape.layers < 1 || shape.layers > 1024) {
     wrong = absl::StrCat(shape.layers, " layers; allowed are 1 to 1024");
@@ -89,10 +100,12 @@ absl::Status ValidateShape(const BlockShape& shape) {
     wrong = absl::StrCat(shape.heads, " heads; allowed are 1 to 256");
   } else if (shape.tokens < 16 || shape.tokens > 256 || shape.tokens % 16 != 0) {
     wrong = absl::StrCat(shape.tokens, " tokens; allowed are multiples of 16 from 16 to 256");
-  } else if (dim != 64 && dim != 80 && dim != 96 && dim != 128 && dim != 256) {
+  } else if (opaque && (dim < 16 || dim > 1024 || dim % 8 != 0)) {
+    wrong = absl::StrCat("head_dim ", dim, "; allowed for u8 are multiples of 8 from 16 to 1024");
+  } else if (!opaque && dim != 64 && dim != 80 && dim != 96 && dim != 128 && dim != 256) {
     wrong = absl::StrCat("head_dim ", dim, "; allowed are 64, 80, 96, 128 and 256");
-  } else if (shape.dtype != Dtype::kBf16 && shape.dtype != Dtype::kF16) {
-    wrong = absl::StrCat("dtype ", int(shape.dtype), "; allowed are 1 (bf16) and 2 (f16)");
+  } else if (DtypeName(shape.dtype) == "unknown") {
+    wrong = absl::StrCat("dtype ", int(shape.dtype), "; allowed are 1 (bf16), 2 (f16), 3 (f8e4m3), 4 (f8e5m2), 5 (u8)");
   } else if (shape.PlainBytes() > kMaxPlainBytes) {
     wrong = absl::StrCat(shape.PlainBytes(), " plain bytes; allowed are at most ", kMaxPlainBytes);
   }

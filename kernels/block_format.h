@@ -20,21 +20,26 @@
 
 namespace kvist {
 
-std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder"
+// Every codec of this version, by number.
+inline constexpr Codec kKnownCodecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16, Codec::kFp8p};
+
+std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "x16", "fp8p"
 absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones
-std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16"
+std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16", "f8e4m3", "f8e5m2", "u8"
 absl::StatusOr<Dtype> ParseDtype(std::string_view name);
 
 struct BlockShape {
   uint32_t layers = 0;    // 1 to 1024
   uint32_t heads = 0;     // KV heads of this rank's slice, 1 to 256
   uint32_t tokens = 0;    // 16 to 256, a multiple of 16
-  uint32_t head_dim = 0;  // 64, 80, 96, 128 or 256
+  uint32_t head_dim = 0;  // 64, 80, 96, 128 or 256; of u8 any multiple of 8 from 16 to 1024
   Dtype dtype = Dtype::kBf16;
 
   size_t TileElements() const { return size_t{tokens} * head_dim; }
   size_t Elements() const { return 2 * size_t{layers} * heads * TileElements(); }
-  size_t PlainBytes() const { return 2 * Elements(); }
+  size_t RowBytes() const { return size_t{head_dim} * ElementBytes(dtype); }
+  size_t RowUnits() const { return RowBytes() / 2; }  // of pages, whose unit is two bytes whatever the dtype
+  size_t PlainBytes() const { return Elements() * ElementBytes(dtype); }
   friend bool operator==(const BlockShape&, const BlockShape&) = default;
 };
 

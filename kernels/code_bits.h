@@ -20,6 +20,7 @@ namespace kvist {
 // Code planes of a tile or block whose codes have `bits` bits; 0 for a number that the codec does not have.
 constexpr int CodePlanes(Codec codec, int bits) {
   if (codec == Codec::kI8) return bits == 8 ? 1 : 0;
+  if (codec == Codec::kX16) return bits == 16 ? 2 : 0;
   if (codec != Codec::kLadder) return 0;
   return bits == 8 ? 4 : bits >= 2 && bits <= 4 ? bits - 1 : 0;
 }
@@ -27,12 +28,13 @@ constexpr int CodePlanes(Codec codec, int bits) {
 // The inverse. REQUIRES: 1 <= planes <= the codec's most.
 constexpr int BitsOfPlanes(Codec codec, int planes) {
   if (codec == Codec::kI8) return 8;
+  if (codec == Codec::kX16) return 16;
   return planes == 4 ? 8 : planes + 1;
 }
 
 // Bits of a codec whose caller chose none.
 constexpr LayerBits DefaultBits(Codec codec) {
-  if (codec == Codec::kI8) return {8, 8};
+  if (codec == Codec::kI8 || codec == Codec::kFp8p) return {8, 8};
   return codec == Codec::kLadder ? LayerBits{4, 4} : LayerBits{16, 16};
 }
 

@@ -50,7 +50,7 @@ size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape,
   header.code_bits = bits->most;
   header.shape = shape;
   const size_t records = heads * (sizes.Record(TileMode::kOwn, true) + sizes.Record(TileMode::kOwn, false));
-  const size_t side = codec == Codec::kRaw16 ? 2 * heads * sizes.Record(TileMode::kRaw16, false) : 4 * heads + records;
+  const size_t side = KeepsValues(codec) ? 2 * heads * sizes.Record(TileMode::kRaw16, false) : 4 * heads + records;
   uint64_t end = header.PrefixBytes();
   for (int plane = 0; plane < header.Planes(); ++plane) {
     for (const LayerBits& layer : bits->layers) {

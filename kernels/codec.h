@@ -2,7 +2,8 @@
 //
 // Shapes  pages   [2, layers, heads, tokens, head_dim], index 0 is K and 1 is V; any strides, head_dim contiguous.
 //         block   the bytes of FORMAT.md, contiguous: header, plane table, planes.
-// Units   counts, never bytes, except where a name ends in _bytes. Strides count elements. SQNR is in dB.
+// Units   counts, never bytes, except where a name ends in _bytes. Strides count units of two bytes: elements of bf16 and
+//         f16, pairs of elements of the dtypes of one byte (head_dim is even, so that rows are whole). SQNR is in dB.
 // Threads every function is pure: any number of threads may encode and decode, also one block at once.
 // Accuracy decode is bit-identical on every CPU (FORMAT.md, "Arithmetic"); the scalar oracle is reference/.
 #ifndef KVIST_KERNELS_CODEC_H_
@@ -30,14 +31,14 @@ struct StridedPages {
     return base + kv * kv_stride + layer * layer_stride + head * head_stride + token * token_stride;
   }
 };
-using Pages = StridedPages<uint16_t>;  // bf16 or f16 bits, by BlockShape::dtype
+using Pages = StridedPages<uint16_t>;  // bf16 or f16 bits, or two bytes, by BlockShape::dtype
 using ConstPages = StridedPages<const uint16_t>;
 
 // Strides of one contiguous array [2, layers, heads, tokens_capacity, head_dim] whose token 0 is the block's first.
 template <typename Element>
 StridedPages<Element> ContiguousPages(Element* base, const BlockShape& shape, size_t tokens_capacity) {
-  const size_t head = tokens_capacity * shape.head_dim, layer = shape.heads * head;
-  return {base, shape.layers * layer, layer, head, shape.head_dim};
+  const size_t head = tokens_capacity * shape.RowUnits(), layer = shape.heads * head;
+  return {base, shape.layers * layer, layer, head, shape.RowUnits()};
 }
 
 // Bits of the codes of one layer's keys and values; 0 = as the block's.
@@ -66,7 +67,8 @@ inline constexpr float kDefaultFloorDbLadder2 = 6.5f;
 // What Encode says of the options, whatever the values.
 absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape);
 
-// Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision.
+// Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision. Of x16,
+// whose bytes follow the values: at most, for exponents as those of real KV.
 size_t MaxBlockBytes(const BlockShape& shape, Codec codec);
 // REQUIRES: options that Encode takes.
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options);
@@ -78,7 +80,8 @@ inline size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape&
 // Decodes its own output, records each tile's SQNR, and raises the precision of tiles below the floor.
 // A tile that holds NaN or Inf is stored as it is (raw16) and touches no other tile.
 // REQUIRES: `out` and `pages` do not overlap.
-// Errors:   InvalidArgument     a shape or option out of range (named in the message); nothing is written.
+// Errors:   InvalidArgument     a shape or option out of range, a codec that does not take the dtype (named in the message);
+//                               nothing is written.
 //           ResourceExhausted   `out` is smaller than the block.
 absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
                               const EncodeOptions& options, absl::Span<uint8_t> out);

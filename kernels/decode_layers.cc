@@ -56,8 +56,8 @@ absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precisi
   absl::StatusOr<int> planes = CheckRequest(block, layers, precision, basis);
   if (!planes.ok()) return planes.status();
   const uint32_t sinks = HasSinks(block.codec(), block.identity().first_position) ? kSinkTokens : 0;
-  DecodeParameters parameters = {block.codec(), shape.tokens, shape.head_dim, shape.dtype,
-                                 sinks,         precision,    basis,          stream};
+  const uint32_t row = KeepsValues(block.codec()) ? uint32_t(shape.RowUnits()) : shape.head_dim;
+  DecodeParameters parameters = {block.codec(), shape.tokens, row, shape.dtype, sinks, precision, basis, stream};
   for (uint32_t layer = layers.first; layer < layers.last; ++layer) {
     absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, layer, *planes);
     if (!tiles.ok()) return tiles.status();

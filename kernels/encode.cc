@@ -13,6 +13,7 @@
 #include "kernels/header.h"
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/encode_tile.h"
+#include "kernels/simd/x16.h"
 #include "kernels/tile.h"
 
 namespace kvist {
@@ -29,7 +30,7 @@ struct EncodedTile {
 class TileEncoder {
  public:
   TileEncoder(const BlockShape& shape, const BlockIdentity& identity, const EncodeOptions& options)
-      : shape_{shape.tokens, shape.head_dim, shape.dtype},
+      : shape_{shape.tokens, KeepsValues(options.codec) ? uint32_t(shape.RowUnits()) : shape.head_dim, shape.dtype},
         sizes_(options.codec, shape, identity.first_position),
         options_(options),
         values_(shape.TileElements()),
@@ -47,8 +48,10 @@ class TileEncoder {
     for (size_t t = 0; t < shape_.tokens; ++t) {
       std::memcpy(&values_[t * shape_.head_dim], pages.Row(kv, layer, head, t), 2 * size_t{shape_.head_dim});
     }
-    const bool is_key = kv == 0, finite = simd::AllFinite(shape_, values_.data());
-    if (sizes_.codec == Codec::kRaw16 || !finite) {
+    const bool is_key = kv == 0;
+    if (sizes_.codec == Codec::kX16) {
+      if (!X16()) Raw16();
+    } else if (KeepsValues(sizes_.codec) || !simd::AllFinite(shape_, values_.data())) {
       Raw16();
     } else if (sizes_.codec == Codec::kI8) {
       I8();
@@ -76,6 +79,13 @@ class TileEncoder {
     Reset(TileMode::kRaw16, false);
     std::memcpy(tile_.record.data(), values_.data(), tile_.record.size());
     tile_.sqnr_db = INFINITY;
+  }
+
+  // Exact by construction, so that nothing is measured.
+  bool X16() {
+    Reset(TileMode::kOwn, false);
+    tile_.sqnr_db = INFINITY;
+    return simd::EncodeX16(shape_, values_.data(), tile_.record, tile_.planes[0].data(), tile_.planes[1].data());
   }
 
   void I8() {
@@ -137,7 +147,12 @@ class TileEncoder {
 // All pieces of a block, plane by plane, before their offsets are known.
 class Pieces {
  public:
-  Pieces(int planes, uint32_t layers) : planes_(planes), layers_(layers), sizes_(size_t(planes) * layers) {}
+  // Growing to their size would cost about what the encoder does.
+  Pieces(const BlockShape& shape, const TileSizes& sizes, int planes)
+      : planes_(planes), layers_(shape.layers), sizes_(size_t(planes) * shape.layers) {
+    const size_t tiles = 2 * size_t{shape.layers} * shape.heads;
+    for (int plane = 1; plane < planes; ++plane) bytes_[plane].reserve(tiles * sizes.CodePlane(plane));
+  }
 
   void Append(int plane, uint32_t layer, absl::Span<const uint8_t> bytes) {
     bytes_[plane].insert(bytes_[plane].end(), bytes.begin(), bytes.end());
@@ -193,9 +208,9 @@ void EncodeLayer(const ConstPages& pages, const LayerBits& bits, uint32_t layer,
     worst_db = std::min(worst_db, tile.sqnr_db);
     records.insert(records.end(), tile.record.begin(), tile.record.end());
     for (int plane = 1; plane < header.Planes(); ++plane) pieces.Append(plane, layer, tile.planes[plane - 1]);
-    if (header.codec != Codec::kRaw16 && tile.mode != TileMode::kOwn) ++header.raised_tiles;
+    if (!KeepsValues(header.codec) && tile.mode != TileMode::kOwn) ++header.raised_tiles;
   }
-  if (header.codec != Codec::kRaw16) pieces.Append(0, layer, modes);
+  if (!KeepsValues(header.codec)) pieces.Append(0, layer, modes);
   pieces.Append(0, layer, records);
 }
 
@@ -203,6 +218,7 @@ void EncodeLayer(const ConstPages& pages, const LayerBits& bits, uint32_t layer,
 
 absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape) {
   if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
+  if (absl::Status status = CheckTakes(options.codec, shape.dtype); !status.ok()) return status;
   if (absl::Status status = FloorOf(options).status(); !status.ok()) return status;
   return BitsOf(options, shape).status();
 }
@@ -219,7 +235,7 @@ absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& s
   header.identity = identity;
   header.floor_db256 = FloorOf(options, bits->least).value();
   TileEncoder encoder(shape, identity, options);
-  Pieces pieces(header.Planes(), shape.layers);
+  Pieces pieces(shape, TileSizes(options.codec, shape, identity.first_position), header.Planes());
   double worst_db = INFINITY;
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
     EncodeLayer(pages, bits->layers[layer], layer, encoder, pieces, header, worst_db);

@@ -27,8 +27,7 @@ uint16_t InHeader(float floor_db) { return uint16_t(std::ceil(floor_db * 256)); 
 
 absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options, int least_bits) {
   if (CodecName(options.codec) == "unknown") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("codec ", int(options.codec), "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+    return absl::InvalidArgumentError(absl::StrCat("codec ", int(options.codec), "; ", KnownCodecs()));
   }
   if (!(options.floor_db >= 0 && options.floor_db <= kMaxFloorDb)) {
     return absl::InvalidArgumentError(

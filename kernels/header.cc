@@ -74,8 +74,8 @@ absl::Status CheckPlanes(Codec codec, int planes, int code_bits) {
 
 absl::Status CheckCodec(const uint8_t* at) {
   const int codec = at[kAtCodec], version = at[kAtCodecVersion];
-  if (codec < int(Codec::kRaw16) || codec > int(Codec::kLadder)) {
-    return absl::UnimplementedError(absl::StrCat("unknown codec ", codec, "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+  if (CodecName(Codec(codec)) == "unknown") {
+    return absl::UnimplementedError(absl::StrCat("unknown codec ", codec, "; ", KnownCodecs()));
   }
   if (version != kCodecVersion) {
     return absl::UnimplementedError(absl::StrCat(std::string(CodecName(Codec(codec))), " codec version ", version,
@@ -91,7 +91,7 @@ absl::Status CheckAgreement(const BlockHeader& header, uint8_t flags) {
         absl::StrCat("header: flags ", int{flags}, ", the other fields imply ", int{FlagsOf(header)}));
   }
   const uint64_t tiles = 2 * uint64_t{header.shape.layers} * header.shape.heads;
-  if (header.raised_tiles > tiles || (header.codec == Codec::kRaw16 && header.raised_tiles != 0)) {
+  if (header.raised_tiles > tiles || (KeepsValues(header.codec) && header.raised_tiles != 0)) {
     return absl::InvalidArgumentError(absl::StrCat("header: ", header.raised_tiles, " raised tiles in a ",
                                                    std::string(CodecName(header.codec)), " block of ", tiles));
   }
@@ -103,6 +103,13 @@ absl::Status CheckAgreement(const BlockHeader& header, uint8_t flags) {
 }
 
 }  // namespace
+
+absl::Status CheckTakes(Codec codec, Dtype dtype) {
+  if (TakesDtype(codec, dtype)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(std::string(CodecName(codec)), " takes ",
+                                                 codec == Codec::kFp8p ? "f8e4m3, f8e5m2 and u8" : "bf16 and f16",
+                                                 ", not ", std::string(DtypeName(dtype))));
+}
 
 uint64_t LoadLe(const uint8_t* at, int size_bytes) {
   uint64_t value = 0;
@@ -150,6 +157,9 @@ absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes) {
   header.shape = {uint32_t(LoadLe(at + kAtLayers, 4)), uint32_t(LoadLe(at + kAtHeads, 2)),
                   uint32_t(LoadLe(at + kAtTokens, 4)), uint32_t(LoadLe(at + kAtHeadDim, 2)), Dtype(at[kAtDtype])};
   if (absl::Status status = ValidateShape(header.shape); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("header: ", status.message()));
+  }
+  if (absl::Status status = CheckTakes(header.codec, header.shape.dtype); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("header: ", status.message()));
   }
   std::memcpy(header.identity.key.data(), at + kAtKey, header.identity.key.size());

@@ -6,6 +6,7 @@
 #define KVIST_KERNELS_HEADER_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -53,6 +54,11 @@ void WriteHeader(const BlockHeader& header, uint8_t* out);
 
 // Errors as BlockView::Parse.
 absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes);
+
+// "known are 1 (raw16), ...": for messages about a number that is none of them.
+std::string KnownCodecs();
+
+absl::Status CheckTakes(Codec codec, Dtype dtype);  // InvalidArgument names what the codec takes
 
 // Little-endian on every machine; `at` needs no alignment.
 uint64_t LoadLe(const uint8_t* at, int size_bytes);

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/header.h"
 #include "kernels/tables.h"
+#include "kernels/x16.h"
 
 namespace kvist {
 namespace {
@@ -94,18 +95,21 @@ TileSizes::TileSizes(Codec codec, const BlockShape& shape, uint32_t first_positi
     : codec(codec),
       tokens(shape.tokens),
       head_dim(shape.head_dim),
+      row_bytes(shape.RowBytes()),
       sinks(HasSinks(codec, first_position) ? kSinkTokens : 0),
       rows(tokens - sinks) {}
 
 size_t TileSizes::Record(TileMode mode, bool is_key) const {
-  if (mode == TileMode::kRaw16) return 2 * tokens * head_dim;
+  if (mode == TileMode::kRaw16) return tokens * row_bytes;
   if (mode == TileMode::kRotatedI8) return tokens * (1 + head_dim);
   if (codec == Codec::kI8) return tokens;
+  if (codec == Codec::kX16) return kX16RecordBytes + tokens * head_dim / kX16LikelyEscape;
   return rows + head_dim + (is_key ? head_dim + 1 : 0) + sinks * (1 + head_dim);
 }
 
 size_t TileSizes::CodePlane(int plane) const {
   if (codec == Codec::kI8) return tokens * head_dim;
+  if (codec == Codec::kX16) return tokens * head_dim / (plane == 1 ? 1 : 2);
   return rows * head_dim / (plane == 1 ? 4 : plane == 4 ? 2 : 8);
 }
 
@@ -113,12 +117,14 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
   const TileSizes sizes(block.codec(), block.shape(), block.identity().first_position);
   const size_t heads = block.shape().heads;
   const absl::Span<const uint8_t> side = block.PlaneBytes(0, layer);
-  if (block.codec() == Codec::kRaw16) {
+  if (KeepsValues(block.codec())) {
     const size_t expected = 2 * heads * sizes.Record(TileMode::kRaw16, false);
     if (side.size() == expected) return RawTiles(sizes, heads, side);
     return Broken(layer, absl::StrCat("values of ", side.size(), " bytes; the shape implies ", expected));
   }
-  absl::StatusOr<std::vector<TileBytes>> tiles = ReadSide(block, sizes, layer, side);
+  absl::StatusOr<std::vector<TileBytes>> tiles = block.codec() == Codec::kX16
+                                                     ? ReadX16Side(sizes, heads, layer, side)
+                                                     : ReadSide(block, sizes, layer, side);
   if (!tiles.ok()) return tiles;
   for (int plane = 1; plane < planes; ++plane) {
     const auto has_plane = [&](const TileBytes& tile) {
@@ -136,6 +142,9 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
       tile.planes[plane - 1] = at;
       at += sizes.CodePlane(plane);
     }
+  }
+  if (block.codec() == Codec::kX16) {
+    if (absl::Status status = CheckX16Escapes(sizes, layer, *tiles); !status.ok()) return status;
   }
   return tiles;
 }

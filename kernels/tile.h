@@ -25,15 +25,17 @@ struct TileBytes {
   const uint8_t* mean_codes = nullptr;         // i8[head_dim], K of ladder
   uint8_t mean_scale = 0;                      // K of ladder
   const uint8_t* wide_rows = nullptr;          // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
-  const uint8_t* values = nullptr;             // u16[tokens][head_dim], little-endian, mode kRaw16
-  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; i8: the codes
+  const uint8_t* values = nullptr;             // rows of row_bytes as they are, mode kRaw16
+  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; i8: the codes; x16: low bytes, codes
   int lacks = 0;                               // trailing code planes of the block that an own-mode tile does not have
+  const uint8_t* exponents = nullptr;          // x16: u8[15], u16 escapes, u8[escapes]
+  uint32_t escapes = 0;                        // x16
 };
 
 // What decoding needs to know beside the bytes; the same for all tiles of one call but for `precision`.
 struct DecodeParameters {
   Codec codec;
-  uint32_t tokens, head_dim;
+  uint32_t tokens, head_dim;  // head_dim in units of pages (two bytes): of fp8p half of the shape's
   Dtype dtype;
   uint32_t sinks;  // leading tokens that a tile of mode kOwn keeps in wide_rows
   int precision;   // bits of this tile's codes that are read
@@ -52,13 +54,14 @@ using DecodeTileFunction = void (*)(const DecodeParameters&, const TileBytes&, c
 struct TileSizes {
   TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position);
 
-  size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece
+  size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece; of x16's own mode what is likely
   size_t CodePlane(int plane) const;                // bytes of one own-mode tile in plane 1, 2, 3, 4
 
   Codec codec;
   size_t tokens, head_dim;
-  size_t sinks;  // tokens without codes in the planes
-  size_t rows;   // tokens with codes
+  size_t row_bytes;  // of a row of values as they are
+  size_t sinks;      // tokens without codes in the planes
+  size_t rows;       // tokens with codes
 };
 
 // The parts of a side record; codes in planes stay null. REQUIRES: sizes.Record(mode, is_key) bytes at `at`.

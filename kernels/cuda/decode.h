@@ -13,8 +13,8 @@
 // Errors  of Make, all before anything is launched:
 //           InvalidArgument     a layout, range or address that is wrong in itself; two requests that write the same
 //                               tokens of a page; a plan beyond a grid. The message names value and limit
-//           Unimplemented       a layout, dtype or shape that no kernel serves; a codec or a number of bits that only
-//                               the host decodes
+//           Unimplemented       a layout, dtype, shape, codec or number of bits that no kernel serves: the host decodes
+//                               every codec
 //           FailedPrecondition  the device holds fewer bytes than the precision needs; a codec that does not rotate
 //           and those of BlockView::Parse for the host's copy of header and table.
 //         Of a block's bytes, known only on the device: its status word, read by StatusOfWord. A block whose word is

@@ -121,13 +121,14 @@ absl::Status CheckSides(const BlockView& view, LayerRange layers) {
   return absl::OkStatus();
 }
 
-// What the kernels were written for. The host decodes the rest.
+// What the kernels were written for. They would take any other codec for one of these.
 absl::Status CheckServed(const BlockView& view) {
   const Codec codec = view.codec();
   const bool plain = codec == Codec::kRaw16 || codec == Codec::kI8;
   if (plain || (codec == Codec::kLadder && view.code_bits() == 4 && !view.mixed_bits())) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)), " of ",
-                                               view.code_bits(), view.mixed_bits() ? " and fewer" : "", " bits"));
+                                               view.code_bits(), view.mixed_bits() ? " and fewer" : "",
+                                               " bits; the host does"));
 }
 
 absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& request) {

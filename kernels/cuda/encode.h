@@ -10,6 +10,7 @@
 //            device; LaunchWrite: moves, then checksums of pieces, tables, headers.
 // Errors  of both Make, before anything is launched:
 //           InvalidArgument     a shape, option, address or the number of sums is wrong; the message names value and limit
+//           Unimplemented       a codec that no kernel encodes: the host encodes every one
 //           ResourceExhausted   an output smaller than its block, or more tiles than one launch takes
 // Accuracy bit for bit the block of kvist::Encode.
 // Why     Whether a tile keeps its floor is a comparison of decibels, and a device's logarithm differs from a CPU's in the

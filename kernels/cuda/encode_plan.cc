@@ -29,6 +29,7 @@ absl::Status CheckServed(const EncodeOptions& options, const BlockShape& shape) 
 absl::Status Check(const EncodeRequest& request, size_t index) {
   absl::Status status = ValidateShape(request.shape);
   if (status.ok()) status = FloorOf(request.options).status();
+  if (status.ok()) status = CheckTakes(request.options.codec, request.shape.dtype);
   if (status.ok() && (request.pages.base == nullptr || reinterpret_cast<uintptr_t>(request.pages.base) % 2 != 0)) {
     status =
         absl::InvalidArgumentError(absl::StrCat("pages at address ", reinterpret_cast<uintptr_t>(request.pages.base),

@@ -33,6 +33,10 @@ absl::Status CheckLayout(const PageLayout& layout, const BlockShape& shape) {
     return absl::InvalidArgumentError(absl::StrCat("page layout of ", layout.pages, " pages, ", layout.page_tokens,
                                                    " tokens a page, ", layout.heads, " heads: none may be 0"));
   }
+  if (ElementBytes(layout.dtype) != 2) {
+    return absl::UnimplementedError(
+        absl::StrCat("pages hold ", std::string(DtypeName(layout.dtype)), ": kernels write bf16 and f16"));
+  }
   if (layout.dtype != shape.dtype) {
     return absl::UnimplementedError(absl::StrCat("pages hold ", std::string(DtypeName(layout.dtype)), ", the block ",
                                                  std::string(DtypeName(shape.dtype)), ": no kernel converts"));

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "kernels/half.h"
+#include "kernels/reference/x16.h"
 #include "kernels/tables.h"
 
 namespace kvist::reference {
@@ -155,6 +156,8 @@ void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const
     for (size_t t = 0; t < parameters.tokens; ++t) {
       std::memcpy(target.base + t * target.token_stride, tile.values + t * row_bytes, row_bytes);
     }
+  } else if (parameters.codec == Codec::kX16) {
+    DecodeX16(parameters, tile, target);
   } else if (parameters.codec == Codec::kI8) {
     DecodeI8(parameters, tile, target);
   } else {

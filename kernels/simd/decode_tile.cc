@@ -4,6 +4,7 @@
 
 #include "kernels/reference/decode_tile.h"
 #include "kernels/simd/decode_ladder8.h"
+#include "kernels/simd/x16.h"
 #include "kernels/tables.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -178,6 +179,7 @@ void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const
   if (parameters.codec == Codec::kLadder && parameters.precision == 8 && tile.mode == TileMode::kOwn) {
     return DecodeLadder8(parameters, tile, target);
   }
+  if (parameters.codec == Codec::kX16 && tile.mode == TileMode::kOwn) return DecodeX16(parameters, tile, target);
   HWY_DYNAMIC_DISPATCH(DecodeTile)(parameters, tile, target);
 }
 

@@ -12,8 +12,9 @@ namespace kvist {
 namespace {
 
 size_t LargestBlockBytes(const BlockShape& shape) {
-  return std::max(
-      {MaxBlockBytes(shape, Codec::kRaw16), MaxBlockBytes(shape, Codec::kI8), MaxBlockBytes(shape, Codec::kLadder)});
+  size_t largest = 0;
+  for (const Codec codec : kKnownCodecs) largest = std::max(largest, MaxBlockBytes(shape, codec));
+  return largest;
 }
 
 constexpr size_t kMaxCallers = 128;

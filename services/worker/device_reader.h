@@ -13,6 +13,7 @@
 //           InvalidArgument, Unimplemented  pages that no kernel serves; a range that is not within the chain
 //           Unavailable                     our own device has failed: no page can be trusted
 //           Internal                        the launch failed: likewise. What was launched is waited for, by the deadline
+// Codecs  a block of a codec without a kernel (kernels/cuda/decode.h) is a miss whose `why` says so: Client::Get brings it.
 // Bounds  a call returns by ClientOptions.deadline. The last eighth of that time is kept for decoding what has come.
 // Pages   as with Client::Get, those behind the run may have been written. When the device was not done by the deadline it
 //         may write for longer: see DeviceGetResult.writing.

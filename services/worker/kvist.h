@@ -53,7 +53,7 @@ typedef struct kvist_namespace {
 
 typedef struct kvist_options {
   const char* cluster_file; /* static cluster file; may be NULL if there are seeds */
-  const char* codec;        /* for Put: "raw16", "i8", "ladder"; NULL = "ladder" */
+  const char* codec;        /* for Put: "raw16", "x16", "i8", "ladder"; NULL = "ladder" */
   float floor_db;           /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;   /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;     /* of every call; 0 = 5000 */

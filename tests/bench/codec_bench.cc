@@ -125,6 +125,7 @@ void BenchDecode(const std::vector<uint16_t>& values) {
   uint8_t* plain = Allocate(output_bytes);
   uint8_t* out = Allocate(output_bytes);
   std::vector<DecodeCase> cases = {
+      {"decode x16 against memcpy of the same bf16", {Codec::kX16}, Basis::kOriginal, 16, Reach::kAtLeast, 0.6},
       {"decode i8 against memcpy of the same bf16", {Codec::kI8}, Basis::kOriginal, 8, Reach::kAtLeast, 0.9},
       {"decode ladder kept rotated against memcpy", kLadder4, Basis::kKeptRotated, 4, Reach::kAtLeast, 1.1},
       {"decode ladder against memcpy", kLadder4, Basis::kOriginal, 4, Reach::kAtLeast, 0.7},
@@ -162,8 +163,10 @@ struct EncodeCase {
 void BenchEncode(const std::vector<uint16_t>& values) {
   std::vector<uint8_t> out(MaxBlockBytes(kShape, Codec::kRaw16));
   std::vector<uint16_t> copied(values.size());
-  const std::vector<EncodeCase> cases = {
-      {"i8", {Codec::kI8}, 0.2}, {"ladder", kLadder4, 0.06}, {"ladder of 8 bits", kLadder8, 0.06}};
+  const std::vector<EncodeCase> cases = {{"x16", {Codec::kX16}, 0.1},
+                                         {"i8", {Codec::kI8}, 0.2},
+                                         {"ladder", kLadder4, 0.06},
+                                         {"ladder of 8 bits", kLadder8, 0.06}};
   for (const EncodeCase& item : cases) {
     std::vector<double> seconds, copy_seconds;
     for (int round = 0; round < kRounds; ++round) {
@@ -178,7 +181,8 @@ void BenchEncode(const std::vector<uint16_t>& values) {
 // The first block of a prompt keeps its sinks and is the larger one: it is the row with a reach.
 void BenchBytes(const std::vector<uint16_t>& values) {
   const double plain = double(kShape.PlainBytes());
-  for (const auto& [codec, reach] : {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52}}) {
+  for (const auto& [codec, reach] :
+       {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52}, std::pair{Codec::kX16, 12.2 / 16}}) {
     const std::string name(CodecName(codec));
     const double first = double(EncodedBlock(values, {codec}, 0).size());
     const double later = double(EncodedBlock(values, {codec}, kShape.tokens).size());

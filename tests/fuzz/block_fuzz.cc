@@ -43,7 +43,7 @@ template <typename Decoder>
 Decoded DecodeInto(const BlockView& view, const Choice& choice, const Decoder& decoder) {
   const BlockShape& shape = view.shape();
   Decoded result;
-  result.values.assign(shape.Elements() + 2 * kGuards, kGuard);
+  result.values.assign(shape.PlainBytes() / 2 + 2 * kGuards, kGuard);
   const Pages pages = ContiguousPages(result.values.data() + kGuards, shape, shape.tokens);
   result.status =
       decoder(view, LayerRange{choice.first_layer, choice.last_layer}, choice.precision, choice.basis, pages);

@@ -63,10 +63,12 @@ Bytes Choice(uint32_t layers, char precision, char basis, char cut) {
 }
 
 void WriteBlocks() {
-  for (const Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (const Codec codec : kKnownCodecs) {
     const std::string name(CodecName(codec));
-    const BlockShape small = {1, 1, 16, 64, Dtype::kBf16}, odd = {1, 1, 16, 80, Dtype::kF16};
-    const BlockShape two = {2, 1, 16, 64, Dtype::kF16};
+    const bool wide = TakesDtype(codec, Dtype::kBf16);
+    const BlockShape small = {1, 1, 16, 64, wide ? Dtype::kBf16 : Dtype::kF8E4M3};
+    const BlockShape odd = {1, 1, 16, wide ? 80u : 72u, wide ? Dtype::kF16 : Dtype::kU8};
+    const BlockShape two = {2, 1, 16, 64, wide ? Dtype::kF16 : Dtype::kF8E5M2};
     Write("block_fuzz", name, Choice(1, 0, 0, 0) + EncodedBlock(small, {codec}, 16, false));
     Write("block_fuzz", name + "-odd", Choice(1, 0, 1, 0) + EncodedBlock(odd, {codec}, 0, false));
     Write("block_fuzz", name + "-two-layers", Choice(2, 0, 0, 100) + EncodedBlock(two, {codec}, 0, false));
@@ -116,7 +118,7 @@ void WriteValues() {
   const auto choice = [](int shape, int codec, int floor_db, int position, int stride) {
     return One(shape) + One(codec) + One(floor_db) + One(position) + Le(stride, 2);
   };
-  for (int codec = 0; codec < 3; ++codec) {
+  for (size_t codec = 0; codec < std::size(kKnownCodecs); ++codec) {
     const std::string name = std::to_string(codec);
     Write("encode_fuzz", "normal-bf16-" + name, choice(0, codec, 0, 1, 0) + values(Dtype::kBf16));
     Write("encode_fuzz", "normal-f16-" + name, choice(64 + 1, codec, 0, 0, 0) + values(Dtype::kF16));

@@ -22,7 +22,7 @@ std::string MakeBlock(int key, int ns) {
   const std::string digest = TestNamespace(ns);
   std::copy(digest.begin(), digest.end(), identity.namespace_digest.begin());
   identity.first_position = 16;
-  const Codec codec = std::array{Codec::kRaw16, Codec::kI8, Codec::kLadder}[key % 3];
+  const Codec codec = std::array{Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16}[key % 4];
   std::vector<uint8_t> block(MaxBlockBytes(shape, codec));
   const auto size = Encode(identity, shape, ContiguousPages<const uint16_t>(values.data(), shape, shape.tokens),
                            {codec, 0}, absl::MakeSpan(block));

@@ -73,7 +73,7 @@ inline BlockView ParseOrDie(absl::Span<const uint8_t> bytes) {
 
 inline std::vector<uint16_t> DecodeOrDie(const BlockView& view, int precision = 0, Basis basis = Basis::kOriginal) {
   const BlockShape& shape = view.shape();
-  std::vector<uint16_t> values(shape.Elements(), 0x5555);
+  std::vector<uint16_t> values(shape.PlainBytes() / 2, 0x5555);
   const absl::Status status =
       Decode(view, {0, shape.layers}, precision, basis, ContiguousPages(values.data(), shape, shape.tokens));
   EXPECT_TRUE(status.ok()) << MessageOf(status);

@@ -3,6 +3,7 @@
 //         the one that speaks; the message is part of the test.
 #include "kernels/block_format.h"
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/kernels/block_builder.h"
 
@@ -31,7 +32,7 @@ std::string ErrorWithField(size_t at, int size_bytes, uint64_t value) {
 }
 
 TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
-  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16}) {
     const std::vector<uint8_t> block = EncodeOrDie(kShape, NormalValues(kShape, 1), codec, 4096);
     const BlockView view = ParseOrDie(block);
     EXPECT_EQ(view.codec(), codec);
@@ -49,11 +50,14 @@ TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
 }
 
 TEST(BlockFormat, NamesOfCodecsAndDtypesAreReadBack) {
-  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
-  for (Dtype dtype : {Dtype::kBf16, Dtype::kF16}) EXPECT_EQ(*ParseDtype(DtypeName(dtype)), dtype);
-  EXPECT_EQ(ParseCodec("q4").status().ToString(),
-            "INVALID_ARGUMENT: unknown codec \"q4\"; known are raw16, i8, ladder");
-  EXPECT_EQ(ParseDtype("f32").status().ToString(), "INVALID_ARGUMENT: unknown dtype \"f32\"; known are bf16, f16");
+  for (Codec codec : kKnownCodecs) EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
+  EXPECT_THAT(KnownCodecs(), testing::StartsWith("known are 1 (raw16), 2 (i8), 3 (ladder), 4 (x16)"));
+  for (Dtype dtype : {Dtype::kBf16, Dtype::kF16, Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kU8})
+    EXPECT_EQ(*ParseDtype(DtypeName(dtype)), dtype);
+  EXPECT_THAT(ParseCodec("q4").status().ToString(),
+              testing::StartsWith("INVALID_ARGUMENT: unknown codec \"q4\"; known are raw16, i8, ladder, x16"));
+  EXPECT_EQ(ParseDtype("f32").status().ToString(),
+            "INVALID_ARGUMENT: unknown dtype \"f32\"; known are bf16, f16, f8e4m3, f8e5m2, u8");
 }
 
 TEST(BlockFormat, ABlockCutAnywhereIsRefusedOrHoldsFewerPlanes) {
@@ -95,8 +99,10 @@ TEST(BlockFormat, AForeignMagicVersionOrCodecIsNamed) {
   EXPECT_EQ(ErrorWithField(0, 1, 'k'), "INVALID_ARGUMENT: not a block: the first 8 bytes are not \"KVISTBLK\"");
   EXPECT_EQ(ErrorWithField(8, 2, 2), "UNIMPLEMENTED: block format version 2; this reader knows version 1");
   EXPECT_EQ(ErrorWithField(8, 2, 0), "INVALID_ARGUMENT: block format version 0; this reader knows version 1");
-  EXPECT_EQ(ErrorWithField(10, 1, 4), "UNIMPLEMENTED: unknown codec 4; known are 1 (raw16), 2 (i8), 3 (ladder)");
-  EXPECT_EQ(ErrorWithField(10, 1, 0), "UNIMPLEMENTED: unknown codec 0; known are 1 (raw16), 2 (i8), 3 (ladder)");
+  for (const int codec : {0, 200}) {
+    const std::string expected = "UNIMPLEMENTED: unknown codec " + std::to_string(codec) + "; " + KnownCodecs();
+    EXPECT_EQ(ErrorWithField(10, 1, codec), expected);
+  }
   EXPECT_EQ(ErrorWithField(11, 1, 2), "UNIMPLEMENTED: ladder codec version 2; this reader knows version 1");
 }
 
@@ -107,7 +113,9 @@ TEST(BlockFormat, AFutureVersionIsNamedEvenWhereItsHeaderDiffers) {
 }
 
 TEST(BlockFormat, FieldsOutOfRangeAreNamed) {
-  EXPECT_EQ(ErrorWithField(12, 1, 3), "INVALID_ARGUMENT: header: shape: dtype 3; allowed are 1 (bf16) and 2 (f16)");
+  EXPECT_EQ(ErrorWithField(12, 1, 6),
+            "INVALID_ARGUMENT: header: shape: dtype 6; allowed are 1 (bf16), 2 (f16), 3 (f8e4m3), 4 (f8e5m2), 5 (u8)");
+  EXPECT_EQ(ErrorWithField(12, 1, 3), "INVALID_ARGUMENT: header: ladder takes bf16 and f16, not f8e4m3");
   EXPECT_EQ(ErrorWithField(13, 1, 3), "INVALID_ARGUMENT: header: 3 planes of 4-bit codes; ladder has 4 of 4");
   EXPECT_EQ(ErrorWithField(14, 1, 8), "INVALID_ARGUMENT: header: 4 planes of 8-bit codes; ladder has 5 of 8");
   EXPECT_EQ(ErrorWithField(14, 1, 5), "INVALID_ARGUMENT: header: 4 planes of 5-bit codes; ladder has 4 of 4");

@@ -308,7 +308,7 @@ TEST(Codec, StridesAreTheCallersOwn) {
     }
   };
   for_each_row([&](uint16_t* to, const uint16_t* from) { std::copy_n(from, shape.head_dim, to); });
-  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16}) {
     std::vector<uint8_t> block(MaxBlockBytes(shape, codec));
     const ConstPages from = {pages.base, pages.kv_stride, pages.layer_stride, pages.head_stride, pages.token_stride};
     const auto size = Encode(IdentityAt(0), shape, from, {codec}, absl::MakeSpan(block));
@@ -364,8 +364,7 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
   shape = {1024, 256, 256, 256, Dtype::kBf16};
   EXPECT_EQ(message(shape, {}, out.size()),
             "INVALID_ARGUMENT: shape: 68719476736 plain bytes; allowed are at most 1073741824");
-  EXPECT_EQ(message(kShape, {Codec(9)}, out.size()),
-            "INVALID_ARGUMENT: codec 9; known are 1 (raw16), 2 (i8), 3 (ladder)");
+  EXPECT_EQ(message(kShape, {Codec(200)}, out.size()), "INVALID_ARGUMENT: codec 200; " + KnownCodecs());
   EXPECT_EQ(message(kShape, {Codec::kI8, -1.0f}, out.size()),
             "INVALID_ARGUMENT: floor_db -1; allowed are 0 (the codec's own) to 200");
   EXPECT_EQ(message(kShape, {Codec::kI8, NAN}, out.size()),

@@ -1,16 +1,17 @@
 """Reads version-1 blocks: FORMAT.md in plain Python, standard library only, no code shared with the C++ readers.
 
 Goal    To be wrong where FORMAT.md is wrong: it follows the page, not the implementation.
-Units   as in FORMAT.md. Values are lists of 16-bit patterns, [kv][layer][head][token][channel] flattened.
+Units   as in FORMAT.md. Values are lists of 16-bit patterns (8-bit of fp8p), [kv][layer][head][token][channel] flattened.
 """
 import hashlib
 import struct
 
 from xxh3 import xxh3_64
 
-CODECS = {1: "raw16", 2: "i8", 3: "ladder"}
-PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}}  # by the bits of a code
-DTYPES = {1: "bf16", 2: "f16"}
+CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16", 5: "fp8p"}
+# By the bits of a code.
+PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}, "x16": {16: 3}, "fp8p": {8: 1}}
+DTYPES = {1: "bf16", 2: "f16", 3: "f8e4m3", 4: "f8e5m2", 5: "u8"}
 MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
 ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
 SIGNS = hashlib.sha256(b"kvist.rotation.v1").digest()
@@ -109,6 +110,12 @@ def plane_value(row, dim, bits, channel):
     return byte >> position // run * bits & (1 << bits) - 1
 
 
+def nibble(row, dim, channel):
+    first = channel // 64 * 64
+    half, i = min(64, dim - first) // 2, channel - first
+    return row[first // 2 + i % half] >> 4 * (i >= half) & 15
+
+
 class Block:
     def __init__(self, data):
         need(len(data) >= 128, "header")
@@ -125,7 +132,9 @@ class Block:
         need(PLANES[self.codec].get(code_bits) == planes, "planes")
         self.planes, self.code_bits, self.mixed = planes, code_bits, self.codec == "ladder" and flags & 4 != 0
         need(1 <= self.layers <= 1024 and 1 <= self.heads <= 256, "shape")
-        need(self.tokens in range(16, 257, 16) and self.dim in (64, 80, 96, 128, 256), "shape")
+        need((self.codec == "fp8p") == (dtype >= 3), "dtype")
+        dims = range(16, 1025, 8) if self.dtype == "u8" else (64, 80, 96, 128, 256)
+        need(self.tokens in range(16, 257, 16) and self.dim in dims, "shape")
         self.sinks = 4 if self.codec == "ladder" and self.first_position == 0 else 0
         need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0) | (4 if self.mixed else 0), "flags")
         need(self.raised <= 2 * self.layers * self.heads and self.sqnr >= self.floor, "quality")
@@ -161,7 +170,13 @@ class Block:
         if self.codec == "raw16":
             need(not rotated and len(side) == 2 * count * elements, "values")
             return [list(struct.unpack_from("<%dH" % elements, side, 2 * i * elements)) for i in range(count)]
+        if self.codec == "fp8p":
+            need(not rotated and len(side) == count * elements, "values")
+            return [list(side[i * elements:(i + 1) * elements]) for i in range(count)]
         need(len(side) >= 2 * count, "side")
+        if self.codec == "x16":
+            need(not rotated, "x16 read rotated")
+            return self._decode_x16(side[:count], side[2 * count:], self.piece(1, layer), self.piece(2, layer))
         modes, at = [byte & 15 for byte in side[:count]], 2 * count
         for mode, lacks in zip(modes, (byte >> 4 for byte in side[:count])):
             need(mode in ((0, 2) if self.codec == "i8" else (0, 1, 2)), "mode")
@@ -191,6 +206,28 @@ class Block:
                     codes[i] += [plane[seen * size:(seen + 1) * size]] * (read[i] > p)
                     seen += 1
         return codes
+
+    def _decode_x16(self, modes, records, low, codes):
+        elements, tiles = self.tokens * self.dim, []
+        need(len(low) == modes.count(0) * elements and len(codes) == len(low) // 2, "plane size")
+        for mode in modes:
+            need(mode in (0, 2), "mode")
+            if mode == 2:
+                need(len(records) >= 2 * elements, "side size")
+                tiles.append(list(struct.unpack_from("<%dH" % elements, records)))
+                records = records[2 * elements:]
+                continue
+            need(len(records) >= 17, "side size")
+            n = struct.unpack_from("<H", records, 15)[0]
+            need(len(records) >= 17 + n, "side size")
+            code = [nibble(codes[t * self.dim // 2:], self.dim, d) for t in range(self.tokens) for d in range(self.dim)]
+            need(code.count(15) == n, "escapes")
+            escaped = iter(records[17:17 + n])
+            exponents = [next(escaped) if c == 15 else records[c] for c in code]
+            tiles.append([e << 7 | b >> 1 | (b & 1) << 15 for e, b in zip(exponents, low)])
+            records, low, codes = records[17 + n:], low[elements:], codes[elements // 2:]
+        need(not records, "side size")
+        return tiles
 
     def _record_bytes(self, mode, is_key):
         if mode == 2:

@@ -45,7 +45,7 @@ TEST(FormatVectors, EveryBlockDecodesToItsDigestOnEveryTarget) {
       const int precision = expected["precision"];
       const Basis basis = expected["rotated"].get<bool>() ? Basis::kKeptRotated : Basis::kOriginal;
       const std::string digest = expected["sha256"];
-      std::vector<uint16_t> values(view.shape().Elements());
+      std::vector<uint16_t> values(view.shape().PlainBytes() / 2);
       const Pages pages = ContiguousPages(values.data(), view.shape(), view.shape().tokens);
       ASSERT_TRUE(reference::Decode(view, {0, view.shape().layers}, precision, basis, pages).ok());
       EXPECT_EQ(Sha256(values), digest) << "reference, precision " << precision;

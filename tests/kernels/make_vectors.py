@@ -43,6 +43,13 @@ BLOCKS = [
     ("ladder of 4 and 2 bits, bf16 64, a rotated i8 tile", "ladder", 64, "bf16", 2, 2, 16, 0, [0, 1, 32, 32], False, 4),
     ("ladder of 3 bits, f16 64", "ladder", 64, "f16", 1, 1, 16, 32, [0], False, 3),
     ("ladder of 2 bits, bf16 64, sinks", "ladder", 64, "bf16", 1, 1, 16, 0, [0], False, 2),
+    ("x16 bf16 64", "x16", 64, "bf16", 2, 1, 16, 0, [0], False),
+    ("x16 bf16 80, a raw16 tile", "x16", 80, "bf16", 1, 2, 16, 0, [0, 2, 0, 0], False),
+    ("x16 f16 96", "x16", 96, "f16", 1, 1, 16, 64, [0], False),
+    ("x16 bf16 128, a tile without escapes", "x16", 128, "bf16", 1, 1, 16, 0, [0, 2], True),
+    ("fp8p f8e4m3 64", "fp8p", 64, "f8e4m3", 2, 2, 16, 0, [2], False),
+    ("fp8p f8e5m2 80", "fp8p", 80, "f8e5m2", 1, 1, 16, 32, [2], False),
+    ("fp8p, rows of 656 bytes", "fp8p", 328, "u8", 1, 1, 16, 0, [2], False),
 ]
 
 
@@ -60,6 +67,8 @@ def wide_rows(count, dim, wide):
 
 
 def record(codec, dim, tokens, sinks, mode, is_key, wide):
+    if codec == "fp8p":
+        return random_bytes(tokens * dim)
     if mode == 2:  # finite values of either dtype
         return b"".join(struct.pack("<H", RANDOM.getrandbits(16) & 0xBBFF) for _ in range(tokens * dim))
     if mode == 1:
@@ -70,21 +79,42 @@ def record(codec, dim, tokens, sinks, mode, is_key, wide):
     return scales(tokens - sinks, wide) + scales(dim, wide, 128) + mean + wide_rows(sinks, dim, wide)
 
 
+def x16_pieces(dim, tokens, tiles, without_escapes):
+    elements = tokens * dim
+    side, low, codes = bytes(tiles) + random_bytes(len(tiles)), b"", b""
+    for mode in tiles:
+        if mode == 2:
+            side += record("x16", dim, tokens, 0, 2, False, False)
+            continue
+        packed = random_bytes(elements // 2)
+        if without_escapes:
+            packed = bytes((b & 15) % 15 | (b >> 4) % 15 << 4 for b in packed)
+        escapes = sum((b & 15 == 15) + (b >> 4 == 15) for b in packed)
+        side += random_bytes(15) + struct.pack("<H", escapes) + random_bytes(escapes)
+        low, codes = low + random_bytes(elements), codes + packed
+    return side, low, codes
+
+
 def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits):
     planes, raised = [[] for _ in range(PLANES[codec][code_bits])], 0
     for _ in range(layers):
         tiles = [modes[i % len(modes)] for i in range(2 * heads)]
+        if codec == "x16":
+            for plane, piece in zip(planes, x16_pieces(dim, tokens, tiles, without_escapes=wide)):
+                plane.append(piece)
+            raised += len(tiles) - tiles.count(0)
+            continue
         side = b"".join(record(codec, dim, tokens, sinks, m & 15, i < heads, wide) for i, m in enumerate(tiles))
-        planes[0].append(side if codec == "raw16" else bytes(tiles) + random_bytes(2 * heads) + side)
+        planes[0].append(side if codec in ("raw16", "fp8p") else bytes(tiles) + random_bytes(2 * heads) + side)
         for p in range(1, len(planes)):
             elements = sum(m & 15 == 0 and p < len(planes) - (m >> 4) for m in tiles) * (tokens - sinks) * dim
             planes[p].append(random_bytes(elements if codec == "i8" else elements // {1: 4, 4: 2}.get(p, 8)))
-        raised += 0 if codec == "raw16" else sum(m & 15 != 0 for m in tiles)
+        raised += 0 if codec in ("raw16", "fp8p") else sum(m & 15 != 0 for m in tiles)
     return [piece for plane in planes for piece in plane], raised
 
 
 def own_bits(codec):
-    return {"raw16": 16, "i8": 8, "ladder": 4}[codec]
+    return {"raw16": 16, "i8": 8, "ladder": 4, "x16": 16, "fp8p": 8}[codec]
 
 
 def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, wide, code_bits=0):
@@ -104,8 +134,9 @@ def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, 
     return header + struct.pack("<Q", xxh3_64(header)) + table + body
 
 
-def digest(values):
-    return hashlib.sha256(struct.pack("<%dH" % len(values), *values)).hexdigest()
+def digest(values, codec):
+    packed = bytes(values) if codec == "fp8p" else struct.pack("<%dH" % len(values), *values)
+    return hashlib.sha256(packed).hexdigest()
 
 
 def block_vector(name, codec, *shape):
@@ -115,7 +146,7 @@ def block_vector(name, codec, *shape):
     for precision in [bits for bits in PLANES[codec] if bits <= block.code_bits]:
         for rotated in [False, True] if codec == "ladder" and 2 not in shape[6] else [False]:
             values = block.decode(precision, rotated)
-            decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values),
+            decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values, codec),
                             "first": ["%04x" % v for v in values[:4]], "last": ["%04x" % v for v in values[-4:]]})
     return {"name": name, "codec": codec, "hex": data.hex(), "decoded": decoded}
 

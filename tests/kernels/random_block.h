@@ -7,12 +7,28 @@
 #include <vector>
 
 #include "kernels/tile.h"
+#include "kernels/x16.h"
 #include "tests/kernels/block_builder.h"
 
 namespace kvist {
 
+// Parts of an x16 tile of its own mode: one code in sixteen is an escape.
+inline void AppendX16(const TileSizes& sizes, std::mt19937_64& random, std::vector<uint8_t>& side,
+                      std::vector<uint8_t>& low, std::vector<uint8_t>& codes) {
+  for (size_t i = 0; i < sizes.CodePlane(1); ++i) low.push_back(uint8_t(random()));
+  size_t escapes = 0;
+  for (size_t i = 0; i < sizes.CodePlane(2); ++i) {
+    codes.push_back(uint8_t(random()));
+    escapes += size_t((codes.back() & 15) == kX16Escape) + size_t(codes.back() >> 4 == kX16Escape);
+  }
+  for (size_t i = 0; i < kX16Exponents; ++i) side.push_back(uint8_t(random()));
+  side.push_back(uint8_t(escapes));
+  side.push_back(uint8_t(escapes >> 8));
+  for (size_t i = 0; i < escapes; ++i) side.push_back(uint8_t(random()));
+}
+
 // A block of this shape whose tiles have the mode bytes `modes` in turn (planes that a tile lacks in the upper half) and
-// whose other bytes are random (channel scales in range). raw16 has no modes. code_bits: 0 = the codec's own.
+// whose other bytes are random (channel scales in range). raw16 and fp8p have no modes. code_bits: 0 = the codec's own.
 inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, uint32_t first_position,
                                         const std::vector<uint8_t>& modes, std::mt19937_64& random, int code_bits = 0) {
   const TileSizes sizes(codec, shape, first_position);
@@ -27,7 +43,7 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
     const size_t tiles = 2 * shape.heads;
     std::vector<uint8_t>& side = pieces[layer];
-    if (codec == Codec::kRaw16) {
+    if (KeepsValues(codec)) {
       side.resize(tiles * sizes.Record(TileMode::kRaw16, false));
       for (uint8_t& byte : side) byte = uint8_t(random());
       continue;
@@ -37,6 +53,10 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
       const uint8_t byte = modes[(i + layer) % modes.size()];
       const TileMode mode = TileMode(byte & 15);
       side[i] = byte;
+      if (codec == Codec::kX16 && mode == TileMode::kOwn) {
+        AppendX16(sizes, random, side, pieces[shape.layers + layer], pieces[2 * shape.layers + layer]);
+        continue;
+      }
       header.raised_tiles += mode != TileMode::kOwn;
       const size_t at = side.size();
       side.resize(at + sizes.Record(mode, i < shape.heads));

@@ -101,6 +101,13 @@ TEST_P(Targets, DecodeI8Alike) {
   }
 }
 
+TEST_P(Targets, DecodeX16Alike) {
+  for (uint32_t tokens : {16, 48, 128, 256}) {
+    const std::vector<uint8_t> block = RandomBlock(Shape(tokens), Codec::kX16, 0, {0, 0, 2}, random_);
+    ExpectSameBits(block, Basis::kOriginal, 16, tokens == 48 ? 1 : 0, tokens == 128 ? 7 : 0);
+  }
+}
+
 TEST_P(Targets, DecodeRawTilesAlike) {
   const std::vector<uint8_t> block = RandomBlock(Shape(32), Codec::kLadder, 0, {2, 0, 1, 2}, random_);
   for (size_t padding : {0, 3}) ExpectSameBits(block, Basis::kOriginal, 4, padding, 0);
@@ -110,7 +117,7 @@ TEST_P(Targets, DecodeLargeBlocksAlikeThroughStreamedStores) {
   BlockShape shape = Shape(256);
   shape.layers = 4;
   shape.heads = 8;
-  for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+  for (Codec codec : {Codec::kI8, Codec::kLadder, Codec::kX16}) {
     const std::vector<uint8_t> block = RandomBlock(shape, codec, 0, {0, 0, 0, 2}, random_);
     ExpectSameBits(block, Basis::kOriginal, TraitsOf(codec).code_bits, 0, 0);
   }
@@ -119,7 +126,7 @@ TEST_P(Targets, DecodeLargeBlocksAlikeThroughStreamedStores) {
 TEST_P(Targets, EncodeAlike) {
   const BlockShape shape = Shape(48);
   const std::vector<uint16_t> values = NormalValues(shape, kSeed);
-  for (Codec codec : {Codec::kI8, Codec::kLadder}) {
+  for (Codec codec : {Codec::kI8, Codec::kLadder, Codec::kX16}) {
     std::vector<std::vector<uint8_t>> blocks;
     ForEachTarget([&] { blocks.push_back(EncodeOrDie(shape, values, codec, 0)); });
     for (const std::vector<uint8_t>& block : blocks) EXPECT_EQ(block, blocks[0]);

@@ -229,6 +229,13 @@ TEST(EncodeOnDevice, RefusesBadRequestsByName) {
   bad.options.codec = Codec(9);
   EXPECT_THAT(MessageOf(EncodePlan::Make({bad}).status()), HasSubstr("codec 9"));
   bad = good;
+  bad.shape.dtype = Dtype::kF8E4M3;
+  EXPECT_THAT(MessageOf(EncodePlan::Make({bad}).status()), HasSubstr("i8 takes bf16 and f16, not f8e4m3"));
+  bad = good;
+  bad.options.codec = Codec::kX16;
+  EXPECT_EQ(EncodePlan::Make({good, bad}).status().ToString(),
+            "UNIMPLEMENTED: request 1: no kernel encodes x16; the host does");
+  bad = good;
   bad.pages.base = nullptr;
   EXPECT_THAT(MessageOf(EncodePlan::Make({bad}).status()), HasSubstr("pages at address 0"));
 }

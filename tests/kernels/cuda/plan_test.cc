@@ -38,6 +38,17 @@ TEST_F(Plan, OfNothingIsRefused) {
   EXPECT_EQ(DecodePlan::Make(one_.layout, {}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(Plan, LeavesACodecWithoutAKernelToTheHost) {
+  OneBlock x16(kShape, Codec::kX16, {0});
+  const absl::Status status = x16.MakeStatus();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(MessageOf(status), HasSubstr("request 0: no kernel decodes x16; the host does"));
+  OneBlock bytes({2, 2, 32, 64, Dtype::kF8E4M3}, Codec::kFp8p, {});
+  EXPECT_THAT(MessageOf(bytes.MakeStatus()), HasSubstr("request 0: no kernel decodes fp8p; the host does"));
+  EXPECT_EQ(CheckPages(bytes.layout, {2, 2, 32, 64, Dtype::kF8E4M3}, bytes.request).ToString(),
+            "UNIMPLEMENTED: pages hold f8e4m3: kernels write bf16 and f16");
+}
+
 TEST_F(Plan, NamesTheRequestThatIsWrong) {
   DecodeRequest wrong = one_.request;
   wrong.layers = {2, 2};

@@ -119,8 +119,8 @@ class Client:
     """Talks to the cluster that the static file `cluster` names, or that the nodes `seeds` ("host:port") belong to, in one
     namespace.
 
-    codec: for put: "raw16", "i8" or "ladder". floor_db, min_precision: for get, what a block must promise or have at least;
-    floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
+    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8" or "ladder".
+    floor_db, min_precision: for get, what a block must promise or have at least; floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
     each call, one line; the file is looked at every second, and only its owner may read it.
     """
