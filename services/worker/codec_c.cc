@@ -113,16 +113,15 @@ kvist_code kvist_encode_bound(const kvist_shape* shape, const kvist_encode_optio
 kvist_code kvist_encode(const kvist_shape* shape, const kvist_encode_options* options, const uint16_t* kv,
                         uint8_t* block, size_t capacity, size_t* block_bytes, kvist_error* error) {
   return Guard(error, [&]() -> absl::Status {
-    if (absl::Status given =
-            Require({{"shape", shape}, {"kv", kv}, {"block", block}, {"block_bytes", block_bytes}});
+    if (absl::Status given = Require({{"shape", shape}, {"kv", kv}, {"block", block}, {"block_bytes", block_bytes}});
         !given.ok()) {
       return given;
     }
     const absl::StatusOr<Wanted> wanted = ReadWanted(*shape, options);
     if (!wanted.ok()) return wanted.status();
     const kvist::ConstPages pages = kvist::ContiguousPages(kv, wanted->shape, wanted->shape.tokens);
-    const absl::StatusOr<size_t> written = kvist::Encode(wanted->identity, wanted->shape, pages, wanted->options,
-                                                         absl::MakeSpan(block, capacity));
+    const absl::StatusOr<size_t> written =
+        kvist::Encode(wanted->identity, wanted->shape, pages, wanted->options, absl::MakeSpan(block, capacity));
     if (!written.ok()) return written.status();
     *block_bytes = *written;
     return absl::OkStatus();
@@ -144,15 +143,15 @@ kvist_code kvist_decode(const uint8_t* block, size_t n_bytes, const kvist_decode
                         size_t n_values, kvist_error* error) {
   return Guard(error, [&]() -> absl::Status {
     if (absl::Status given = Require({{"block", block}, {"kv", kv}}); !given.ok()) return given;
-    const absl::StatusOr<kvist_decode_options> asked = ReadSized(
-        options, offsetof(kvist_decode_options, precision) + sizeof(uint32_t), "kvist_decode_options");
+    const absl::StatusOr<kvist_decode_options> asked =
+        ReadSized(options, offsetof(kvist_decode_options, precision) + sizeof(uint32_t), "kvist_decode_options");
     if (!asked.ok()) return asked.status();
     const absl::StatusOr<kvist::BlockView> view = View(block, n_bytes);
     if (!view.ok()) return view.status();
     const kvist::BlockShape& shape = view->shape();
     if (n_values != shape.Elements()) {
-      return absl::InvalidArgumentError(absl::StrCat("kv holds ", n_values, " values; the block has ",
-                                                     shape.Elements(), ": give exactly those"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("kv holds ", n_values, " values; the block has ", shape.Elements(), ": give exactly those"));
     }
     const int precision = static_cast<int>(std::min<uint32_t>(asked->precision, 1000));
     if (absl::Status good = view->Verify(0, shape.layers, precision); !good.ok()) return good;

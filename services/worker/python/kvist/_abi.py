@@ -189,8 +189,8 @@ def _candidates(named: str | os.PathLike[str] | None) -> list[pathlib.Path]:
     return [here / "libkvist.so", *(p / "bazel-bin/services/worker/libkvist.so" for p in here.parents)]
 
 
-def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
-    """Opens libkvist.so. Raises OSError if it cannot be found or speaks another version of the ABI."""
+def find(named: str | os.PathLike[str] | None) -> pathlib.Path:
+    """Where libkvist.so is. Raises OSError if it is nowhere."""
     candidates = _candidates(named)
     path = next((p for p in candidates if p.exists()), None)
     if path is None:
@@ -198,6 +198,12 @@ def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
             f"libkvist.so is not at {candidates[0]}: build //services/worker:libkvist.so, "
             "or name it with library= or KVIST_LIBRARY"
         )
+    return path
+
+
+def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
+    """Opens libkvist.so. Raises OSError if it cannot be found or speaks another version of the ABI."""
+    path = find(named)
     library = ctypes.CDLL(str(path))
     missing = [name for name in PROTOTYPES if not hasattr(library, name)]
     if missing:
