@@ -1,16 +1,19 @@
 """Goal: no served codec falls below what the README of kvist.eval states. Method: the short form of the evaluation on the real model
 (one register, a prefix of 256 tokens, 64 judged), held against the README's own table."""
 
-import io
 import contextlib
+import io
+import os
 import pathlib
 import re
 import tempfile
 import unittest
 
-import kvist.eval
-from kvist.eval import codecs, engines, judge, node, summary, texts
-from kvist.eval.results import Results
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: more threads than cores to spare are far slower than one
+
+import kvist.eval  # noqa: E402
+from kvist.eval import codecs, engines, judge, node, summary, texts  # noqa: E402
+from kvist.eval.results import Results  # noqa: E402
 
 README = pathlib.Path(kvist.eval.__file__).with_name("README.md")
 ROW = re.compile(r"^\| `([\w:]+)` \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)

@@ -12,11 +12,13 @@ import sys
 import tempfile
 import unittest
 
-import numpy as np
-from kvist.eval import __main__ as command
-from kvist.eval import codecs, engines, judge, node, page, retrieval, summary, tables
-from kvist.eval.results import Results
-from kvist.models.smollm2 import bf16
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: more threads than cores to spare are far slower than one
+
+import numpy as np  # noqa: E402
+from kvist.eval import __main__ as command  # noqa: E402
+from kvist.eval import codecs, engines, judge, node, page, retrieval, summary, tables  # noqa: E402
+from kvist.eval.results import Results  # noqa: E402
+from kvist.models.smollm2 import bf16  # noqa: E402
 
 VOCABULARY = 96
 SPECS = ("raw16", "i8", "ladder:2", "kivi2")

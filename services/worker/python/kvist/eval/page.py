@@ -36,11 +36,15 @@ def _level(level: str, rows: dict[str, Json], ours: set[str]) -> str:
 
 
 def _frontier(summary: Json, rows: dict[str, Json], ours: set[str]) -> str:
-    points = [(spec, row["bits"], max(row["kld"], LEAST_KLD), spec in ours) for spec, row in rows.items()]
+    exact = [spec for spec, row in rows.items() if row["kld"] <= LEAST_KLD]
+    points = [(spec, row["bits"], row["kld"], spec in ours) for spec, row in rows.items() if spec not in exact]
+    if not points:
+        return ""
+    left_out = f" Exact, and so not on a logarithm: {html.escape(', '.join(exact))}." if exact else ""
     kept = statistics.frontier([(bits, kld) for _, bits, kld, _ in points])
     floor = max(summary["floor"], LEAST_KLD) if "floor" in summary else None
     return ("<h2>Bits against distance</h2><p class=small>Green: Kvist's codecs; grey: baselines. The line joins what nothing else beats in "
-            f"both.</p>{plots.frontier(points, kept, floor)}")  # fmt: skip
+            f"both.{left_out}</p>{plots.frontier(points, kept, floor)}")  # fmt: skip
 
 
 def _binned(values: Sequence[float | None], each: int) -> list[float]:

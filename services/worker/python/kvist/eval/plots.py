@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Sequence
 
-WIDTH, HEIGHT = 760, 420
+WIDTH, HEIGHT = 860, 480
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 50
 OURS, OTHERS, GRID = "#0b6e4f", "#8a8d91", "#e3e5e8"
 SERIES = ("#0b6e4f", "#c2410c", "#1d4ed8", "#a21caf", "#a16207", "#0e7490", "#4d7c0f", "#be123c", "#334155", "#7c3aed")
@@ -54,6 +54,24 @@ class _Axes:
                 _text(16, middle, self._names[1], turn=f' transform="rotate(-90 16 {middle:.0f})"')]  # fmt: skip
 
 
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
+LETTER, LINE = 6.4, 12.0
+
+
+def _place(x: float, y: float, name: str, taken: list[_Box]) -> tuple[float, float, str]:
+    """Where a dot's name stands: the first place around it that covers no other name or dot; (x, baseline, anchor)."""
+    width = LETTER * len(name)
+    spots = [(dx, dy) for reach in range(1, 5) for dy in (0, -11 * reach, 11 * reach) for dx in (8 * reach, -8 * reach)]
+    for dx, dy in spots:
+        left = x + dx if dx > 0 else x + dx - width
+        box = (left, y + dy - LINE / 2, left + width, y + dy + LINE / 2)
+        inside = box[0] > LEFT and box[2] < WIDTH - RIGHT and box[1] > TOP
+        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            taken.append(box)
+            return x + dx, y + dy + 4, "start" if dx > 0 else "end"
+    return x + 8, y + 4, "start"
+
+
 def frontier(points: Sequence[tuple[str, float, float, bool]], kept: Sequence[int], floor: float | None) -> str:
     """(name, bits, KLD, ours) each a dot with its name; those of `kept` joined: nothing is better in both. floor: a dashed line."""
     axes = _Axes([p[1] for p in points], [p[2] for p in points] + ([floor] if floor else []), "bits per value, all bytes counted", "mean KLD, nats")
@@ -64,12 +82,15 @@ def frontier(points: Sequence[tuple[str, float, float, bool]], kept: Sequence[in
         parts.append(_text(LEFT + 6, y - 5, "noise floor: bf16 against f32", "start", 11, "#b91c1c"))
     corners = " ".join(f"{axes.x(points[i][1]):.1f},{axes.y(points[i][2]):.1f}" for i in kept)
     parts.append(f'<polyline points="{corners}" fill="none" stroke="{OURS}" stroke-width="1.5" opacity="0.6"/>')
+    taken = [(axes.x(p[1]) - 5, axes.y(p[2]) - 5, axes.x(p[1]) + 5, axes.y(p[2]) + 5) for p in points]
     for name, bits, kld, ours in points:
         x, y, colour = axes.x(bits), axes.y(kld), OURS if ours else OTHERS
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if ours else 4}" fill="{colour}"><title>{html.escape(name)}: '
                      f"{bits:.3f} b, KLD {kld:.3g}</title></circle>")  # fmt: skip
-        end = x > WIDTH - 110
-        parts.append(_text(x - 8 if end else x + 8, y + (-6 if ours else 13), name, "end" if end else "start", 11, colour if ours else "#555"))
+        at_x, at_y, anchor = _place(x, y, name, taken)
+        if abs(at_y - 4 - y) > 12:
+            parts.append(_line(x, y, at_x, at_y - 4, OTHERS))
+        parts.append(_text(at_x, at_y, name, anchor, 11, colour if ours else "#555"))
     return _svg(WIDTH, HEIGHT, parts, "bits against KLD")
 
 
