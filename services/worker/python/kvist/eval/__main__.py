@@ -92,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as wrong:
         print(f"kvist eval: wrong flags\n{wrong}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("kvist eval: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     except FAULTS as failed:
         print(f"kvist eval: {failed}", file=sys.stderr)
         return 1

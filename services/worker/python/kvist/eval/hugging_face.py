@@ -12,6 +12,7 @@ import numpy as np
 from ..models.smollm2 import bf16
 from .engines import EngineError
 
+OBSERVED = "kvist_observed"
 CHUNK = 512  # tokens of one forward pass: what bounds the memory of attention and logits
 
 
@@ -23,12 +24,27 @@ def _need_packages() -> None:
 
 
 def _refuse_other_caches(config: Any) -> None:
-    """What is judged is one K and one V a layer over all tokens. REQUIRES: the text part of a configuration."""
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds - {"full_attention"}:
-        raise EngineError(f"this model has layers of kinds {', '.join(sorted(kinds))}; only full attention can be judged")
+    """What is judged is one K and one V a token, layer and head; a window masks, it drops nothing. REQUIRES: the text part."""
+    others = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+    if others:
+        raise EngineError(f"this model has layers of kind {', '.join(sorted(others))}; only attention, full or sliding, can be judged")
     if getattr(config, "kv_lora_rank", None):
         raise EngineError("this model keeps latent KV (MLA); only keys and values by head can be judged")
+
+
+def _show_queries_to(seen: list[np.ndarray]) -> None:
+    """Registers attention that appends its scaled queries, [heads, tokens, head_dim], to `seen`."""
+    import transformers
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def observed(module: Any, query: Any, *rest: Any, scaling: float | None = None, **named: Any) -> Any:
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        seen.append((query[0].float() * factor).cpu().numpy())
+        return sdpa_attention_forward(module, query, *rest, scaling=scaling, **named)
+
+    transformers.AttentionInterface.register(OBSERVED, observed)
+    transformers.AttentionMaskInterface.register(OBSERVED, sdpa_mask)
 
 
 class HuggingFaceEngine:
@@ -99,8 +115,17 @@ class HuggingFaceEngine:
         return self._forward(tokens, self._cache(kv), every)
 
     def queries(self, kv: np.ndarray, tokens: list[int]) -> np.ndarray | None:
-        """None: where queries are differs from model to model."""
-        return None
+        """Shown by an attention function that stands in the place of the model's own for this run; None if the model calls none."""
+        seen: list[np.ndarray] = []
+        own = self._model.config._attn_implementation
+        _show_queries_to(seen)
+        self._model.set_attn_implementation(OBSERVED)
+        try:
+            self._forward(tokens, self._cache(kv), every=False)
+        finally:
+            self._model.set_attn_implementation(own)
+        # A layer calls it once for each chunk.
+        return np.stack([np.concatenate(seen[layer :: self.layers], 1) for layer in range(self.layers)]) if seen else None
 
     def greedy(self, kv: np.ndarray, tokens: list[int], count: int) -> list[int]:
         cache = self._cache(kv)
