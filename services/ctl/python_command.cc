@@ -67,8 +67,8 @@ absl::Status BecomePython(int argc, char** argv) {
   if (!place.package_root.empty()) AddToPythonPath(place.package_root);
   const char* const named = std::getenv("KVIST_PYTHON");
   const std::string interpreter = named != nullptr && *named != '\0' ? named
-                                  : place.interpreter.empty()       ? "python3"
-                                                                    : place.interpreter.string();
+                                  : place.interpreter.empty()        ? "python3"
+                                                                     : place.interpreter.string();
   std::vector<std::string> words = {interpreter, "-c", kRunModule};
   words.insert(words.end(), argv + 1, argv + argc);
   std::vector<char*> arguments;

@@ -187,8 +187,8 @@ class PlotsTest(unittest.TestCase):
     def test_a_heat_map_has_a_cell_for_each_layer_and_head(self) -> None:
         svg = self.drawn(plots.heat_map([[10.0, 20.0], [15.0, None]], "K"))
         cells = svg.findall("rect")
-        self.assertEqual([cell.find("title").text for cell in cells],
-                         ["layer 0, head 0: 10.00 dB", "layer 0, head 1: 20.00 dB", "layer 1, head 0: 15.00 dB", "layer 1, head 1: exact"])  # fmt: skip
+        told = ["layer 0, head 0: 10.00 dB", "layer 0, head 1: 20.00 dB", "layer 1, head 0: 15.00 dB", "layer 1, head 1: exact"]
+        self.assertEqual([cell.find("title").text for cell in cells], told)
         self.assertEqual(len({cell.get("fill") for cell in cells}), 4)
         self.assertTrue(all(re.fullmatch("#[0-9a-f]{6}", cell.get("fill")) for cell in cells))
 

@@ -31,8 +31,8 @@ class QualityTest(unittest.TestCase):
         cls.bounds = stated()
         (code,) = [text for text in texts.JUDGED if text.name == "code"]
         chosen = [codecs.parse(spec) for spec in cls.bounds]
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()), node.own_node(node.find_kvistd()) as address:
-            plan = judge.Plan(engines.open_engine("smollm2"), chosen, [("code", texts.load(code))], ("E2",), (256,), 64, node=address)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()), node.own_node(node.find_kvistd()) as nodes:
+            plan = judge.Plan(engines.open_engine("smollm2"), chosen, [("code", texts.load(code))], ("E2",), (256,), 64, nodes=nodes)
             cls.levels = summary.summarize(judge.evaluate(plan, Results(pathlib.Path(folder))), chosen)["levels"]
 
     def test_every_codec_that_is_served_has_a_row(self) -> None:

@@ -104,8 +104,8 @@ class EvaluateTest(unittest.TestCase):
         self.assertEqual(self.evaluate(more)[1].computed, 2)  # a run for each of two prefixes
 
     def test_a_hit_through_a_real_node_is_what_was_decoded_here(self) -> None:
-        with node.own_node(node.find_kvistd()) as address:
-            rows = self.evaluate(plan(levels=("E2",), prefixes=(256,), node=address))[0]["levels"]
+        with node.own_node(node.find_kvistd()) as nodes:
+            rows = self.evaluate(plan(levels=("E2",), prefixes=(256,), nodes=nodes))[0]["levels"]
         self.assertEqual(set(rows["node"]), {"raw16", "i8"})  # a node gives neither baselines nor fewer planes
         for spec, row in rows["node"].items():
             self.assertTrue(row["same_as_local"])

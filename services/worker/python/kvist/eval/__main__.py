@@ -54,12 +54,12 @@ def _texts(given: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _node(given: argparse.Namespace) -> Iterator[str | None]:
+def _node(given: argparse.Namespace) -> Iterator[node.Nodes | None]:
     if given.node or not given.through_node:
-        yield given.node or None
+        yield node.Nodes(seeds=(given.node,)) if given.node else None
         return
-    with node.own_node(node.find_kvistd()) as address:
-        yield address
+    with node.own_node(node.find_kvistd()) as nodes:
+        yield nodes
 
 
 def _report(given: argparse.Namespace) -> dict:
@@ -70,8 +70,8 @@ def _report(given: argparse.Namespace) -> dict:
         return {"about": {"model": ", ".join(path.name for path in given.dump)}, "summary": summary.summarize(found, judged)}
     judged_texts = _texts(given)
     engine = engines.open_engine(given.model)
-    with _node(given) as address:
-        plan = judge.Plan(engine, judged, judged_texts, tuple(given.levels.split(",")), given.prefixes, given.judged, given.greedy_tokens, address)
+    with _node(given) as nodes:
+        plan = judge.Plan(engine, judged, judged_texts, tuple(given.levels.split(",")), given.prefixes, given.judged, given.greedy_tokens, nodes)
         found = judge.evaluate(plan, results)
     about = {
         "model": engine.name,

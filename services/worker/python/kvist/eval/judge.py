@@ -9,7 +9,7 @@ from ..models.smollm2 import bf16
 from . import attention, forced, greedy, retrieval, synthetic
 from .codecs import Judged
 from .engines import Engine
-from .node import there_and_back
+from .node import Nodes, there_and_back
 from .results import Json, Results
 from .runs import Run
 
@@ -28,7 +28,7 @@ class Plan:
     prefixes: tuple[int, ...] = (256, 1024)
     judged: int = 256
     greedy_tokens: int = 128
-    node: str | None = None  # address; None = no blocks go through a node
+    nodes: Nodes | None = None  # None = no blocks go through a node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _of_run(plan: Plan, run: Run) -> Iterator[_Step]:
         if "E4" in plan.levels and run.prefix == min(plan.prefixes):
             written = {**what, "tokens written": plan.greedy_tokens}
             yield _Step("E4", codec.spec, run.name, written, lambda codec=codec: writes.judge(run.coded(codec)))
-        if plan.node and codec.put:
+        if plan.nodes and codec.put:
             yield _Step("node", codec.spec, run.name, what, lambda codec=codec: _hit(plan, run, codec))
 
 
@@ -102,7 +102,7 @@ def _forced(run: Run, codec: Judged) -> Json:
 
 def _hit(plan: Plan, run: Run, codec: Judged) -> Json:
     """Cold against hit: the same judgement of pages that came out of a node."""
-    pages = there_and_back(plan.node, plan.engine, codec, run.before, run.kv)
+    pages = there_and_back(plan.nodes, plan.engine, codec, run.before, run.kv)
     return {"same_as_local": bool((pages == run.coded(codec).kv).all()), **forced.distances(run, pages)}
 
 

@@ -1,6 +1,7 @@
 """Blocks that went into a real node and came back: kvistd of this machine, or a node that runs already."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -26,6 +27,14 @@ class NodeError(Exception):
     """No node, or one that does not give back what it was given."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """How a client finds them: by the cluster's file, or by asking one."""
+
+    cluster: pathlib.Path | None = None
+    seeds: tuple[str, ...] = ()
+
+
 def find_kvistd() -> pathlib.Path:
     """$KVIST_KVISTD, or the one of the source tree's bazel-bin."""
     if named := os.environ.get("KVIST_KVISTD"):
@@ -37,8 +46,8 @@ def find_kvistd() -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def own_node(kvistd: pathlib.Path) -> Iterator[str]:
-    """Starts a node on a free port; yields its address; ends it."""
+def own_node(kvistd: pathlib.Path) -> Iterator[Nodes]:
+    """Starts a node on a free port; ends it."""
     with tempfile.TemporaryDirectory(prefix="kvist-eval-") as folder:
         cluster = pathlib.Path(folder, "cluster.json")
         cluster.write_text(json.dumps({"view": 1, "nodes": [{"id": "n0", "address": "127.0.0.1:0", "capacity": CAPACITY}]}))
@@ -46,9 +55,8 @@ def own_node(kvistd: pathlib.Path) -> Iterator[str]:
         command = [str(kvistd), "--cluster", str(cluster), "--node", "n0", "--http", "127.0.0.1:0"]
         with log.open("w", encoding="utf-8") as errors, subprocess.Popen(command, stderr=errors) as process:
             try:
-                published = pathlib.Path(f"{cluster}.d")
-                _wait_until_ready(process, published / "n0.http", log)
-                yield (published / "n0.address").read_text(encoding="utf-8").split()[0]
+                _wait_until_ready(process, pathlib.Path(f"{cluster}.d/n0.http"), log)
+                yield Nodes(cluster=cluster)
             finally:
                 process.terminate()
                 try:
@@ -74,14 +82,14 @@ def _wait_until_ready(process: subprocess.Popen, http: pathlib.Path, log: pathli
         time.sleep(0.02)
 
 
-def there_and_back(address: str, engine: Engine, codec: Judged, tokens: list[int], kv: np.ndarray) -> np.ndarray:
+def there_and_back(nodes: Nodes, engine: Engine, codec: Judged, tokens: list[int], kv: np.ndarray) -> np.ndarray:
     """kv of `tokens` as the node gives it. Each codec has a namespace of its own: in one, a key names one block."""
     namespace = Namespace(
         model=engine.name, weights_digest=engine.digest, layers=engine.layers, heads=engine.kv_heads, head_dim=engine.head_dim,
         tokens_per_block=TOKENS_PER_BLOCK, tenant_salt=f"kvist eval {codec.spec} {os.urandom(8).hex()}",
     )  # fmt: skip
     back = np.zeros_like(kv)
-    with Client(None, namespace, seeds=[address], codec=codec.put or "", deadline_s=DEADLINE_S) as client:
+    with Client(nodes.cluster, namespace, seeds=nodes.seeds, codec=codec.put or "", deadline_s=DEADLINE_S) as client:
         put = client.put(tokens, kv)
         if put.stored != put.blocks:
             raise NodeError(f"{codec.spec}: {put.stored} of {put.blocks} blocks were stored: {put.failure}")

@@ -58,7 +58,8 @@ def _positions(rows: dict[str, Json]) -> str:
     errors = {spec: _binned(row["error_by_token"], POSITIONS) for spec, row in rows.items()}
     parts = ["<h2>Error by position</h2>"]
     if klds:
-        parts += ["<p>KLD of judged tokens, by their place after the prefix.</p>", plots.lines(klds, "tokens after the prefix", "mean KLD", POSITIONS)]
+        parts += ["<p>KLD of judged tokens, by their place after the prefix.</p>",
+                  plots.lines(klds, "tokens after the prefix", "mean KLD", POSITIONS)]  # fmt: skip
     parts += ["<p>Relative error of keys and values, by the token's place in the longest prefix.</p>",
               plots.lines(errors, "token of the prefix", "error / energy", POSITIONS)]  # fmt: skip
     return "".join(parts)
@@ -73,7 +74,8 @@ def _heat(rows: dict[str, Json]) -> str:
 
 
 def _against(pairs: Sequence[Json]) -> str:
-    cells = [[p["codec"], f"{p['rival']} ({p['rival_bits']:.2f} b)", f"{p['difference']:+.6f}", f"{p['low']:+.2g} to {p['high']:+.2g}"] for p in pairs]
+    cells = [[p["codec"], f"{p['rival']} ({p['rival_bits']:.2f} b)", f"{p['difference']:+.6f}", f"{p['low']:+.2g} to {p['high']:+.2g}"]
+             for p in pairs]  # fmt: skip
     head = ["codec", "best baseline of at most half a bit more", "difference of mean KLD", "95 % interval"]
     return f"<h2>Head to head</h2><p class=small>Below zero: Kvist's is better. Tokens are paired.</p>{_table(head, cells, set())}"
 

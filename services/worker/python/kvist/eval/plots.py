@@ -74,7 +74,8 @@ def _place(x: float, y: float, name: str, taken: list[_Box]) -> tuple[float, flo
 
 def frontier(points: Sequence[tuple[str, float, float, bool]], kept: Sequence[int], floor: float | None) -> str:
     """(name, bits, KLD, ours) each a dot with its name; those of `kept` joined: nothing is better in both. floor: a dashed line."""
-    axes = _Axes([p[1] for p in points], [p[2] for p in points] + ([floor] if floor else []), "bits per value, all bytes counted", "mean KLD, nats")
+    heights = [p[2] for p in points] + ([floor] if floor else [])
+    axes = _Axes([p[1] for p in points], heights, "bits per value, all bytes counted", "mean KLD, nats")
     parts = axes.parts()
     if floor:
         y = axes.y(floor)
@@ -100,13 +101,15 @@ def lines(series: dict[str, Sequence[float]], x_name: str, y_name: str, each: in
     points = {name: values for name, values in points.items() if values}
     if not points:
         return "<p>Exact throughout.</p>"
-    axes = _Axes([0, *(x for values in points.values() for x, _ in values)], [y for values in points.values() for _, y in values], x_name, y_name)
+    drawn = [point for values in points.values() for point in values]
+    axes = _Axes([0, *(x for x, _ in drawn)], [y for _, y in drawn], x_name, y_name)
     parts = axes.parts()
     for index, (name, values) in enumerate(points.items()):
         colour = SERIES[index % len(SERIES)]
         dash = ' stroke-dasharray="4 3"' if index >= len(SERIES) else ""
         path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in values)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}><title>{html.escape(name)}</title></polyline>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}>'
+                     f"<title>{html.escape(name)}</title></polyline>")  # fmt: skip
         y = TOP + 14 + 15 * index
         parts += [f'<line x1="{WIDTH + 6}" y1="{y}" x2="{WIDTH + 26}" y2="{y}" stroke="{colour}" stroke-width="2"{dash}/>',
                   _text(WIDTH + 32, y + 4, name, "start", 11)]  # fmt: skip

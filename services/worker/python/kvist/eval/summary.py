@@ -112,7 +112,15 @@ def against_baselines(found: Found, rows: dict[str, Json], codecs: list[Judged])
     return pairs
 
 
-ROWS = {"dump": tensor_row, "E1": attention_row, "E2": lambda results: tensor_row(results) | forced_row(results), "E3": retrieval_row, "recall": recall_row, "E4": greedy_row, "node": node_row}
+ROWS = {
+    "dump": tensor_row,
+    "E1": attention_row,
+    "E2": lambda results: tensor_row(results) | forced_row(results),
+    "E3": retrieval_row,
+    "recall": recall_row,
+    "E4": greedy_row,
+    "node": node_row,
+}
 
 
 def summarize(found: Found, codecs: list[Judged]) -> Json:
