@@ -24,7 +24,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dump", type=pathlib.Path, nargs="+", default=[], help="instead of a model: KV in .npy or .safetensors files")
     parser.add_argument("--text", type=pathlib.Path, nargs="+", default=[], help="UTF-8 files; default: the four judged registers")
     parser.add_argument("--registers", default="", help="of the judged registers only these, for example code,json")
-    parser.add_argument("--codecs", default="", help="specs with commas, for example ladder,ladder:3,nvfp4; default: all")
+    known = ", ".join(codecs.DEFAULT)
+    parser.add_argument("--codecs", default=",".join(codecs.DEFAULT), metavar="SPECS", help=f"with commas; default: all of {known}")
     parser.add_argument("--levels", default="E0,E1,E2,E3,E4", help="with commas")
     parser.add_argument("--prefixes", type=_numbers, default=(256, 1024), help="tokens, multiples of 128, with commas")
     parser.add_argument("--judged", type=int, default=256, help="tokens after each prefix")
@@ -45,7 +46,10 @@ def _check(given: argparse.Namespace) -> None:
 
 def _texts(given: argparse.Namespace) -> list[tuple[str, str]]:
     if given.text:
-        return [texts.of_file(path) for path in given.text]
+        read = [texts.of_file(path) for path in given.text]
+        if len({name for name, _ in read}) < len(read):
+            raise texts.TextError("two of the texts have one name: each register needs its own")
+        return read
     names = [text.name for text in texts.JUDGED]
     asked = given.registers.split(",") if given.registers else names
     if unknown := [name for name in asked if name not in names]:
@@ -63,7 +67,7 @@ def _node(given: argparse.Namespace) -> Iterator[node.Nodes | None]:
 
 
 def _report(given: argparse.Namespace) -> dict:
-    judged = [codecs.parse(spec) for spec in (given.codecs.split(",") if given.codecs else codecs.DEFAULT)]
+    judged = [codecs.parse(spec) for spec in dict.fromkeys(given.codecs.split(","))]
     results = Results(given.out)
     if given.dump:
         found = dumps.evaluate(given.dump, judged, results)

@@ -78,8 +78,8 @@ def evaluate(paths: list[pathlib.Path], codecs: list[Judged], results: Results) 
         kv = load(path)
         digest = hashlib.sha256(kv.tobytes()).hexdigest()
         for codec in codecs:
-            what = {"level": "dump", "codec": codec.spec, "run": path.name, "kv": digest, "digest": codec.digest()}
-            found["dump"][codec.spec][path.name] = results.get(what, lambda kv=kv, codec=codec: _judge(kv, codec))
+            what = {"level": "dump", "codec": codec.spec, "run": str(path), "kv": digest, "digest": codec.digest()}
+            found["dump"][codec.spec][str(path)] = results.get(what, lambda kv=kv, codec=codec: _judge(kv, codec))
     return found
 
 
