@@ -21,12 +21,12 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "services" / "worker" / "python"), str(ROOT / "examples")]
+sys.path.insert(0, str(ROOT / "services" / "worker" / "python"))
 
 import kvist  # noqa: E402
 import quality  # noqa: E402
-from smollm2 import weights  # noqa: E402
-from smollm2.model import SmolLM2  # noqa: E402
+from kvist.models.smollm2 import weights  # noqa: E402
+from kvist.models.smollm2.model import SmolLM2  # noqa: E402
 
 DOCUMENT = pathlib.Path("/usr/share/common-licenses/GPL-3")
 DOCUMENT_CHARACTERS = 7_600

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "services/cluster/byte_size.h"
 #include "services/cluster/view.h"
+#include "services/ctl/python_command.h"
 #include "services/version.h"
 
 namespace kvist {
@@ -237,6 +238,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
   RawFlags raw;
   CLI::App app("kvist: puts, finds and fetches KV blocks in a cluster", "kvist");
   app.add_flag("--version", raw.version, "Print the version and exit");
+  app.footer(kPythonCommands);
   app.allow_extras();
   std::array<CLI::App*, kActs.size()> parsers;
   for (size_t i = 0; i < kActs.size(); ++i) {
@@ -263,7 +265,8 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
     RequireFiles(kActs[i], raw, &problems);
     parsed.command = Read(kActs[i], raw, &problems);
   }
-  problems.Require(acts == 1, "command", "give one of put, get, match, explain, stats, erase, ring, drain, top, token");
+  problems.Require(acts == 1, "command",
+                   "give one of put, get, match, explain, stats, erase, ring, drain, top, token, eval");
   if (!problems.status().ok()) return problems.status();
   return parsed;
 }

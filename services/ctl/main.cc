@@ -7,6 +7,7 @@
 
 #include "services/ctl/commands.h"
 #include "services/ctl/flags.h"
+#include "services/ctl/python_command.h"
 #include "services/runtime/trace.h"
 #include "services/transport/bearer_token.h"
 #include "services/transport/tls.h"
@@ -35,6 +36,11 @@ absl::Status Run(const Command& command) {
 }  // namespace kvist
 
 int main(int argc, char** argv) {
+  if (argc >= 2 && kvist::IsPythonCommand(argv[1])) {
+    const absl::Status status = kvist::BecomePython(argc, argv);
+    std::cerr << "kvist: " << std::string(status.message()) << "\n";
+    return 1;
+  }
   const absl::StatusOr<kvist::ParsedCommand> parsed = kvist::ParseCommand(argc, argv);
   if (!parsed.ok()) {
     std::cerr << "kvist: wrong flags\n" << std::string(parsed.status().message()) << "\n";

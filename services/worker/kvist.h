@@ -98,6 +98,38 @@ typedef struct kvist_put_result {
   char failure[256];              /* first reason of a failure, "" if none failed */
 } kvist_put_result;
 
+/* Of one contiguous block of KV, uint16_t[2][layers][heads][tokens][head_dim], in the calls below that need no client. */
+typedef struct kvist_shape {
+  uint32_t layers, heads, tokens, head_dim;
+  const char* dtype; /* "bf16" or "f16" */
+} kvist_shape;
+
+typedef struct kvist_encode_options {
+  size_t size_bytes;               /* sizeof(kvist_encode_options), so that later fields can follow */
+  const char* codec;               /* "raw16", "i8", "ladder"; NULL = "ladder" */
+  float floor_db;                  /* least SQNR of a tile; 0 = the codec's default */
+  uint32_t first_position;         /* of the block's first token in its prompt; 0 makes tokens 0 to 3 sinks */
+  const uint8_t* key;              /* 32 bytes; NULL = zeros: a block that no node will take */
+  const uint8_t* namespace_digest; /* 16 bytes; NULL = zeros */
+} kvist_encode_options;
+
+typedef struct kvist_decode_options {
+  size_t size_bytes;  /* sizeof(kvist_decode_options), so that later fields can follow */
+  uint32_t precision; /* bits per code; 0 = the highest that the bytes hold */
+} kvist_decode_options;
+
+/* What a block's header says (kernels/FORMAT.md, "Header"). */
+typedef struct kvist_block_description {
+  char codec[16], dtype[8];
+  uint32_t codec_version, layers, heads, tokens, head_dim, first_position;
+  uint32_t precision;              /* bits per code that the bytes given hold; 0 = not one whole plane of codes */
+  uint32_t planes, planes_present; /* of the format; of those, whole ones in the bytes given */
+  uint32_t raised_tiles;           /* tiles that needed a higher precision than the codec's */
+  float floor_db, min_sqnr_db;     /* promised; of the worst tile at full precision, infinity = exact */
+  uint64_t block_bytes;            /* of the whole block */
+  uint8_t key[32], namespace_digest[16], profile_digest[16];
+} kvist_block_description;
+
 uint32_t kvist_abi_version(void);
 const char* kvist_version(void);
 
@@ -149,6 +181,25 @@ kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, s
  * blocks and bytes fetched and stored, encode and decode seconds, misses by reason, checksum failures. As
  * kvist_stats_json. */
 kvist_code kvist_metrics_text(kvist_client* client, char* text, size_t capacity, size_t* needed, kvist_error* error);
+
+/* Encoding and decoding here, without a cluster: to judge a codec, or to look at a block. Pure; any number of threads. */
+
+/* Bytes that kvist_encode needs at most for any values of this shape. */
+kvist_code kvist_encode_bound(const kvist_shape* shape, const kvist_encode_options* options, size_t* bound_bytes,
+                              kvist_error* error);
+
+/* Encodes kv as one block; *block_bytes says its length. `options` may be NULL. */
+kvist_code kvist_encode(const kvist_shape* shape, const kvist_encode_options* options, const uint16_t* kv,
+                        uint8_t* block, size_t capacity, size_t* block_bytes, kvist_error* error);
+
+/* Reads header and table of a block; the bytes may stop early, at the end of any plane (a lower precision). */
+kvist_code kvist_describe(const uint8_t* block, size_t n_bytes, kvist_block_description* description,
+                          kvist_error* error);
+
+/* Verifies a block's checksums and decodes it into kv, which holds n_values: exactly those of the block's shape.
+ * `options` may be NULL. */
+kvist_code kvist_decode(const uint8_t* block, size_t n_bytes, const kvist_decode_options* options, uint16_t* kv,
+                        size_t n_values, kvist_error* error);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,6 @@
 // The C ABI over Client: checks arguments, translates, and lets no exception through.
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -21,6 +20,7 @@
 #include "services/transport/tls.h"
 #include "services/transport/transport.h"
 #include "services/version.h"
+#include "services/worker/c_call.h"
 #include "services/worker/client.h"
 #include "services/worker/explain_json.h"
 #include "services/worker/json_text.h"
@@ -39,61 +39,13 @@ struct kvist_client {
 
 namespace {
 
+using kvist::CopyText;
+using kvist::Guard;
+using kvist::Report;
+using kvist::Require;
+using kvist::Text;
+
 constexpr uint32_t kDefaultDeadlineMs = 5000, kDefaultLeaseMs = 5000, kDefaultThreads = 2;
-
-std::string Text(const char* text) { return text == nullptr ? "" : text; }
-
-template <size_t kSize>
-void CopyText(const std::string& text, char (&out)[kSize]) {
-  const size_t length = std::min(text.size(), kSize - 1);
-  std::memcpy(out, text.data(), length);
-  out[length] = '\0';
-}
-
-kvist_code Report(const absl::Status& status, kvist_error* error) {
-  if (error != nullptr) CopyText(std::string(status.message()), error->message);
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return KVIST_OK;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange:
-      return KVIST_INVALID_ARGUMENT;
-    case absl::StatusCode::kDeadlineExceeded:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kResourceExhausted:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kUnauthenticated:
-      return static_cast<kvist_code>(status.raw_code());
-    default:
-      return KVIST_INTERNAL;
-  }
-}
-
-// Runs one function's body; what the standard library throws (memory, threads) becomes a code as well.
-template <typename Body>
-kvist_code Guard(kvist_error* error, Body body) {
-  try {
-    return Report(body(), error);
-  } catch (const std::bad_alloc&) {
-    return Report(absl::ResourceExhaustedError("out of memory"), error);
-  } catch (const std::exception& exception) {
-    return Report(absl::InternalError(exception.what()), error);
-  }
-}
-
-// The arguments of a call that must not be NULL, all those that are named at once.
-absl::Status Require(std::initializer_list<std::pair<const char*, bool>> arguments) {
-  std::vector<const char*> missing;
-  for (const auto& [name, given] : arguments) {
-    if (!given) missing.push_back(name);
-  }
-  if (missing.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(absl::StrJoin(missing, ", "), missing.size() == 1 ? " is NULL" : " are NULL"));
-}
 
 // What `make` returns, into the caller's memory if it is large enough; its length, NUL included, in any case.
 template <typename Make>

@@ -21,6 +21,10 @@ STRUCTS = {
     "kvist_match_result": _abi.MatchResult,
     "kvist_get_result": _abi.GetResult,
     "kvist_put_result": _abi.PutResult,
+    "kvist_shape": _abi.Shape,
+    "kvist_encode_options": _abi.EncodeOptions,
+    "kvist_decode_options": _abi.DecodeOptions,
+    "kvist_block_description": _abi.BlockDescription,
     "kvist_error": _abi.Error,
 }
 
@@ -70,7 +74,8 @@ def fields_of(body: str) -> list[tuple[str, object]]:
         kind, names = re.fullmatch(r"((?:const )?\w+\**) (.*)", declaration).groups()
         for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?", names):
             count = _abi.ERROR_BYTES if length == "KVIST_ERROR_BYTES" else int(length or 0)
-            fields.append((name, ctypes.c_char * count if count else ctype_of(kind)))
+            element = ctypes.c_char if kind == "char" else ctype_of(kind)
+            fields.append((name, element * count if count else element))
     return fields
 
 

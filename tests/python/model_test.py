@@ -3,7 +3,7 @@
 import unittest
 
 import numpy as np
-from smollm2.model import PREFILL_CHUNK, SmolLM2
+from kvist.models.smollm2.model import PREFILL_CHUNK, SmolLM2
 
 
 class ModelTest(unittest.TestCase):

@@ -4,7 +4,7 @@ import unittest
 
 import numpy as np
 import quality
-from smollm2 import bf16
+from kvist.models.smollm2 import bf16
 
 
 class QualityTest(unittest.TestCase):

@@ -6,5 +6,5 @@ workspace=${test%/tests/*}
 python=${KVIST_PYTHON:-$workspace/build/venv/bin/python}
 [ -x "$python" ] || { echo "no $python: run tools/setup, or set KVIST_PYTHON"; exit 1; }
 export PYTHONDONTWRITEBYTECODE=1 KVIST_LIBRARY=$PWD/services/worker/libkvist.so KVIST_KVISTD=$PWD/services/node/kvistd
-export PYTHONPATH=$workspace/services/worker/python:$workspace/examples:$workspace/examples/demo:$workspace/tests/python:$workspace/tests/services/testing
+export PYTHONPATH=$workspace/services/worker/python:$workspace/examples/demo:$workspace/tests/python:$workspace/tests/services/testing
 exec "$python" "$test" -v

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -108,6 +109,35 @@ TEST_F(KvistProcessTest, ATokenIsMadeWithItsLine) {
   EXPECT_EQ(tokens->at(HashToken(lines[1])), "ci");
   EXPECT_EQ(Kvist({"token"}).exit, 2);
   EXPECT_THAT(Kvist({"token", "a b"}).errors, HasSubstr("a token's name has"));
+}
+
+// The package lies beside the program in the runfiles; what follows is Python's own, its exit too.
+TEST_F(KvistProcessTest, EvalGivesWayToThePythonPackage) {
+  ::setenv("KVIST_PYTHON", "python3", 1);
+  const testing::Ended help = Kvist({"eval", "--help"});
+  ::unsetenv("KVIST_PYTHON");
+  // Its own words, whether this python3 has numpy or not.
+  EXPECT_THAT(help.output + help.errors,
+              ::testing::AnyOf(HasSubstr("--through-node"), HasSubstr("lacks numpy: pip install numpy")));
+}
+
+TEST_F(KvistProcessTest, EvalWithoutAnInterpreterSaysWhatToInstall) {
+  ::setenv("KVIST_PYTHON", "/nowhere/python3", 1);
+  const testing::Ended ended = Kvist({"eval"});
+  ::unsetenv("KVIST_PYTHON");
+  EXPECT_EQ(ended.exit, 1);
+  EXPECT_THAT(ended.errors, HasSubstr("'/nowhere/python3' cannot be run: No such file or directory"));
+  EXPECT_THAT(ended.errors, HasSubstr("install python3 and numpy"));
+}
+
+// A program that was copied away from its tree, under a python3 without the package.
+TEST_F(KvistProcessTest, EvalWithoutThePackageSaysWhatToInstall) {
+  std::filesystem::copy(testing::Runfile("services/ctl/kvist"), Path("kvist"));
+  ::setenv("KVIST_PYTHON", "/usr/bin/python3", 1);
+  const testing::Ended ended = testing::Run({Path("kvist"), "eval"});
+  ::unsetenv("KVIST_PYTHON");
+  EXPECT_EQ(ended.exit, 1);
+  EXPECT_THAT(ended.errors, HasSubstr("kvist eval: /usr/bin/python3 has no Python package kvist"));
 }
 
 TEST_F(KvistProcessTest, TopShowsARealNode) {

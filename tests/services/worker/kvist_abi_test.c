@@ -42,6 +42,44 @@ static const char* ClusterFile(void) {
   return path;
 }
 
+static void WrongArgumentsOfTheCodec(void) {
+  kvist_error error = {""};
+  kvist_shape shape = {1, 1, 16, 64, "bf16"};
+  kvist_encode_options options = {0};
+  kvist_decode_options precise = {0};
+  kvist_block_description description;
+  static uint16_t kv[2 * 16 * 64];
+  static uint8_t block[8192];
+  size_t size = 0;
+  EXPECT(kvist_encode(NULL, NULL, NULL, NULL, 0, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("shape, kv, block, block_bytes are NULL");
+  EXPECT(kvist_encode_bound(&shape, &options, &size, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("options.size_bytes is 0");
+  options.size_bytes = sizeof(options) + 8;
+  EXPECT(kvist_encode_bound(&shape, &options, &size, &error) == KVIST_INVALID_ARGUMENT);
+  options.size_bytes = sizeof(options);
+  options.codec = "zip";
+  shape.head_dim = 65;
+  EXPECT(kvist_encode_bound(&shape, &options, &size, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("zip");
+  EXPECT_SAYS("65");
+  shape.head_dim = 64;
+  EXPECT(kvist_encode_bound(&shape, NULL, &size, &error) == KVIST_OK);
+  EXPECT(size <= sizeof(block));
+  EXPECT(kvist_encode(&shape, NULL, kv, block, 100, &size, &error) == KVIST_RESOURCE_EXHAUSTED);
+  EXPECT(kvist_encode(&shape, NULL, kv, block, sizeof(block), &size, &error) == KVIST_OK);
+  EXPECT(kvist_describe(block, 20, &description, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_describe(block, size, &description, &error) == KVIST_OK);
+  EXPECT(strcmp(description.codec, "ladder") == 0);
+  EXPECT(kvist_decode(block, size, NULL, kv, 7, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("kv holds 7 values; the block has 2048");
+  EXPECT(kvist_decode(block, size, &precise, kv, 2048, &error) == KVIST_INVALID_ARGUMENT);
+  precise.size_bytes = sizeof(precise);
+  precise.precision = 4000000000u;
+  EXPECT(kvist_decode(block, size, &precise, kv, 2048, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_decode(block, size, NULL, kv, 2048, &error) == KVIST_OK);
+}
+
 static void WrongArgumentsOfCreate(void) {
   kvist_error error = {""};
   kvist_namespace ns = TestNamespace();
@@ -213,6 +251,7 @@ int main(void) {
   kvist_client* client = NULL;
   EXPECT(kvist_abi_version() == KVIST_ABI_VERSION);
   EXPECT(strlen(kvist_version()) > 0);
+  WrongArgumentsOfTheCodec();
   WrongArgumentsOfCreate();
   WrongIdentities();
   WithoutFilesAnIdentityIsPlaintext();

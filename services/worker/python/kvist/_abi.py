@@ -73,12 +73,52 @@ class PutResult(ctypes.Structure):
     ]
 
 
+class Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_uint32) for name in ("layers", "heads", "tokens", "head_dim")),
+        ("dtype", ctypes.c_char_p),
+    ]
+
+
+class EncodeOptions(ctypes.Structure):
+    _fields_ = [
+        ("size_bytes", ctypes.c_size_t),
+        ("codec", ctypes.c_char_p),
+        ("floor_db", ctypes.c_float),
+        ("first_position", ctypes.c_uint32),
+        ("key", ctypes.POINTER(ctypes.c_uint8)),
+        ("namespace_digest", ctypes.POINTER(ctypes.c_uint8)),
+    ]
+
+
+class DecodeOptions(ctypes.Structure):
+    _fields_ = [("size_bytes", ctypes.c_size_t), ("precision", ctypes.c_uint32)]
+
+
+class BlockDescription(ctypes.Structure):
+    _fields_ = [
+        ("codec", ctypes.c_char * 16),
+        ("dtype", ctypes.c_char * 8),
+        *((name, ctypes.c_uint32) for name in (
+            "codec_version", "layers", "heads", "tokens", "head_dim", "first_position", "precision", "planes",
+            "planes_present", "raised_tiles")),
+        ("floor_db", ctypes.c_float),
+        ("min_sqnr_db", ctypes.c_float),
+        ("block_bytes", ctypes.c_uint64),
+        ("key", ctypes.c_uint8 * 32),
+        ("namespace_digest", ctypes.c_uint8 * 16),
+        ("profile_digest", ctypes.c_uint8 * 16),
+    ]
+
+
 class Error(ctypes.Structure):
     _fields_ = [("message", ctypes.c_char * ERROR_BYTES)]
 
 
 _Tokens = ctypes.POINTER(ctypes.c_uint32)
 _Pages = ctypes.POINTER(ctypes.c_uint16)
+_Bytes = ctypes.POINTER(ctypes.c_uint8)
+_Size = ctypes.POINTER(ctypes.c_size_t)
 _Error = ctypes.POINTER(Error)
 
 # name: (result, arguments), in the header's order.
@@ -127,6 +167,15 @@ PROTOTYPES = {
         ctypes.c_int,
         [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), _Error],
     ),
+    "kvist_encode_bound": (ctypes.c_int, [ctypes.POINTER(Shape), ctypes.POINTER(EncodeOptions), _Size, _Error]),
+    "kvist_encode": (
+        ctypes.c_int,
+        [ctypes.POINTER(Shape), ctypes.POINTER(EncodeOptions), _Pages, _Bytes, ctypes.c_size_t, _Size, _Error],
+    ),
+    "kvist_describe": (ctypes.c_int, [_Bytes, ctypes.c_size_t, ctypes.POINTER(BlockDescription), _Error]),
+    "kvist_decode": (
+        ctypes.c_int, [_Bytes, ctypes.c_size_t, ctypes.POINTER(DecodeOptions), _Pages, ctypes.c_size_t, _Error],
+    ),
 }  # fmt: skip
 
 
@@ -140,8 +189,8 @@ def _candidates(named: str | os.PathLike[str] | None) -> list[pathlib.Path]:
     return [here / "libkvist.so", *(p / "bazel-bin/services/worker/libkvist.so" for p in here.parents)]
 
 
-def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
-    """Opens libkvist.so. Raises OSError if it cannot be found or speaks another version of the ABI."""
+def find(named: str | os.PathLike[str] | None) -> pathlib.Path:
+    """Where libkvist.so is. Raises OSError if it is nowhere."""
     candidates = _candidates(named)
     path = next((p for p in candidates if p.exists()), None)
     if path is None:
@@ -149,6 +198,12 @@ def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
             f"libkvist.so is not at {candidates[0]}: build //services/worker:libkvist.so, "
             "or name it with library= or KVIST_LIBRARY"
         )
+    return path
+
+
+def load(named: str | os.PathLike[str] | None) -> ctypes.CDLL:
+    """Opens libkvist.so. Raises OSError if it cannot be found or speaks another version of the ABI."""
+    path = find(named)
     library = ctypes.CDLL(str(path))
     missing = [name for name in PROTOTYPES if not hasattr(library, name)]
     if missing:

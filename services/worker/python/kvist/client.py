@@ -15,17 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _abi
+from . import _abi, _checks
+from ._checks import KvistError
 
 Tokens = Sequence[int] | np.ndarray
-
-
-class KvistError(Exception):
-    """A fault, in the library's own words. `code` is that of gRPC and absl::StatusCode."""
-
-    def __init__(self, code: int, message: str):
-        super().__init__(message)
-        self.code = code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,14 +141,14 @@ class Client:
         self.namespace = namespace
         options = _abi.Options(
             cluster_file=None if cluster is None else _c_path("cluster", cluster),
-            codec=_c_text("codec", codec),
-            floor_db=_c_number("floor_db", floor_db),
-            min_precision=_c_count("min_precision", min_precision),
+            codec=_checks.text("codec", codec),
+            floor_db=_checks.number("floor_db", floor_db),
+            min_precision=_checks.count("min_precision", min_precision),
             deadline_ms=_milliseconds("deadline_s", deadline_s),
             lease_ms=_milliseconds("lease_s", lease_s),
-            threads=_c_count("threads", threads),
+            threads=_checks.count("threads", threads),
             seeds=",".join(_seed(seed) for seed in seeds).encode(),
-            replicas=_c_count("replicas", replicas),
+            replicas=_checks.count("replicas", replicas),
         )
         given = [ctypes.byref(struct) for struct in (_c_namespace(namespace), options, _c_identity(tls, token_file))]
         handle = ctypes.c_void_p()
@@ -202,8 +195,8 @@ class Client:
         data, n = _tokens(tokens)
         pages, capacity = self._pages("out", out, n, writable=True)
         blocks = n // self.namespace.tokens_per_block
-        first_block = _c_count("first_block", first_block)
-        last = blocks if last_block is None else _c_count("last_block", last_block)
+        first_block = _checks.count("first_block", first_block)
+        last = blocks if last_block is None else _checks.count("last_block", last_block)
         if not 0 <= first_block <= last <= blocks:
             raise ValueError(f"blocks [{first_block}, {last}) are not within the prompt's {blocks} full blocks")
         result = _abi.GetResult()
@@ -257,44 +250,27 @@ class Client:
         return self._handle
 
     def _call(self, name: str, *arguments: Any) -> None:
-        error = _abi.Error()
-        code = getattr(self._library, name)(*arguments, ctypes.byref(error))
-        if code != 0:
-            raise KvistError(code, error.message.decode(errors="replace"))
+        _checks.call(self._library, name, *arguments)
 
     def _pages(self, name: str, kv: np.ndarray, tokens: int, *, writable: bool) -> tuple[Any, int]:
         ns = self.namespace
-        if not isinstance(kv, np.ndarray) or kv.dtype != np.uint16:
-            raise ValueError(f"{name} must be a numpy array of uint16 (bf16 or f16 bits), not {getattr(kv, 'dtype', type(kv))}")
+        _checks.sixteen_bits(name, kv)
         whole = tokens // ns.tokens_per_block * ns.tokens_per_block
         expected = (2, ns.layers, ns.heads, "tokens", ns.head_dim)
         if kv.ndim != 5 or (*kv.shape[:3], kv.shape[4]) != (2, ns.layers, ns.heads, ns.head_dim):
             raise ValueError(f"{name} has shape {kv.shape}; the namespace says {expected}".replace("'", ""))
         if kv.shape[3] < whole:
             raise ValueError(f"{name} has room for {kv.shape[3]} tokens; the prompt's full blocks hold {whole}")
-        if not kv.flags.c_contiguous:
-            raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray of it")
-        if not kv.flags.aligned:
-            raise ValueError(f"{name} must start at an even address: pass a copy of it")
+        pages = _checks.pointer(name, kv)
         if writable and not kv.flags.writeable:
             raise ValueError(f"{name} is read-only")
-        return kv.ctypes.data_as(ctypes.POINTER(ctypes.c_uint16)), kv.shape[3]
-
-
-def _c_text(name: str, value: str, errors: str = "strict") -> bytes:
-    """For a const char*: C would cut the text at a NUL, and give two tenants one namespace."""
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{name} must be a str without NUL, not {value!r}")
-    try:
-        return value.encode(errors=errors)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is no Unicode text: {error}") from error
+        return pages, kv.shape[3]
 
 
 def _c_path(name: str, path: str | os.PathLike[str]) -> bytes:
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"{name} must be the path of a file, not {path!r}")
-    return _c_text(name, os.fsdecode(path), errors="surrogateescape")
+    return _checks.text(name, os.fsdecode(path), errors="surrogateescape")
 
 
 def _seed(seed: str) -> str:
@@ -303,24 +279,11 @@ def _seed(seed: str) -> str:
     return seed
 
 
-def _c_count(name: str, value: int) -> int:
-    """For a uint32_t: ctypes would wrap what does not fit, and give two namespaces one key."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 0xFFFFFFFF:
-        raise ValueError(f"{name} must be an integer from 0 to 4294967295, not {value!r}")
-    return int(value)
-
-
-def _c_number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ValueError(f"{name} must be a number, not {value!r}")
-    return float(value)
-
-
 def _c_namespace(namespace: Namespace) -> _abi.Namespace:
     if not isinstance(namespace, Namespace):
         raise ValueError(f"namespace must be a kvist.Namespace, not {namespace!r}")
     values = dataclasses.asdict(namespace)
-    checks = {name: _c_text if kind is ctypes.c_char_p else _c_count for name, kind in _abi.Namespace._fields_}
+    checks = {name: _checks.text if kind is ctypes.c_char_p else _checks.count for name, kind in _abi.Namespace._fields_}
     return _abi.Namespace(**{name: check(f"namespace.{name}", values[name]) for name, check in checks.items()})
 
 
@@ -334,12 +297,12 @@ def _c_identity(tls: Tls | None, token_file: str | os.PathLike[str] | None) -> _
         raise ValueError(f"tls must be a kvist.Tls, not {tls!r}")
     for file in ("cert", "key", "ca"):
         setattr(identity, f"{file}_file", _c_path(f"tls.{file}", getattr(tls, file)))
-    identity.server_name = _c_text("tls.server_name", tls.server_name)
+    identity.server_name = _checks.text("tls.server_name", tls.server_name)
     return identity
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    if not 0 < _c_number(name, seconds) <= 600:
+    if not 0 < _checks.number(name, seconds) <= 600:
         raise ValueError(f"{name} is {seconds}; allowed are more than 0 and at most 600 seconds")
     return max(1, round(seconds * 1000))
 

@@ -2,9 +2,10 @@
 
 The cache is what an engine would hold in its pages: uint16 [2, layers, kv_heads, tokens, head_dim], K then V, K after RoPE.
 Values are rounded to bf16 when they enter it and attention reads them from it, so a cache that was stored and came back
-bit-identical gives the same logits, bit for bit, as one that never left.
+bit-identical gives the same logits, bit for bit, as one that never left. A cache of float32 keeps what bf16 would round.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ class SmolLM2:
         self._layers = [self._layer(tensors, i) for i in range(self.layers)]
         positions = np.arange(self.context)[:, None]
         angles = positions * self.rope_base ** (-np.arange(0, self.head_dim, 2) / self.head_dim)
+        self.observe: Callable[[int, np.ndarray], None] | None = None  # is shown each layer's scaled queries after RoPE
         self._cos, self._sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
     def _read_shape(self, metadata: dict[str, Any]) -> None:
@@ -74,8 +76,8 @@ class SmolLM2:
             down=weight("ffn_down"),
         )
 
-    def new_cache(self, tokens: int) -> np.ndarray:
-        return np.zeros((2, self.layers, self.kv_heads, tokens, self.head_dim), np.uint16)
+    def new_cache(self, tokens: int, dtype: type = np.uint16) -> np.ndarray:
+        return np.zeros((2, self.layers, self.kv_heads, tokens, self.head_dim), dtype)
 
     def _rope(self, x: np.ndarray, first: int) -> np.ndarray:
         """x: [heads, tokens, head_dim], tokens at positions first, first + 1, ..."""
@@ -88,11 +90,15 @@ class SmolLM2:
         projected = _rms_norm(x, layer.attention_norm, self._epsilon) @ layer.qkv.T
         rows = projected.reshape(n, -1, self.head_dim).swapaxes(0, 1)
         q, k, v = np.split(rows, [self.heads, self.heads + self.kv_heads])
-        cache[0, index, :, first:total] = bf16.from_float(self._rope(k, first))
-        cache[1, index, :, first:total] = bf16.from_float(v)
-        keys, values = (bf16.to_float(cache[kv, index, :, :total]) for kv in (0, 1))
+        narrow = cache.dtype == np.uint16
+        for kv, rows in enumerate((self._rope(k, first), v)):
+            cache[kv, index, :, first:total] = bf16.from_float(rows) if narrow else rows
+        keys, values = (bf16.to_float(kept) if narrow else kept for kept in cache[:, index, :, :total])
         group = self.heads // self.kv_heads
-        queries = (self._rope(q, first) * self.head_dim**-0.5).reshape(self.kv_heads, group * n, self.head_dim)
+        rotated = self._rope(q, first) * self.head_dim**-0.5
+        if self.observe:
+            self.observe(index, rotated)
+        queries = rotated.reshape(self.kv_heads, group * n, self.head_dim)
         scores = (queries @ keys.swapaxes(1, 2)).reshape(self.kv_heads, group, n, total)
         if n > 1:
             scores += np.where(np.arange(total)[None] > np.arange(first, total)[:, None], np.float32(-np.inf), np.float32(0))

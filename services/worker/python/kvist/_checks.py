@@ -1,0 +1,60 @@
+"""Python values for C: what C would cut short or wrap is a ValueError that names the argument."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from . import _abi
+
+
+class KvistError(Exception):
+    """A fault, in the library's own words. `code` is that of gRPC and absl::StatusCode."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
+    error = _abi.Error()
+    code = getattr(library, name)(*arguments, ctypes.byref(error))
+    if code != 0:
+        raise KvistError(code, error.message.decode(errors="replace"))
+
+
+def text(name: str, value: str, errors: str = "strict") -> bytes:
+    """For a const char*: C would cut the text at a NUL, and give two tenants one namespace."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{name} must be a str without NUL, not {value!r}")
+    try:
+        return value.encode(errors=errors)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is no Unicode text: {error}") from error
+
+
+def count(name: str, value: int) -> int:
+    """For a uint32_t: ctypes would wrap what does not fit, and give two namespaces one key."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 0xFFFFFFFF:
+        raise ValueError(f"{name} must be an integer from 0 to 4294967295, not {value!r}")
+    return int(value)
+
+
+def number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def sixteen_bits(name: str, kv: np.ndarray) -> None:
+    if not isinstance(kv, np.ndarray) or kv.dtype != np.uint16:
+        raise ValueError(f"{name} must be a numpy array of uint16 (bf16 or f16 bits), not {getattr(kv, 'dtype', type(kv))}")
+
+
+def pointer(name: str, kv: np.ndarray) -> Any:
+    """To the values of a KV array. REQUIRES: sixteen_bits."""
+    if not kv.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray of it")
+    if not kv.flags.aligned:
+        raise ValueError(f"{name} must start at an even address: pass a copy of it")
+    return kv.ctypes.data_as(ctypes.POINTER(ctypes.c_uint16))

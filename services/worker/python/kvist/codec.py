@@ -1,0 +1,133 @@
+"""Encodes and decodes blocks here, without a cluster: to judge a codec, or to look at a block.
+
+Shapes  kv is uint16 [2, layers, heads, tokens, head_dim]: bf16 or f16 bits, K then V, K after RoPE, C-contiguous. A block is bytes.
+Threads Any number; the GIL is free while the library works.
+Errors  ValueError: an argument, named before the library is called. KvistError: the library refused it, or the block is damaged.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from . import _abi, _checks
+
+PathLike = str | os.PathLike[str]
+
+HEADER_BYTES, TABLE_ENTRY_BYTES = 128, 16  # kernels/FORMAT.md
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a block's header says (kernels/FORMAT.md)."""
+
+    codec: str
+    dtype: str
+    codec_version: int
+    layers: int
+    heads: int
+    tokens: int
+    head_dim: int
+    first_position: int
+    precision: int  # bits per code that the bytes given hold; 0 = not one whole plane of codes
+    planes: int
+    planes_present: int
+    raised_tiles: int
+    floor_db: float
+    min_sqnr_db: float  # of the worst tile at full precision; inf = exact
+    block_bytes: int  # of the whole block
+    key: bytes
+    namespace_digest: bytes
+    profile_digest: bytes
+
+
+def encode(
+    kv: np.ndarray,
+    codec: str = "ladder",
+    *,
+    first_position: int = 0,
+    dtype: str = "bf16",
+    floor_db: float = 0.0,
+    key: bytes | None = None,
+    namespace_digest: bytes | None = None,
+    library: PathLike | None = None,
+) -> bytes:
+    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks."""
+    _checks.sixteen_bits("kv", kv)
+    if kv.ndim != 5 or kv.shape[0] != 2:
+        raise ValueError(f"kv must be an array [2, layers, heads, tokens, head_dim], not of shape {kv.shape}")
+    _, layers, heads, tokens, head_dim = kv.shape
+    shape = _abi.Shape(layers=layers, heads=heads, tokens=tokens, head_dim=head_dim, dtype=_checks.text("dtype", dtype))
+    options = _abi.EncodeOptions(
+        size_bytes=ctypes.sizeof(_abi.EncodeOptions),
+        codec=_checks.text("codec", codec),
+        floor_db=_checks.number("floor_db", floor_db),
+        first_position=_checks.count("first_position", first_position),
+        key=_digest("key", key, 32),
+        namespace_digest=_digest("namespace_digest", namespace_digest, 16),
+    )
+    values = _checks.pointer("kv", kv)
+    opened, size = _library(library), ctypes.c_size_t()
+    given = [ctypes.byref(shape), ctypes.byref(options)]
+    _checks.call(opened, "kvist_encode_bound", *given, ctypes.byref(size))
+    block = (ctypes.c_uint8 * size.value)()
+    _checks.call(opened, "kvist_encode", *given, values, block, len(block), ctypes.byref(size))
+    return ctypes.string_at(block, size.value)
+
+
+def decode(block: bytes, precision: int = 0, *, library: PathLike | None = None) -> np.ndarray:
+    """The block's values, its checksums verified. precision: bits per code; 0 = the highest that the bytes hold."""
+    what = describe(block, library=library)
+    kv = np.empty((2, what.layers, what.heads, what.tokens, what.head_dim), np.uint16)
+    options = _abi.DecodeOptions(size_bytes=ctypes.sizeof(_abi.DecodeOptions), precision=_checks.count("precision", precision))
+    given = [*_block(block), ctypes.byref(options), _checks.pointer("kv", kv), kv.size]
+    _checks.call(_library(library), "kvist_decode", *given)
+    return kv
+
+
+def describe(block: bytes, *, library: PathLike | None = None) -> Description:
+    """What the block's header says. The bytes may stop early, at the end of any plane."""
+    raw = _abi.BlockDescription()
+    _checks.call(_library(library), "kvist_describe", *_block(block), ctypes.byref(raw))
+    return Description(**{name: _python(getattr(raw, name)) for name, *_ in raw._fields_})
+
+
+def prefix(block: bytes, precision: int, *, library: PathLike | None = None) -> bytes:
+    """The leading bytes of a block that hold `precision` bits per code: what a demoted block keeps, and a narrow reader fetches."""
+    what = describe(block, library=library)
+    for planes in range(1, what.planes + 1):
+        # The last piece of a plane ends it: kernels/FORMAT.md, "Table".
+        entry = HEADER_BYTES + TABLE_ENTRY_BYTES * (planes * what.layers - 1)
+        offset, size = struct.unpack_from("<II", block, entry)
+        if describe(block[: offset + size], library=library).precision == precision:
+            return block[: offset + size]
+    raise ValueError(f"precision {precision} is none that this {what.codec} block has")
+
+
+@functools.cache
+def _library(named: PathLike | None) -> ctypes.CDLL:
+    return _abi.load(named)
+
+
+def _block(block: bytes) -> tuple[Any, int]:
+    if not isinstance(block, bytes):
+        raise ValueError(f"block must be bytes, not {type(block).__name__}")
+    return ctypes.cast(ctypes.c_char_p(block), ctypes.POINTER(ctypes.c_uint8)), len(block)
+
+
+def _digest(name: str, value: bytes | None, length: int) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, bytes) or len(value) != length:
+        raise ValueError(f"{name} must be {length} bytes, not {value!r}")
+    return (ctypes.c_uint8 * length).from_buffer_copy(value)
+
+
+def _python(value: Any) -> Any:
+    if isinstance(value, ctypes.Array):
+        return bytes(value)
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,154 @@
+"""What is judged: Kvist's codecs, through the library that encodes for nodes, and the baselines. One table, by name of family.
+
+A spec is FAMILY or FAMILY:OPTION, "ladder:3" for example. To add a codec, add its family to FAMILIES and, if it is to be judged
+when nobody says which, its specs to DEFAULT.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _abi, codec
+from ..models.smollm2 import bf16
+from . import baselines
+
+TOKENS_PER_BLOCK = 128
+
+
+class SpecError(Exception):
+    """A codec spec that names nothing: the message says what there is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """A prefix that was encoded and decoded again."""
+
+    kv: np.ndarray  # uint16, bf16 bits, the shape that went in
+    bits: float  # per value, every byte of the blocks counted
+    raised: int = 0  # tiles kept at a higher precision than the codec's
+    tiles: int = 0
+
+
+class Judged(Protocol):
+    spec: str
+    ours: bool  # else a baseline
+    put: str | None  # the codec as a Client knows it; None = nodes do not give what this decodes to
+    gaussian_db: float | None  # what theory says of N(0, 1), if it does
+
+    def digest(self) -> str:
+        """Changes when results would."""
+
+    def apply(self, kv: np.ndarray, first_position: int) -> Coded:
+        """kv: uint16 [2, layers, heads, tokens, head_dim]; tokens are whole blocks."""
+
+
+@functools.cache
+def _digest(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _blocks(kv: np.ndarray) -> list[np.ndarray]:
+    if kv.shape[3] % TOKENS_PER_BLOCK:
+        raise ValueError(f"{kv.shape[3]} tokens are no whole number of blocks of {TOKENS_PER_BLOCK}")
+    cuts = range(0, kv.shape[3], TOKENS_PER_BLOCK)
+    return [np.ascontiguousarray(kv[:, :, :, cut : cut + TOKENS_PER_BLOCK]) for cut in cuts]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCodec:
+    """One of Kvist's. `options` go to codec.encode; `precision` is read, and the planes behind it are not counted."""
+
+    spec: str
+    codec: str
+    precision: int = 0
+    gaussian_db: float | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ours: bool = True
+
+    @property
+    def put(self) -> str | None:
+        return None if self.precision or self.options else self.codec
+
+    def digest(self) -> str:
+        return _digest(_abi.find(None))
+
+    def apply(self, kv: np.ndarray, first_position: int) -> Coded:
+        decoded, stored, raised = [], 0, 0
+        for index, plain in enumerate(_blocks(kv)):
+            block = codec.encode(plain, self.codec, first_position=first_position + index * TOKENS_PER_BLOCK, **self.options)
+            raised += codec.describe(block).raised_tiles
+            block = codec.prefix(block, self.precision) if self.precision else block
+            stored += len(block)
+            decoded.append(codec.decode(block, self.precision))
+        tiles = 2 * kv.shape[1] * kv.shape[2] * len(decoded)
+        return Coded(np.concatenate(decoded, 3), 8 * stored / kv.size, raised, tiles)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    spec: str
+    coders: tuple[baselines.Coder, baselines.Coder]
+    ours: bool = False
+    put: str | None = None
+    gaussian_db: float | None = None
+
+    def digest(self) -> str:
+        return _digest(pathlib.Path(baselines.__file__))
+
+    def apply(self, kv: np.ndarray, first_position: int) -> Coded:
+        decoded, bits = [], []
+        for plain in _blocks(kv):
+            both = [coder(values) for coder, values in zip(self.coders, bf16.to_float(plain), strict=True)]
+            decoded.append(bf16.from_float(np.stack([values for values, _ in both])))
+            bits += [cost for _, cost in both]
+        return Coded(np.concatenate(decoded, 3), float(np.mean(bits)))
+
+
+def _ladder(option: str) -> Judged:
+    # Lloyd-Max with the unbiased gain: kernels/FORMAT.md, "Levels". The error of a gained quantizer is D / (1 - D).
+    errors = {4: 0.0095010, 3: 0.034852, 2: 0.120294}
+    precision = int(option or 4) if (option or "4").isdigit() else 0
+    if precision not in errors:
+        raise SpecError(f"ladder:{option} is no codec; there are ladder:4, ladder:3 and ladder:2")
+    theory = -10 * math.log10(errors[precision] / (1 - errors[precision]))
+    return BlockCodec(f"ladder:{precision}", "ladder", 0 if precision == 4 else precision, theory)
+
+
+def _plain(name: str, gaussian_db: float | None) -> Callable[[str], Judged]:
+    def make(option: str) -> Judged:
+        if option:
+            raise SpecError(f"{name} has no option {option!r}")
+        return BlockCodec(name, name, gaussian_db=gaussian_db)
+
+    return make
+
+
+def _i8_gaussian_db() -> float:
+    """Uniform quantizer over +-(the largest of 64 normals), whose scale is a grid of eighths of an octave: half a step above on average."""
+    x = np.abs(np.random.default_rng(3).standard_normal((20000, 64))).max(-1)
+    step = x / 127 * 2 ** (1 / 16)
+    return float(-10 * np.log10(np.mean(step**2) / 12))
+
+
+FAMILIES: dict[str, Callable[[str], Judged]] = {
+    "raw16": _plain("raw16", math.inf),
+    "i8": _plain("i8", _i8_gaussian_db()),
+    "ladder": _ladder,
+}
+
+DEFAULT = ("raw16", "i8", "ladder:4", "ladder:3", "ladder:2", *baselines.BASELINES)
+
+
+def parse(spec: str) -> Judged:
+    family, _, option = spec.partition(":")
+    if family in baselines.BASELINES and not option:
+        return Baseline(spec, baselines.BASELINES[family])
+    if family not in FAMILIES:
+        raise SpecError(f"{spec} is no codec; there are {', '.join([*FAMILIES, *baselines.BASELINES])}")
+    return FAMILIES[family](option)

@@ -1,0 +1,90 @@
+"""Goal: a block can be made, read and looked at without a node. Method: arrays whose blocks are known, and damaged bytes."""
+
+import math
+import unittest
+
+import numpy as np
+from kvist import KvistError, codec
+from kvist.models.smollm2 import bf16
+
+
+def normal(tokens: int = 32, head_dim: int = 64) -> np.ndarray:
+    values = np.random.default_rng(1).standard_normal((2, 3, 2, tokens, head_dim))
+    return bf16.from_float(values.astype(np.float32))
+
+
+def sqnr_db(kv: np.ndarray, decoded: np.ndarray) -> float:
+    x, y = bf16.to_float(kv).astype(np.float64), bf16.to_float(decoded).astype(np.float64)
+    return 10 * math.log10(np.sum(x * x) / np.sum((x - y) ** 2))
+
+
+class CodecTest(unittest.TestCase):
+    def test_raw16_comes_back_as_it_was(self) -> None:
+        kv = normal()
+        block = codec.encode(kv, "raw16")
+        np.testing.assert_array_equal(codec.decode(block), kv)
+        self.assertEqual(codec.describe(block).min_sqnr_db, math.inf)
+
+    def test_i8_keeps_what_the_header_promises_in_half_the_bytes(self) -> None:
+        kv = normal()
+        block = codec.encode(kv, "i8")
+        self.assertLess(len(block), 0.55 * kv.nbytes)
+        self.assertGreater(sqnr_db(kv, codec.decode(block)), 40)
+        self.assertGreaterEqual(codec.describe(block).min_sqnr_db, codec.describe(block).floor_db)
+
+    def test_a_ladder_is_read_at_each_precision_worse_by_steps(self) -> None:
+        kv = normal(tokens=128)
+        block = codec.encode(kv, "ladder", first_position=128)
+        quality = [sqnr_db(kv, codec.decode(block, precision)) for precision in (4, 3, 2)]
+        for got, expected in zip(quality, (20.2, 14.6, 8.7), strict=True):
+            self.assertAlmostEqual(got, expected, delta=0.6)
+        np.testing.assert_array_equal(codec.decode(block), codec.decode(block, 4))
+
+    def test_a_description_says_what_was_encoded(self) -> None:
+        key, digest = bytes(range(32)), bytes(range(16))
+        block = codec.encode(normal(), "ladder", first_position=256, floor_db=17.0, key=key, namespace_digest=digest)
+        what = codec.describe(block)
+        self.assertEqual((what.codec, what.dtype, what.precision, what.planes, what.planes_present), ("ladder", "bf16", 4, 4, 4))
+        self.assertEqual((what.layers, what.heads, what.tokens, what.head_dim), (3, 2, 32, 64))
+        self.assertEqual((what.first_position, what.floor_db, what.block_bytes), (256, 17.0, len(block)))
+        self.assertEqual((what.key, what.namespace_digest, what.profile_digest), (key, digest, bytes(16)))
+
+    def test_a_floor_that_cannot_be_kept_raises_tiles(self) -> None:
+        block = codec.encode(normal(), "ladder", first_position=32, floor_db=30.0)
+        self.assertEqual(codec.describe(block).raised_tiles, 2 * 3 * 2)
+        self.assertGreater(sqnr_db(normal(), codec.decode(block)), 30)
+
+    def test_f16_is_not_taken_for_bf16(self) -> None:
+        values = np.random.default_rng(2).standard_normal((2, 1, 1, 16, 64)).astype(np.float16)
+        block = codec.encode(values.view(np.uint16), "i8", dtype="f16")
+        np.testing.assert_allclose(codec.decode(block).view(np.float16), values, atol=0.02)
+        self.assertEqual(codec.describe(block).dtype, "f16")
+
+    def test_a_flipped_bit_is_a_fault(self) -> None:
+        block = bytearray(codec.encode(normal(), "i8"))
+        block[-1] ^= 1
+        with self.assertRaisesRegex(KvistError, "checksum"):
+            codec.decode(bytes(block))
+
+    def test_bytes_that_are_no_block_are_a_fault(self) -> None:
+        for wrong in (b"", b"no block" * 40, codec.encode(normal())[:100]):
+            with self.assertRaises(KvistError):
+                codec.describe(wrong)
+
+    def test_wrong_arguments_are_named(self) -> None:
+        kv = normal()
+        with self.assertRaisesRegex(KvistError, "zip"):
+            codec.encode(kv, "zip")
+        with self.assertRaisesRegex(KvistError, "tokens"):
+            codec.encode(np.zeros((2, 1, 1, 17, 64), np.uint16))
+        with self.assertRaisesRegex(KvistError, "precision"):
+            codec.decode(codec.encode(kv, "i8"), 5)
+        for wrong, name in ((kv.astype(np.float32), "uint16"), (kv[:, :, :, ::2], "C-contiguous"), (kv[0], "layers")):
+            with self.assertRaisesRegex(ValueError, name):
+                codec.encode(wrong)
+        with self.assertRaisesRegex(ValueError, "key must be 32 bytes"):
+            codec.encode(kv, key=b"short")
+
+
+if __name__ == "__main__":
+    unittest.main()
