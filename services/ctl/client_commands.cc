@@ -81,7 +81,7 @@ absl::Status Get(const Command& command, Prompt& prompt, std::ostream& out) {
   const BlockShape shape = prompt.client->ns().Shape();
   Kv kv;
   kv.tokens = match->tokens();
-  kv.values.resize(2 * shape.layers * shape.heads * kv.tokens * shape.head_dim);
+  kv.values.resize(2 * shape.layers * shape.heads * kv.tokens * shape.RowUnits());
   absl::StatusOr<GetResult> result =
       prompt.client->Get(prompt.chain, {0, match->blocks()}, ContiguousPages(kv.values.data(), shape, kv.tokens));
   if (!result.ok()) return result.status();

@@ -93,9 +93,7 @@ void ReadProfileDigest(Fields* fields, Namespace* ns) {
   if (!ReadHex(hex, &ns->profile_digest)) fields->problems.push_back("\"profile_digest\" is not 32 hex digits");
 }
 
-size_t BytesPerToken(const BlockShape& shape) {
-  return 2 * size_t{shape.layers} * shape.heads * shape.head_dim * sizeof(uint16_t);
-}
+size_t BytesPerToken(const BlockShape& shape) { return 2 * size_t{shape.layers} * shape.heads * shape.RowBytes(); }
 
 }  // namespace
 
@@ -199,7 +197,7 @@ absl::StatusOr<Kv> ReadKvFile(const std::string& path, const BlockShape& shape, 
 
 absl::Status WriteKvFile(const std::string& path, const BlockShape& shape, const Kv& kv, size_t tokens) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  const size_t row = kv.tokens * shape.head_dim, kept_bytes = tokens * shape.head_dim * sizeof(uint16_t);
+  const size_t row = kv.tokens * shape.RowUnits(), kept_bytes = tokens * shape.RowBytes();
   for (size_t first = 0; first < kv.values.size(); first += row) {
     file.write(reinterpret_cast<const char*>(kv.values.data() + first), static_cast<std::streamsize>(kept_bytes));
   }

@@ -6,7 +6,8 @@
 //              model, dtype, layers, heads and head_dim are needed; profile_digest is 32 hex digits
 //   tokens     [1, 2, 3]
 //   chain      ["64 hex digits", ...], the keys of a prompt's blocks, from the first block on
-//   KV         uint16[2][layers][heads][tokens][head_dim], little-endian, nothing else: the layout of the C ABI
+//   KV         uint16[2][layers][heads][tokens][head_dim], little-endian, nothing else: the layout of the C ABI; uint8 of
+//              the dtypes of one byte
 //
 // Errors: InvalidArgument and NotFound name the file, and everything that is wrong in it at once.
 #ifndef KVIST_SERVICES_CTL_INPUT_FILES_H_

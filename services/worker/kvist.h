@@ -1,7 +1,7 @@
 /* The C ABI of the worker library (libkvist.so), fit for FFI: plain structs, no callbacks, no ownership surprises.
  *
  * Shapes  a KV buffer is uint16_t[2][layers][heads][tokens_capacity][head_dim], K then V, bf16 or f16 bits, K after
- * RoPE. Units   tokens, blocks, bytes, milliseconds; names say which. Threads a kvist_client may be used by any number
+ * RoPE; of the dtypes of one byte uint8_t, at an even address. Units   tokens, blocks, bytes, milliseconds; names say which. Threads a kvist_client may be used by any number
  * of threads. No function keeps a pointer after it returns. Errors  every function that can fail returns KVIST_OK or a
  * kvist_code and fills `error` (if not NULL) with a NUL-terminated sentence: what was wrong and what to do. A miss is
  * no error.
@@ -43,7 +43,7 @@ typedef struct kvist_error {
 typedef struct kvist_namespace {
   const char* model;          /* name of the model */
   const char* weights_digest; /* of the weights file, any text that changes with them */
-  const char* dtype;          /* "bf16" or "f16" */
+  const char* dtype;          /* "bf16" or "f16"; for codec "fp8p" "f8e4m3", "f8e5m2" or "u8" (opaque bytes) */
   const char* rope;           /* RoPE and YaRN configuration, any canonical text */
   const char* tenant_salt;
   uint32_t layers, heads, head_dim; /* of this rank's slice */
@@ -53,7 +53,7 @@ typedef struct kvist_namespace {
 
 typedef struct kvist_options {
   const char* cluster_file; /* static cluster file; may be NULL if there are seeds */
-  const char* codec;        /* for Put: "raw16", "x16", "i8", "ladder"; NULL = "ladder" */
+  const char* codec;        /* for Put: "raw16", "x16", "i8", "ladder", "fp8p"; NULL = "ladder" */
   float floor_db;           /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;   /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;     /* of every call; 0 = 5000 */

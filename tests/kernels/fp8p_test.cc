@@ -44,9 +44,11 @@ TEST_P(Fp8pShapes, BytesComeBackAsTheyWere) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Fp8pShapes,
-                         testing::Values(BlockShape{3, 2, 128, 64, Dtype::kF8E4M3}, BlockShape{1, 1, 16, 80, Dtype::kF8E5M2},
-                                         BlockShape{2, 4, 256, 256, Dtype::kF8E4M3}, BlockShape{1, 1, 16, 16, Dtype::kU8},
-                                         BlockShape{2, 1, 64, 328, Dtype::kU8}, BlockShape{1, 1, 256, 1024, Dtype::kU8}));
+                         testing::Values(BlockShape{3, 2, 128, 64, Dtype::kF8E4M3},
+                                         BlockShape{1, 1, 16, 80, Dtype::kF8E5M2},
+                                         BlockShape{2, 4, 256, 256, Dtype::kF8E4M3},
+                                         BlockShape{1, 1, 16, 16, Dtype::kU8}, BlockShape{2, 1, 64, 328, Dtype::kU8},
+                                         BlockShape{1, 1, 256, 1024, Dtype::kU8}));
 
 TEST(Fp8p, RowsOfAnMlaLayerAreKeptAsTwoHalves) {
   // One row of 656 bytes a token and layer, [layers][tokens][656] with tokens of other blocks around them.
@@ -77,7 +79,8 @@ TEST(Fp8p, ACodecTakesItsOwnDtypesAndNoOther) {
       const BlockShape shape = {1, 1, 16, 64, dtype};
       const auto size =
           Encode(IdentityAt(0), shape, ContiguousPages(units.data(), shape, 16), {codec}, absl::MakeSpan(out));
-      EXPECT_EQ(size.ok(), (codec == Codec::kFp8p) == (ElementBytes(dtype) == 1)) << CodecName(codec) << DtypeName(dtype);
+      EXPECT_EQ(size.ok(), (codec == Codec::kFp8p) == (ElementBytes(dtype) == 1))
+          << CodecName(codec) << DtypeName(dtype);
       if (size.ok()) continue;
       EXPECT_EQ(size.status().code(), absl::StatusCode::kInvalidArgument);
       EXPECT_THAT(MessageOf(size.status()), HasSubstr(", not " + std::string(DtypeName(dtype))));

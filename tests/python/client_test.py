@@ -56,7 +56,7 @@ class ClusterTest(unittest.TestCase):
         return client
 
     def test_what_one_client_puts_another_gets(self) -> None:
-        for codec, least_db in (("raw16", None), ("i8", 35), ("ladder", 15)):
+        for codec, least_db in (("raw16", None), ("x16", None), ("i8", 35), ("ladder", 15)):
             with self.subTest(codec=codec):
                 put = self.client(codec, codec=codec).put(self.tokens, self.kv)
                 self.assertEqual((put.blocks, put.stored, put.failed), (20, 20, 0), put.failure)
@@ -73,6 +73,29 @@ class ClusterTest(unittest.TestCase):
                     truth, error = widen(self.kv[:, :, :, :320]), widen(self.kv[:, :, :, :320]) - widen(back[:, :, :, :320])
                     self.assertGreater(10 * np.log10(np.sum(truth**2) / np.sum(error**2)), least_db)
                     self.assertLess(put.stored_bytes, put.plain_bytes)
+
+    def test_bytes_come_back_as_they_were(self) -> None:
+        for dtype in ("f8e4m3", "f8e5m2", "u8"):
+            with self.subTest(dtype=dtype):
+                ns = dataclasses.replace(namespace("bytes"), dtype=dtype, head_dim=328 if dtype == "u8" else DIM)
+                kv = np.random.default_rng(2).integers(0, 256, (2, LAYERS, HEADS, 330, ns.head_dim), np.uint8)
+                client = kvist.Client(self.cluster.file, ns, codec="fp8p")
+                self.addCleanup(client.close)
+                put = client.put(self.tokens, kv)
+                self.assertEqual((put.stored, put.plain_bytes), (20, kv[:, :, :, :320].nbytes), put.failure)
+                back = np.zeros_like(kv)
+                self.assertEqual(client.get(self.tokens, back, 0, 20).blocks, 20)
+                np.testing.assert_array_equal(back[:, :, :, :320], kv[:, :, :, :320])
+                self.assertTrue(np.all(back[:, :, :, 320:] == 0), "the rest of the prompt is not touched")
+                odd = np.zeros(kv.nbytes + 1, np.uint8)[1:].reshape(kv.shape)
+                with self.assertRaisesRegex(ValueError, "kv must start at an even address"):
+                    client.put(self.tokens, odd)
+                with self.assertRaisesRegex(ValueError, f"kv must be a numpy array of uint8 .{dtype} bytes., not uint16"):
+                    client.put(self.tokens, kv.astype(np.uint16))
+                ladder = kvist.Client(self.cluster.file, ns)
+                self.addCleanup(ladder.close)
+                with self.assertRaisesRegex(kvist.KvistError, f"codec ladder does not take {dtype}: fp8p takes"):
+                    ladder.put(self.tokens, kv)
 
     def test_a_second_put_sends_nothing_and_erase_forgets(self) -> None:
         client = self.client("again")

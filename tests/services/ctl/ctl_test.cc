@@ -190,6 +190,18 @@ class CtlTest : public testing::Test {
   std::ostringstream out_;
 };
 
+TEST_F(CtlTest, BytesOfAnEngineGoInAndComeBack) {
+  Write("ns.json",
+        R"({"model": "m", "dtype": "u8", "layers": 2, "heads": 1, "head_dim": 128, "tokens_per_block": 16})");
+  ASSERT_TRUE(RunOnPrompt({"put", "--json", "--codec", "fp8p", "--kv", Path("kv.bin")}).ok()) << out_.str();
+  EXPECT_EQ(Json()["stored"], 3);
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin")}).ok());
+  const std::string put = ReadBack("kv.bin"), got = ReadBack("out.bin");
+  ASSERT_EQ(got.size(), put.size() / 50 * 48);
+  for (size_t row = 0; row < 4; ++row)
+    EXPECT_EQ(got.substr(row * 48 * 128, 48 * 128), put.substr(row * 50 * 128, 48 * 128));
+}
+
 TEST_F(CtlTest, APromptGoesInAndComesBack) {
   ASSERT_TRUE(RunOnPrompt({"put", "--json", "--codec", "raw16", "--kv", Path("kv.bin")}).ok()) << out_.str();
   EXPECT_EQ(Json()["blocks"], 3);

@@ -124,6 +124,27 @@ TEST_F(LoopbackTest, EveryCodecComesBackSmaller) {
   }
 }
 
+TEST_F(LoopbackTest, X16ComesBackBitForBitInLessThanTheBytes) {
+  options_.codec = Codec::kX16;
+  const std::unique_ptr<Client> client = NewClient();
+  const PutResult put = Put(*client);
+  EXPECT_EQ(put.stored, kBlocks) << put.failure;
+  EXPECT_LT(put.stored_bytes, put.plain_bytes * 0.78);
+  EXPECT_EQ(Get(*client).blocks, kBlocks);
+  EXPECT_EQ(got_, kv_);
+}
+
+TEST_F(LoopbackTest, ADtypeThatTheCodecDoesNotTakeIsRefusedBeforeAnyNodeIsAsked) {
+  options_.ns.dtype = Dtype::kF8E4M3;
+  nodes_.clear();
+  const auto put =
+      NewClient()->Put(chain_, ContiguousPages<const uint16_t>(kv_.data(), options_.ns.Shape(), capacity_));
+  EXPECT_EQ(put.status().ToString(),
+            "INVALID_ARGUMENT: codec raw16 does not take f8e4m3: fp8p takes f8e4m3, f8e5m2 and u8, every other codec "
+            "bf16 and "
+            "f16");
+}
+
 TEST_F(LoopbackTest, BlocksThatOutgrowTheirReservationAreStoredAllTheSame) {
   options_.codec = Codec::kLadder;
   options_.floor_db = 100;

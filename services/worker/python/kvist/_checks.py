@@ -46,15 +46,17 @@ def number(name: str, value: float) -> float:
     return float(value)
 
 
-def sixteen_bits(name: str, kv: np.ndarray) -> None:
-    if not isinstance(kv, np.ndarray) or kv.dtype != np.uint16:
-        raise ValueError(f"{name} must be a numpy array of uint16 (bf16 or f16 bits), not {getattr(kv, 'dtype', type(kv))}")
+def elements(name: str, kv: np.ndarray, dtype: str) -> None:
+    wanted, meaning = (np.uint16, "bf16 or f16 bits") if dtype in ("bf16", "f16") else (np.uint8, f"{dtype} bytes")
+    if not isinstance(kv, np.ndarray) or kv.dtype != wanted:
+        got = getattr(kv, "dtype", type(kv))
+        raise ValueError(f"{name} must be a numpy array of {wanted.__name__} ({meaning}), not {got}")
 
 
 def pointer(name: str, kv: np.ndarray) -> Any:
-    """To the values of a KV array. REQUIRES: sixteen_bits."""
+    """To the values of a KV array. REQUIRES: elements."""
     if not kv.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray of it")
-    if not kv.flags.aligned:
+    if kv.ctypes.data % 2 != 0:
         raise ValueError(f"{name} must start at an even address: pass a copy of it")
     return kv.ctypes.data_as(ctypes.POINTER(ctypes.c_uint16))

@@ -1,6 +1,7 @@
 """A worker's client: finds, fetches and stores the KV of prompts, from and into numpy arrays.
 
 Shapes  KV arrays are uint16 [2, layers, heads, tokens, head_dim]: bf16 or f16 bits, K then V, K after RoPE, C-contiguous.
+        Of the dtypes of one byte (f8e4m3, f8e5m2, u8 for opaque bytes; codec fp8p) they are uint8.
 Threads a Client may be used from any number of threads; the GIL is free while the library works.
 Errors  ValueError: an argument, named before the library is called. KvistError: a fault. A miss is a result, not an error.
 """
@@ -112,7 +113,7 @@ class Client:
     """Talks to the cluster that the static file `cluster` names, or that the nodes `seeds` ("host:port") belong to, in one
     namespace.
 
-    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8" or "ladder".
+    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8" or "ladder"; "fp8p" for the dtypes of one byte.
     floor_db, min_precision: for get, what a block must promise or have at least; floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
     each call, one line; the file is looked at every second, and only its owner may read it.
@@ -254,7 +255,7 @@ class Client:
 
     def _pages(self, name: str, kv: np.ndarray, tokens: int, *, writable: bool) -> tuple[Any, int]:
         ns = self.namespace
-        _checks.sixteen_bits(name, kv)
+        _checks.elements(name, kv, ns.dtype)
         whole = tokens // ns.tokens_per_block * ns.tokens_per_block
         expected = (2, ns.layers, ns.heads, "tokens", ns.head_dim)
         if kv.ndim != 5 or (*kv.shape[:3], kv.shape[4]) != (2, ns.layers, ns.heads, ns.head_dim):
