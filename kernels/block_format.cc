@@ -12,6 +12,7 @@
 namespace kvist {
 namespace {
 
+constexpr Codec kCodecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kTrellis};
 constexpr uint64_t kMaxPlainBytes = uint64_t{1} << 30;  // keeps every offset of the plane table inside 32 bits
 
 PlaneEntry ReadEntry(const uint8_t* bytes, size_t index) {
@@ -64,11 +65,18 @@ absl::StatusOr<Enum> ParseName(std::string_view name, std::string_view what, con
 std::string_view CodecName(Codec codec) {
   if (codec == Codec::kRaw16) return "raw16";
   if (codec == Codec::kI8) return "i8";
-  return codec == Codec::kLadder ? "ladder" : "unknown";
+  if (codec == Codec::kLadder) return "ladder";
+  return codec == Codec::kTrellis ? "trellis" : "unknown";
 }
 
-absl::StatusOr<Codec> ParseCodec(std::string_view name) {
-  return ParseName(name, "codec", {Codec::kRaw16, Codec::kI8, Codec::kLadder}, &CodecName);
+absl::StatusOr<Codec> ParseCodec(std::string_view name) { return ParseName(name, "codec", kCodecs, &CodecName); }
+
+std::string KnownCodecs() {
+  std::string known;
+  for (Codec codec : kCodecs) {
+    absl::StrAppend(&known, known.empty() ? "" : ", ", int(codec), " (", std::string(CodecName(codec)), ")");
+  }
+  return known;
 }
 
 std::string_view DtypeName(Dtype dtype) {

@@ -20,7 +20,7 @@
 
 namespace kvist {
 
-std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder"
+std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "trellis"
 absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones
 std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16"
 absl::StatusOr<Dtype> ParseDtype(std::string_view name);

@@ -15,6 +15,7 @@ constexpr uint8_t kTileSqnrExact = 255;
 
 float DefaultFloorDb(Codec codec, int bits) {
   if (codec == Codec::kI8) return kDefaultFloorDbI8;
+  if (codec == Codec::kTrellis) return bits == 2 ? kDefaultFloorDbTrellis2 : kDefaultFloorDbTrellis3;
   if (codec != Codec::kLadder) return 0.0f;
   if (bits == 8) return kDefaultFloorDbLadder8;
   if (bits == 3) return kDefaultFloorDbLadder3;
@@ -27,8 +28,7 @@ uint16_t InHeader(float floor_db) { return uint16_t(std::ceil(floor_db * 256)); 
 
 absl::StatusOr<uint16_t> FloorOf(const EncodeOptions& options, int least_bits) {
   if (CodecName(options.codec) == "unknown") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("codec ", int(options.codec), "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+    return absl::InvalidArgumentError(absl::StrCat("codec ", int(options.codec), "; known are ", KnownCodecs()));
   }
   if (!(options.floor_db >= 0 && options.floor_db <= kMaxFloorDb)) {
     return absl::InvalidArgumentError(

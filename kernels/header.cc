@@ -74,8 +74,8 @@ absl::Status CheckPlanes(Codec codec, int planes, int code_bits) {
 
 absl::Status CheckCodec(const uint8_t* at) {
   const int codec = at[kAtCodec], version = at[kAtCodecVersion];
-  if (codec < int(Codec::kRaw16) || codec > int(Codec::kLadder)) {
-    return absl::UnimplementedError(absl::StrCat("unknown codec ", codec, "; known are 1 (raw16), 2 (i8), 3 (ladder)"));
+  if (CodecName(Codec(codec)) == "unknown") {
+    return absl::UnimplementedError(absl::StrCat("unknown codec ", codec, "; known are ", KnownCodecs()));
   }
   if (version != kCodecVersion) {
     return absl::UnimplementedError(absl::StrCat(std::string(CodecName(Codec(codec))), " codec version ", version,
@@ -146,7 +146,7 @@ absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes) {
   BlockHeader header;
   header.codec = Codec(at[kAtCodec]);
   header.code_bits = at[kAtCodeBits];
-  header.mixed_bits = HasBitsChoice(header.codec) && (at[kAtFlags] & kFlagMixedBits) != 0;
+  header.mixed_bits = IsRotated(header.codec) && (at[kAtFlags] & kFlagMixedBits) != 0;
   header.shape = {uint32_t(LoadLe(at + kAtLayers, 4)), uint32_t(LoadLe(at + kAtHeads, 2)),
                   uint32_t(LoadLe(at + kAtTokens, 4)), uint32_t(LoadLe(at + kAtHeadDim, 2)), Dtype(at[kAtDtype])};
   if (absl::Status status = ValidateShape(header.shape); !status.ok()) {

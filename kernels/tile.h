@@ -26,7 +26,7 @@ struct TileBytes {
   uint8_t mean_scale = 0;                      // K of ladder
   const uint8_t* wide_rows = nullptr;          // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
   const uint8_t* values = nullptr;             // u16[tokens][head_dim], little-endian, mode kRaw16
-  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; i8: the codes
+  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; trellis: P0, P1; i8: the codes
   int lacks = 0;                               // trailing code planes of the block that an own-mode tile does not have
 };
 

@@ -4,6 +4,7 @@
 
 #include "kernels/reference/decode_tile.h"
 #include "kernels/simd/decode_ladder8.h"
+#include "kernels/simd/decode_trellis.h"
 #include "kernels/tables.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -155,7 +156,7 @@ void CopyValues(const DecodeParameters& parameters, const TileBytes& tile, const
 void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
   if (tile.mode == TileMode::kRaw16) {
     CopyValues(parameters, tile, target);
-  } else if (parameters.codec == Codec::kLadder) {
+  } else if (IsRotated(parameters.codec)) {
     DecodeLadder(parameters, tile, target);
   } else if (parameters.dtype == Dtype::kF16) {
     DecodeI8<true>(parameters, tile, target);
@@ -178,6 +179,8 @@ void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const
   if (parameters.codec == Codec::kLadder && parameters.precision == 8 && tile.mode == TileMode::kOwn) {
     return DecodeLadder8(parameters, tile, target);
   }
+  if (parameters.codec == Codec::kTrellis && tile.mode == TileMode::kOwn)
+    return DecodeTrellis(parameters, tile, target);
   HWY_DYNAMIC_DISPATCH(DecodeTile)(parameters, tile, target);
 }
 

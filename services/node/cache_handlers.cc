@@ -213,7 +213,9 @@ absl::StatusOr<v1::ServerInfoResponse> CacheHandlers::Impl::ServerInfo(const Cal
   response.set_node_id(options.identity.node_id);
   response.set_view(view_number());
   response.set_format_version(kFormatVersion);
-  for (const v1::Codec codec : {v1::CODEC_RAW16, v1::CODEC_I8, v1::CODEC_LADDER}) response.add_codecs(codec);
+  for (const v1::Codec codec : {v1::CODEC_RAW16, v1::CODEC_I8, v1::CODEC_LADDER, v1::CODEC_TRELLIS}) {
+    response.add_codecs(codec);
+  }
   response.set_max_keys(limits.max_keys);
   response.set_max_block_bytes(limits.max_block_bytes);
   response.set_max_part_bytes(kMaxPartBytes);

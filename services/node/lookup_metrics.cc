@@ -99,7 +99,7 @@ void LookupMetrics::RegisterStored(prometheus::Registry* registry) {
                        "SQNR of the worst tile of each of those, as its writer measured it; exact blocks are above "
                        "all bounds.")
                    .Register(*registry);
-  for (const Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (const Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kTrellis}) {
     const Labels labels = {{"codec", std::string(CodecName(codec))}};
     stored_[CodecIndex(codec)] = {&blocks.Add(labels), &bytes.Add(labels), &plain_bytes.Add(labels),
                                   &raised.Add(labels), &sqnr.Add(labels, kSqnrBuckets)};

@@ -43,7 +43,7 @@ class LookupMetrics {
   void CountStored(const BlockView& block);
 
  private:
-  static constexpr size_t kOps = 2, kReasons = v1::MissReason_ARRAYSIZE, kCodecs = 3;
+  static constexpr size_t kOps = 2, kReasons = v1::MissReason_ARRAYSIZE, kCodecs = 6;
   struct Counters {
     prometheus::Counter *blocks, *tokens, *bytes;
     void Add(const Amount& amount);

@@ -18,11 +18,12 @@ using fuzz::Gate;
 
 Gate exact("an exact block"), lossy("a lossy block"), raised("a block with raised tiles"), wild("NaN or infinity"),
     sinks("a ladder block at position 0"), eight("a block of 8-bit codes of the ladder"),
-    mixed("a block with codes of two lengths");
+    mixed("a block with codes of two lengths"), trellis("a trellis block");
 
 constexpr uint32_t kHeadDims[] = {64, 80, 96, 128, 256};
-constexpr int kBits[] = {0, 8, 4, 3, 2};
+constexpr int kBits[] = {0, 8, 4, 3, 2}, kTrellisBits[] = {0, 3, 2};
 constexpr Codec kCodecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder};
+constexpr uint8_t kFirstTrellis = 225;  // codec bytes from here on
 
 struct Chosen {
   BlockShape shape;
@@ -37,7 +38,11 @@ Chosen Take(fuzz::Input* input) {
   const uint64_t stride = 1 + input->Number(2);
   chosen.shape = {1, 1u + (shape >> 7), 16, kHeadDims[shape % 5], shape & 64 ? Dtype::kF16 : Dtype::kBf16};
   chosen.options = {kCodecs[codec % 3], static_cast<float>(floor_db) / 2};
-  if (chosen.options.codec == Codec::kLadder) {
+  if (codec >= kFirstTrellis) {
+    chosen.options.codec = Codec::kTrellis;
+    chosen.options.key_bits = kTrellisBits[(codec - kFirstTrellis) % 3];
+    chosen.options.value_bits = kTrellisBits[(codec - kFirstTrellis) / 3 % 3];
+  } else if (chosen.options.codec == Codec::kLadder) {
     chosen.options.key_bits = kBits[codec / 3 % 5];
     chosen.options.value_bits = kBits[codec / 15 % 5];
   }
@@ -124,6 +129,7 @@ void Run(fuzz::Input input) {
   if (chosen.options.codec == Codec::kLadder && chosen.identity.first_position == 0) sinks.Pass();
   if (view->codec() == Codec::kLadder && view->code_bits() == 8) eight.Pass();
   if (view->mixed_bits()) mixed.Pass();
+  if (view->codec() == Codec::kTrellis) trellis.Pass();
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ Bytes Choice(uint32_t layers, char precision, char basis, char cut) {
 }
 
 void WriteBlocks() {
-  for (const Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (const Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kTrellis}) {
     const std::string name(CodecName(codec));
     const BlockShape small = {1, 1, 16, 64, Dtype::kBf16}, odd = {1, 1, 16, 80, Dtype::kF16};
     const BlockShape two = {2, 1, 16, 64, Dtype::kF16};
@@ -124,6 +124,11 @@ void WriteValues() {
     Write("encode_fuzz", "infinite-" + name, choice(128, codec, 0, 3, 0) + Bytes("\x80\x7f\x01\x00\x80\x3f", 6));
   }
   Write("encode_fuzz", "zeros", choice(4, 2, 0, 0, 0));
+  for (const int codec : {225, 229, 230}) {  // 3 and 2, 3 and 3, 2 and 3
+    const std::string name = "trellis-" + std::to_string(codec);
+    Write("encode_fuzz", name, choice(64 + 1, codec, 0, 0, 3) + values(Dtype::kF16));
+    Write("encode_fuzz", name + "-later", choice(0, codec, 0, 1, 5) + values(Dtype::kBf16));
+  }
   for (const int bits : {5, 6, 2 + 3 * 1 + 15 * 3, 2 + 3 * 4 + 15 * 2}) {  // 8 and 0, ...; encode_fuzz.cc has the list
     const std::string name = "ladder-bits-" + std::to_string(bits);
     Write("encode_fuzz", name, choice(64 + 1, bits, 0, 0, 3) + values(Dtype::kF16));

@@ -31,7 +31,7 @@ std::string ErrorWithField(size_t at, int size_bytes, uint64_t value) {
 }
 
 TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
-  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) {
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kTrellis}) {
     const std::vector<uint8_t> block = EncodeOrDie(kShape, NormalValues(kShape, 1), codec, 4096);
     const BlockView view = ParseOrDie(block);
     EXPECT_EQ(view.codec(), codec);
@@ -42,17 +42,21 @@ TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
     EXPECT_EQ(view.planes(), TraitsOf(codec).planes);
     EXPECT_EQ(view.PlanesPresent(), view.planes());
     EXPECT_EQ(view.MaxPrecision(), TraitsOf(codec).code_bits);
-    EXPECT_EQ(view.floor_db(), codec == Codec::kLadder ? 15 : codec == Codec::kI8 ? 30 : 0);
+    EXPECT_EQ(view.floor_db(), codec == Codec::kTrellis  ? 9
+                               : codec == Codec::kLadder ? 15
+                               : codec == Codec::kI8     ? 30
+                                                         : 0);
     EXPECT_EQ(*BlockView::PrefixBytes(absl::MakeSpan(block).subspan(0, 128)), 128 + 16 * 3 * size_t(view.planes()));
     EXPECT_EQ(view.Verify(0, 3, 0).ToString(), "OK");
   }
 }
 
 TEST(BlockFormat, NamesOfCodecsAndDtypesAreReadBack) {
-  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder}) EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kTrellis})
+    EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
   for (Dtype dtype : {Dtype::kBf16, Dtype::kF16}) EXPECT_EQ(*ParseDtype(DtypeName(dtype)), dtype);
   EXPECT_EQ(ParseCodec("q4").status().ToString(),
-            "INVALID_ARGUMENT: unknown codec \"q4\"; known are raw16, i8, ladder");
+            "INVALID_ARGUMENT: unknown codec \"q4\"; known are raw16, i8, ladder, trellis");
   EXPECT_EQ(ParseDtype("f32").status().ToString(), "INVALID_ARGUMENT: unknown dtype \"f32\"; known are bf16, f16");
 }
 
@@ -95,8 +99,10 @@ TEST(BlockFormat, AForeignMagicVersionOrCodecIsNamed) {
   EXPECT_EQ(ErrorWithField(0, 1, 'k'), "INVALID_ARGUMENT: not a block: the first 8 bytes are not \"KVISTBLK\"");
   EXPECT_EQ(ErrorWithField(8, 2, 2), "UNIMPLEMENTED: block format version 2; this reader knows version 1");
   EXPECT_EQ(ErrorWithField(8, 2, 0), "INVALID_ARGUMENT: block format version 0; this reader knows version 1");
-  EXPECT_EQ(ErrorWithField(10, 1, 4), "UNIMPLEMENTED: unknown codec 4; known are 1 (raw16), 2 (i8), 3 (ladder)");
-  EXPECT_EQ(ErrorWithField(10, 1, 0), "UNIMPLEMENTED: unknown codec 0; known are 1 (raw16), 2 (i8), 3 (ladder)");
+  EXPECT_EQ(ErrorWithField(10, 1, 4),
+            "UNIMPLEMENTED: unknown codec 4; known are 1 (raw16), 2 (i8), 3 (ladder), 6 (trellis)");
+  EXPECT_EQ(ErrorWithField(10, 1, 0),
+            "UNIMPLEMENTED: unknown codec 0; known are 1 (raw16), 2 (i8), 3 (ladder), 6 (trellis)");
   EXPECT_EQ(ErrorWithField(11, 1, 2), "UNIMPLEMENTED: ladder codec version 2; this reader knows version 1");
 }
 

@@ -10,7 +10,7 @@ import random
 import struct
 
 import format_reader
-from format_reader import HEADER, PLANES, block_key, engine_key, namespace_digest
+from format_reader import HEADER, PLANES, ROTATED, block_key, engine_key, namespace_digest
 from xxh3 import xxh3_64
 
 RANDOM = random.Random(20261123)
@@ -43,6 +43,12 @@ BLOCKS = [
     ("ladder of 4 and 2 bits, bf16 64, a rotated i8 tile", "ladder", 64, "bf16", 2, 2, 16, 0, [0, 1, 32, 32], False, 4),
     ("ladder of 3 bits, f16 64", "ladder", 64, "f16", 1, 1, 16, 32, [0], False, 3),
     ("ladder of 2 bits, bf16 64, sinks", "ladder", 64, "bf16", 1, 1, 16, 0, [0], False, 2),
+    ("trellis bf16 64, sinks, values of 2 bits", "trellis", 64, "bf16", 1, 1, 16, 0, [0, 16], False, 3),
+    ("trellis f16 80, scales of every size", "trellis", 80, "f16", 1, 1, 16, 16, [0], True, 3),
+    ("trellis bf16 96, rotated i8 and raw16 tiles", "trellis", 96, "bf16", 1, 2, 16, 0, [0, 1, 16, 2], False, 3),
+    ("trellis f16 128", "trellis", 128, "f16", 1, 1, 32, 32, [0, 16], False, 3),
+    ("trellis bf16 256, sinks", "trellis", 256, "bf16", 1, 1, 16, 0, [0], False, 3),
+    ("trellis of 2 bits, bf16 64", "trellis", 64, "bf16", 1, 1, 16, 16, [0], False, 2),
 ]
 
 
@@ -84,12 +90,12 @@ def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits
 
 
 def own_bits(codec):
-    return {"raw16": 16, "i8": 8, "ladder": 4}[codec]
+    return {"raw16": 16, "i8": 8, "ladder": 4, "trellis": 3}[codec]
 
 
 def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, wide, code_bits=0):
     code_bits = code_bits or own_bits(codec)
-    sinks = 4 if codec == "ladder" and first_position == 0 else 0
+    sinks = 4 if codec in ROTATED and first_position == 0 else 0
     pieces, raised = make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits)
     body, table = b"", b""
     start = 128 + 16 * len(pieces)
@@ -112,8 +118,8 @@ def block_vector(name, codec, *shape):
     data = make_block(codec, *shape)
     block = format_reader.Block(data)
     decoded = []
-    for precision in [bits for bits in PLANES[codec] if bits <= block.code_bits]:
-        for rotated in [False, True] if codec == "ladder" and 2 not in shape[6] else [False]:
+    for precision in [bits for bits in PLANES[codec] if bits == block.code_bits or codec == "ladder" and bits < block.code_bits]:
+        for rotated in [False, True] if codec in ROTATED and 2 not in shape[6] else [False]:
             values = block.decode(precision, rotated)
             decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values),
                             "first": ["%04x" % v for v in values[:4]], "last": ["%04x" % v for v in values[-4:]]})

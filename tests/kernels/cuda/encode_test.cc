@@ -206,6 +206,8 @@ TEST(EncodeOnDevice, LeavesOtherNumbersOfBitsToTheHost) {
     const absl::Status status = EncodePlan::Make({&request, 1}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << MessageOf(status);
   }
+  const EncodeRequest trellis = RequestOf(shape, values, Codec::kTrellis, 0);
+  EXPECT_EQ(EncodePlan::Make({&trellis, 1}).status().code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST(EncodeOnDevice, SealsBlocksThatAReaderAccepts) {

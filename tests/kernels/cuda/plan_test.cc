@@ -185,6 +185,8 @@ TEST_F(Plan, LeavesOtherNumbersOfBitsToTheHost) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
     EXPECT_EQ(MessageOf(status), absl::StrCat("request 0: no kernel decodes ladder of ", bits, " bits"));
   }
+  const OneBlock trellis(RandomBlock(kShape, Codec::kTrellis, 0, {0, 0x10}, random));
+  EXPECT_EQ(MessageOf(trellis.MakeStatus()), "request 0: no kernel decodes trellis of 3 and fewer bits");
   const OneBlock mixed(RandomBlock(kShape, Codec::kLadder, 0, {0, 0x10}, random));
   EXPECT_EQ(MessageOf(mixed.MakeStatus()), "request 0: no kernel decodes ladder of 4 and fewer bits");
 }
