@@ -65,9 +65,10 @@ absl::StatusOr<Enum> ParseName(std::string_view name, std::string_view what, con
 std::string_view CodecName(Codec codec) {
   if (codec == Codec::kRaw16) return "raw16";
   if (codec == Codec::kI8) return "i8";
+  if (codec == Codec::kLadder) return "ladder";
   if (codec == Codec::kX16) return "x16";
   if (codec == Codec::kFp8p) return "fp8p";
-  return codec == Codec::kLadder ? "ladder" : "unknown";
+  return codec == Codec::kTrellis ? "trellis" : "unknown";
 }
 
 std::string KnownCodecs() {

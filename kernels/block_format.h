@@ -21,9 +21,10 @@
 namespace kvist {
 
 // Every codec of this version, by number.
-inline constexpr Codec kKnownCodecs[] = {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16, Codec::kFp8p};
+inline constexpr Codec kKnownCodecs[] = {Codec::kRaw16, Codec::kI8,   Codec::kLadder,
+                                         Codec::kX16,   Codec::kFp8p, Codec::kTrellis};
 
-std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "x16", "fp8p"
+std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "x16", "fp8p", "trellis"
 absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones
 std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16", "f8e4m3", "f8e5m2", "u8"
 absl::StatusOr<Dtype> ParseDtype(std::string_view name);

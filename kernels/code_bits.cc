@@ -39,8 +39,8 @@ absl::StatusOr<BlockBits> BitsOf(const EncodeOptions& options, const BlockShape&
   bits.most = bits.least = of_block.key;
   for (size_t layer = 0; layer < bits.layers.size(); ++layer) {
     const LayerBits& of_layer = bits.layers[layer];
-    for (const absl::Status& status : {CheckBits(options.codec, of_layer.key, "key_bits"),
-                                       CheckBits(options.codec, of_layer.value, "value_bits")}) {
+    for (const absl::Status& status :
+         {CheckBits(options.codec, of_layer.key, "key_bits"), CheckBits(options.codec, of_layer.value, "value_bits")}) {
       if (!status.ok()) return status;
     }
     if (layer == 0) bits.most = bits.least = of_layer.key;

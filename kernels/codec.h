@@ -52,7 +52,8 @@ struct EncodeOptions {
   // A tile whose SQNR would be less is stored at the next higher precision (ladder -> i8 -> raw16). 0 = the codec's
   // own default (kDefaultFloorDb). The floor is written into the header as a promise to readers.
   float floor_db = 0;
-  // Bits of the codes of keys and of values: ladder 2, 3, 4 or 8. 0 = the codec's own, 4 and 4. Keys need more than values.
+  // Bits of the codes of keys and of values: ladder 2, 3, 4 or 8, trellis 2 or 3. 0 = the codec's own: 4 and
+  // 4, 3 and 2. Keys need more than values.
   int key_bits = 0, value_bits = 0;
   absl::Span<const LayerBits> layer_bits = {};  // instead, by layer; empty = the same for all
 };
@@ -63,6 +64,8 @@ inline constexpr float kDefaultFloorDbLadder8 = 30.0f;
 inline constexpr float kDefaultFloorDbLadder = 15.0f;
 inline constexpr float kDefaultFloorDbLadder3 = 11.0f;
 inline constexpr float kDefaultFloorDbLadder2 = 6.5f;
+inline constexpr float kDefaultFloorDbTrellis3 = 12.0f;
+inline constexpr float kDefaultFloorDbTrellis2 = 9.0f;
 
 // What Encode says of the options, whatever the values.
 absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape);

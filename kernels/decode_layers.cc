@@ -17,7 +17,7 @@ absl::StatusOr<int> CheckRequest(const BlockView& block, LayerRange layers, int 
   }
   absl::StatusOr<int> planes = block.PlanesFor(precision);
   if (!planes.ok()) return planes;
-  if (basis == Basis::kKeptRotated && block.codec() != Codec::kLadder) {
+  if (basis == Basis::kKeptRotated && !IsRotated(block.codec())) {
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(CodecName(block.codec())), " does not rotate: no kept basis"));
   }

@@ -13,6 +13,7 @@
 #include "kernels/header.h"
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/encode_tile.h"
+#include "kernels/simd/encode_trellis.h"
 #include "kernels/simd/x16.h"
 #include "kernels/tile.h"
 
@@ -58,7 +59,7 @@ class TileEncoder {
       if (!KeepsFloor(is_key)) Raw16();
     } else {
       simd::Rotate(shape_, values_.data(), rotated_.data());
-      Ladder(is_key);
+      Rotated(is_key);
       if (!KeepsFloor(is_key)) RotatedI8();
       if (tile_.mode == TileMode::kRotatedI8 && !KeepsFloor(is_key)) Raw16();
     }
@@ -98,7 +99,7 @@ class TileEncoder {
     simd::WideRows(shape_, shape_.tokens, rotated_.data(), tile_.record.data());
   }
 
-  void Ladder(bool is_key) {
+  void Rotated(bool is_key) {
     Reset(TileMode::kOwn, is_key);
     const size_t head_dim = sizes_.head_dim;
     simd::FitScales(shape_, sizes_.sinks, is_key, rotated_.data(), squares_.data(), scales_);
@@ -106,7 +107,11 @@ class TileEncoder {
       std::fill_n(scales_.mean_codes, head_dim, 0);
       scales_.mean_scale = 0;
     }
-    simd::LadderCodes(shape_, sizes_.sinks, scales_, bits_, rotated_.data(), scratch_.data(), codes_.data());
+    if (sizes_.codec == Codec::kTrellis) {
+      simd::TrellisCodes(shape_, sizes_.sinks, scales_, bits_, rotated_.data(), codes_.data());
+    } else {
+      simd::LadderCodes(shape_, sizes_.sinks, scales_, bits_, rotated_.data(), scratch_.data(), codes_.data());
+    }
     uint8_t* planes[kMaxCodePlanes];
     for (int i = 0; i < kMaxCodePlanes; ++i) planes[i] = tile_.planes[i].empty() ? nullptr : tile_.planes[i].data();
     simd::PackPlanes(shape_, sizes_.rows, codes_.data(), planes);

@@ -15,6 +15,7 @@ constexpr uint8_t kTileSqnrExact = 255;
 
 float DefaultFloorDb(Codec codec, int bits) {
   if (codec == Codec::kI8) return kDefaultFloorDbI8;
+  if (codec == Codec::kTrellis) return bits == 2 ? kDefaultFloorDbTrellis2 : kDefaultFloorDbTrellis3;
   if (codec != Codec::kLadder) return 0.0f;
   if (bits == 8) return kDefaultFloorDbLadder8;
   if (bits == 3) return kDefaultFloorDbLadder3;

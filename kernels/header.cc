@@ -153,7 +153,7 @@ absl::StatusOr<BlockHeader> ReadHeader(absl::Span<const uint8_t> bytes) {
   BlockHeader header;
   header.codec = Codec(at[kAtCodec]);
   header.code_bits = at[kAtCodeBits];
-  header.mixed_bits = HasBitsChoice(header.codec) && (at[kAtFlags] & kFlagMixedBits) != 0;
+  header.mixed_bits = IsRotated(header.codec) && (at[kAtFlags] & kFlagMixedBits) != 0;
   header.shape = {uint32_t(LoadLe(at + kAtLayers, 4)), uint32_t(LoadLe(at + kAtHeads, 2)),
                   uint32_t(LoadLe(at + kAtTokens, 4)), uint32_t(LoadLe(at + kAtHeadDim, 2)), Dtype(at[kAtDtype])};
   if (absl::Status status = ValidateShape(header.shape); !status.ok()) {

@@ -27,11 +27,9 @@ constexpr CodecTraits TraitsOf(Codec codec, int code_bits = 0) {
   if (code_bits == 0) code_bits = DefaultBits(codec).key;
   return {1 + CodePlanes(codec, code_bits), code_bits};
 }
-// Whether tiles of a block may have codes of different lengths.
-constexpr bool HasBitsChoice(Codec codec) { return codec == Codec::kLadder; }
 
-// A ladder block that starts its prompt keeps its first tokens apart.
-constexpr bool HasSinks(Codec codec, uint32_t first_position) { return codec == Codec::kLadder && first_position == 0; }
+// A block of a rotated codec that starts its prompt keeps its first tokens apart.
+constexpr bool HasSinks(Codec codec, uint32_t first_position) { return IsRotated(codec) && first_position == 0; }
 
 struct BlockHeader {
   Codec codec = Codec::kRaw16;
@@ -48,6 +46,9 @@ struct BlockHeader {
   size_t Pieces() const { return size_t(Planes()) * shape.layers; }
   size_t PrefixBytes() const { return kHeaderBytes + Pieces() * kPlaneEntryBytes; }
 };
+
+// "1 (raw16), 2 (i8), ...": for messages.
+std::string KnownCodecs();
 
 // REQUIRES: `out` holds kHeaderBytes. Computes the header's own checksum.
 void WriteHeader(const BlockHeader& header, uint8_t* out);

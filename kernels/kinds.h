@@ -7,7 +7,7 @@
 namespace kvist {
 
 enum class Dtype : uint8_t { kBf16 = 1, kF16 = 2, kF8E4M3 = 3, kF8E5M2 = 4, kU8 = 5 };  // u8: opaque bytes
-enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3, kX16 = 4, kFp8p = 5 };
+enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3, kX16 = 4, kFp8p = 5, kTrellis = 6 };
 enum class TileMode : uint8_t { kOwn = 0, kRotatedI8 = 1, kRaw16 = 2 };
 
 // Of one element. fp8p takes the dtypes of one byte, and only these; all other codecs the others.
@@ -22,6 +22,9 @@ constexpr bool KeepsValues(Codec codec) { return codec == Codec::kRaw16 || codec
 // rotate, and a ladder block with a tile that had to be kept raw16, refuse kKeptRotated with FailedPrecondition: one
 // page must not mix two bases.
 enum class Basis : uint8_t { kOriginal = 0, kKeptRotated = 1 };
+
+// Codecs whose tiles are kept rotated, with sinks apart, and may have codes of different lengths.
+constexpr bool IsRotated(Codec codec) { return codec == Codec::kLadder || codec == Codec::kTrellis; }
 
 }  // namespace kvist
 

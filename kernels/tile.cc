@@ -20,7 +20,7 @@ constexpr int LacksOf(uint8_t byte) { return byte >> 4; }
 
 bool ModeExists(Codec codec, uint8_t mode) {
   return mode == uint8_t(TileMode::kOwn) || mode == uint8_t(TileMode::kRaw16) ||
-         (mode == uint8_t(TileMode::kRotatedI8) && codec == Codec::kLadder);
+         (mode == uint8_t(TileMode::kRotatedI8) && IsRotated(codec));
 }
 
 // Splits the side piece into records. Every size is checked before its bytes are looked at.

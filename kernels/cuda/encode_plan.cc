@@ -22,8 +22,8 @@ absl::Status CheckServed(const EncodeOptions& options, const BlockShape& shape) 
   const Codec codec = options.codec;
   const bool known = codec == Codec::kRaw16 || codec == Codec::kI8 || codec == Codec::kLadder;
   if (known && bits->most == bits->least && bits->most == DefaultBits(codec).key) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("no kernel encodes ", std::string(CodecName(codec)), " of ", bits->least,
-                                               " to ", bits->most, " bits"));
+  return absl::UnimplementedError(absl::StrCat("no kernel encodes ", std::string(CodecName(codec)), " of ", bits->most,
+                                               bits->most == bits->least ? "" : " and fewer", " bits; the host does"));
 }
 
 absl::Status Check(const EncodeRequest& request, size_t index) {

@@ -7,6 +7,7 @@
 #include "kernels/half.h"
 #include "kernels/reference/x16.h"
 #include "kernels/tables.h"
+#include "kernels/trellis.h"
 
 namespace kvist::reference {
 namespace {
@@ -102,6 +103,7 @@ class LadderDecoder {
   }
 
   void DecodeOwn(size_t row, uint16_t* out) const {
+    if (parameters_.codec == Codec::kTrellis) return DecodeOwnTrellis(row, out);
     if (parameters_.precision == 8) return DecodeOwn8(row, out);
     const int8_t* levels = LevelsOf(parameters_.precision);
     Row<uint16_t> v;
@@ -116,6 +118,31 @@ class LadderDecoder {
       v[d] = uint32_t((Level8(uint8_t(code)) * ChannelMultiplier8(tile_.channel_scales[d], head_dim_) + 16384) >> 15);
     }
     Finish(v, LogScale(tile_.token_scales[row]) * kLevelUnit8, means_, out);
+  }
+
+  // The state that a channel's code in `row` makes: with those of the rows before it, which are the tile's last ones
+  // before row 0.
+  uint32_t State(size_t row, size_t d) const {
+    const int bits = parameters_.precision;
+    const size_t rows = parameters_.tokens - parameters_.sinks;
+    uint32_t state = 0;
+    for (size_t back = 6 / bits; back-- > 0;) {
+      const size_t at = (row + rows - back) % rows;
+      uint32_t code = PlaneCode(tile_.planes[0] + at * head_dim_ / 4, head_dim_, 2, d);
+      if (bits == 3) code = code << 1 | PlaneCode(tile_.planes[1] + at * head_dim_ / 8, head_dim_, 1, d);
+      state = NextState(state, code, bits);
+    }
+    return state;
+  }
+
+  void DecodeOwnTrellis(size_t row, uint16_t* out) const {
+    const int bits = parameters_.precision;
+    Row<uint16_t> v;
+    for (size_t d = 0; d < head_dim_; ++d) {
+      v[d] = uint16_t((TrellisLevels(bits)[State(row, d)] * multipliers_[d] + 64) >> 7);
+    }
+    const float unit = TrellisUnitOf(bits, tile_.mean_codes != nullptr) * HeadroomScale(head_dim_);
+    Finish(v, LogScale(tile_.token_scales[row]) * unit, means_, out);
   }
 
   template <typename Unsigned>

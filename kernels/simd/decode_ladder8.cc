@@ -80,8 +80,8 @@ HWY_INLINE void LevelsToValues(D8 d8, const Levels8<D8>& levels, hn::Vec<D8> cel
   const hn::Repartition<int16_t, D8> d16;
   const auto inner = hn::Or(hn::BitCast(d8, hn::ShiftLeft<4>(hn::BitCast(du16, low))), hn::Set(d8, uint8_t{8}));
   const auto top = hn::TableLookupBytes(levels.upper, low), bottom = hn::TableLookupBytes(levels.lower, low);
-  const auto part = hn::IfThenElse(cells == hn::Set(d8, uint8_t{15}), top,
-                                   hn::IfThenElse(cells == hn::Zero(d8), bottom, inner));
+  const auto part =
+      hn::IfThenElse(cells == hn::Set(d8, uint8_t{15}), top, hn::IfThenElse(cells == hn::Zero(d8), bottom, inner));
   const auto parts = hn::BitCast(du16, part);
   const auto steps = hn::BitCast(du16, hn::TableLookupBytes(levels.steps, cells));
   const auto bases = hn::BitCast(du16, hn::TableLookupBytes(levels.bases, cells));
@@ -195,8 +195,8 @@ HWY_INLINE void FinishRow8(const Rounding<typename BlockVectors<kBlock>::D16>& r
 template <size_t kBlock>
 HWY_INLINE void LoadCodes8(const Unpacking<typename BlockVectors<kBlock>::D8>& unpacking,
                            const Levels8<typename BlockVectors<kBlock>::D8>& levels,
-                           const int16_t* HWY_RESTRICT multipliers, const CodeRows& rows, const uint8_t* HWY_RESTRICT p3,
-                           typename BlockVectors<kBlock>::V16* HWY_RESTRICT v) {
+                           const int16_t* HWY_RESTRICT multipliers, const CodeRows& rows,
+                           const uint8_t* HWY_RESTRICT p3, typename BlockVectors<kBlock>::V16* HWY_RESTRICT v) {
   using Block = BlockVectors<kBlock>;
   const typename Block::D8 d8;
   const typename Block::D16 d16;

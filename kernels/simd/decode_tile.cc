@@ -4,6 +4,7 @@
 
 #include "kernels/reference/decode_tile.h"
 #include "kernels/simd/decode_ladder8.h"
+#include "kernels/simd/decode_trellis.h"
 #include "kernels/simd/x16.h"
 #include "kernels/tables.h"
 
@@ -156,7 +157,7 @@ void CopyValues(const DecodeParameters& parameters, const TileBytes& tile, const
 void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
   if (tile.mode == TileMode::kRaw16) {
     CopyValues(parameters, tile, target);
-  } else if (parameters.codec == Codec::kLadder) {
+  } else if (IsRotated(parameters.codec)) {
     DecodeLadder(parameters, tile, target);
   } else if (parameters.dtype == Dtype::kF16) {
     DecodeI8<true>(parameters, tile, target);
@@ -180,6 +181,8 @@ void DecodeTile(const DecodeParameters& parameters, const TileBytes& tile, const
     return DecodeLadder8(parameters, tile, target);
   }
   if (parameters.codec == Codec::kX16 && tile.mode == TileMode::kOwn) return DecodeX16(parameters, tile, target);
+  if (parameters.codec == Codec::kTrellis && tile.mode == TileMode::kOwn)
+    return DecodeTrellis(parameters, tile, target);
   HWY_DYNAMIC_DISPATCH(DecodeTile)(parameters, tile, target);
 }
 

@@ -220,14 +220,11 @@ void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const flo
   if (keep_mean) QuantizeMeans(shape, statistics, scales);
 }
 
-// 4-bit code of one normalised value, in the upper bits: how many thresholds lie below its magnitude, mirrored for
-// negative ones.
-HWY_INLINE uint8_t NearestLevel(float value) {
-  const float magnitude = std::abs(value);
-  int above = 0;
-  for (float threshold : kThresholds) above += magnitude > threshold;
-  return uint8_t((value < 0 ? 7 - above : 8 + above) << 4);
-}
+namespace hn = hwy::HWY_NAMESPACE;
+using DF = hn::CappedTag<float, kSums>;
+using DI = hn::RebindToSigned<DF>;
+using VF = hn::Vec<DF>;
+using VI = hn::Vec<DI>;
 
 // Where the outermost cell changes its part, in the unit of kBases8.
 struct OuterThresholds {
@@ -240,21 +237,44 @@ struct OuterThresholds {
 };
 inline constexpr OuterThresholds kOuterThresholds{};
 
-// 8-bit code of one normalised value: its cell, and where in the cell it lies.
-HWY_INLINE uint8_t NearestLevel8(float value) {
-  const float magnitude = std::abs(value), at = magnitude * (1.0f / (64.0f * kLevelUnit8));
-  int above = 0, outer = 0;
-  float base = 0, inverse = 16.0f / float(kSteps8[8]);
-  for (int i = 0; i < 7; ++i) {
-    const bool beyond = magnitude > kThresholds[i];
-    above += beyond;
-    base = beyond ? float(kBases8[9 + i]) : base;
-    inverse = beyond ? 16.0f / float(kSteps8[9 + i]) : inverse;
+HWY_INLINE VI CountAbove(VF value, const float* thresholds, size_t count) {
+  const DF df;
+  const DI di;
+  VI above = hn::Zero(di);
+  for (size_t i = 0; i < count; ++i) {
+    above = hn::Sub(above, hn::BitCast(di, hn::VecFromMask(df, value > hn::Set(df, thresholds[i]))));
   }
-  for (float threshold : kOuterThresholds.at) outer += at > threshold;
-  const int inner = int(std::min(15.0f, std::max(0.0f, (at - base) * inverse)));
-  const int code = 16 * above + (above == 7 ? outer : inner);
-  return uint8_t(value < 0 ? 127 - code : 128 + code);
+  return above;
+}
+
+// Where in its cell a magnitude lies, 0 to 15: equal parts, but in the outermost cell.
+HWY_INLINE VI PartOf(VF magnitude, VI cell) {
+  const DF df;
+  const DI di;
+  const VF at = hn::Mul(magnitude, hn::Set(df, 1.0f / (64.0f * kLevelUnit8)));
+  VF base = hn::Zero(df), inverse = hn::Set(df, 16.0f / float(kSteps8[8]));
+  for (size_t i = 0; i < 7; ++i) {
+    const auto beyond = magnitude > hn::Set(df, kThresholds[i]);
+    base = hn::IfThenElse(beyond, hn::Set(df, float(kBases8[9 + i])), base);
+    inverse = hn::IfThenElse(beyond, hn::Set(df, 16.0f / float(kSteps8[9 + i])), inverse);
+  }
+  const VF inner = hn::Min(hn::Max(hn::Mul(hn::Sub(at, base), inverse), hn::Zero(df)), hn::Set(df, 15.0f));
+  const VI outer = CountAbove(at, kOuterThresholds.at, 15);
+  return hn::And(hn::IfThenElse(cell == hn::Set(di, 7), outer, hn::ConvertTo(di, inner)), hn::Set(di, 15));
+}
+
+// 8-bit codes of normalised values, or 4-bit ones in the upper half: the cell by how many thresholds lie below the
+// magnitude, mirrored for negative values.
+template <bool k8>
+HWY_INLINE VI NearestCodes(VF value) {
+  const DF df;
+  const DI di;
+  const VF magnitude = hn::Abs(value);
+  const VI cell = CountAbove(magnitude, kThresholds, 7);
+  VI code = hn::Add(hn::ShiftLeft<4>(cell), hn::Set(di, 128));
+  if constexpr (k8) code = hn::Add(code, PartOf(magnitude, cell));
+  const VI negative = hn::BitCast(di, hn::VecFromMask(df, value < hn::Zero(df)));
+  return hn::Xor(code, hn::And(negative, hn::Set(di, k8 ? 0xff : 0xf0)));
 }
 
 HWY_INLINE size_t PositionOf(size_t d, size_t head_dim) {
@@ -265,6 +285,8 @@ HWY_INLINE size_t PositionOf(size_t d, size_t head_dim) {
 template <bool k8>
 void CodesOf(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* HWY_RESTRICT rotated,
              uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
+  const DF df;
+  const hn::Rebind<uint8_t, DF> d8;
   const size_t tokens = shape.tokens, head_dim = shape.head_dim;
   HWY_ALIGN float inverse[kMaxTokens];
   for (size_t t = 0; t < tokens; ++t) inverse[t] = 1.0f / LogScale(scales.token_scales[t]);
@@ -274,9 +296,10 @@ void CodesOf(const TileShape& shape, uint32_t sinks, const LadderScales& scales,
     const float factor = scale > 0 ? 1.0f / scale : 0.0f, mean = float(scales.mean_codes[d]) * scale * mean_unit;
     const float* HWY_RESTRICT y = rotated + d * tokens;
     uint8_t* HWY_RESTRICT out = scratch + PositionOf(d, head_dim) * tokens;
-    for (size_t t = 0; t < tokens; ++t) {
-      const float value = (y[t] - mean) * factor * inverse[t];
-      out[t] = k8 ? NearestLevel8(value) : NearestLevel(value);
+    for (size_t t = 0; t < tokens; t += hn::MaxLanes(df)) {
+      const VF centred = hn::Sub(hn::LoadU(df, y + t), hn::Set(df, mean));
+      const VF value = hn::Mul(hn::Mul(centred, hn::Set(df, factor)), hn::Load(df, inverse + t));
+      hn::StoreU(hn::DemoteTo(d8, NearestCodes<k8>(value)), d8, out + t);
     }
   }
   for (size_t t = sinks; t < tokens; ++t) {

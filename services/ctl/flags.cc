@@ -103,10 +103,11 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
   }
   if (act.encodes) {
     app->add_option("--codec", raw->codec,
-                    "raw16, x16 (the same bits in fewer bytes), i8 or ladder; fp8p for dtypes of one byte")
+                    "raw16, x16 (the same bits in fewer bytes), i8, ladder or trellis; fp8p for dtypes of one byte")
         ->capture_default_str();
     app->add_option("--floor-db", raw->floor_db, "Least SQNR of a tile; 0 = the codec's own")->capture_default_str();
-    app->add_option("--key-bits", raw->key_bits, "Bits of a key's codes: ladder 2, 3, 4 or 8; 0 = the codec's own")
+    app->add_option("--key-bits", raw->key_bits,
+                    "Bits of a key's codes: ladder 2, 3, 4 or 8, trellis 2 or 3; 0 = the codec's own")
         ->capture_default_str();
     app->add_option("--value-bits", raw->value_bits, "The same for values")->capture_default_str();
   }

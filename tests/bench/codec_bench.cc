@@ -25,6 +25,7 @@ constexpr BlockShape kShape = {30, 3, 128, 64, Dtype::kBf16};
 constexpr size_t kOutputBytes = size_t{512} << 20;
 constexpr int kRounds = 9;
 constexpr EncodeOptions kLadder4 = {.codec = Codec::kLadder};
+constexpr EncodeOptions kTrellis = {.codec = Codec::kTrellis};
 constexpr EncodeOptions kLadder8 = {.codec = Codec::kLadder, .key_bits = 8, .value_bits = 8};
 constexpr char kCommand[] = "bazel run //tests/bench:codec_bench";
 
@@ -131,6 +132,8 @@ void BenchDecode(const std::vector<uint16_t>& values) {
       {"decode ladder against memcpy", kLadder4, Basis::kOriginal, 4, Reach::kAtLeast, 0.7},
       {"decode ladder of 8 bits kept rotated against memcpy", kLadder8, Basis::kKeptRotated, 8, Reach::kAtLeast, 1.1},
       {"decode ladder of 8 bits against memcpy", kLadder8, Basis::kOriginal, 8, Reach::kAtLeast, 0.7},
+      {"decode trellis of 3 and 2 bits against memcpy", kTrellis, Basis::kOriginal, 3, Reach::kAtLeast, 0.35},
+      {"decode trellis kept rotated against memcpy", kTrellis, Basis::kKeptRotated, 3, Reach::kNone, 0},
       {"decode ladder at 2 bits against memcpy", kLadder4, Basis::kOriginal, 2, Reach::kNone, 0},
   };
   for (DecodeCase& item : cases) {
@@ -166,7 +169,8 @@ void BenchEncode(const std::vector<uint16_t>& values) {
   const std::vector<EncodeCase> cases = {{"x16", {Codec::kX16}, 0.1},
                                          {"i8", {Codec::kI8}, 0.2},
                                          {"ladder", kLadder4, 0.06},
-                                         {"ladder of 8 bits", kLadder8, 0.06}};
+                                         {"ladder of 8 bits", kLadder8, 0.06},
+                                         {"trellis of 3 and 2 bits", kTrellis, 0.005}};
   for (const EncodeCase& item : cases) {
     std::vector<double> seconds, copy_seconds;
     for (int round = 0; round < kRounds; ++round) {
@@ -182,7 +186,8 @@ void BenchEncode(const std::vector<uint16_t>& values) {
 void BenchBytes(const std::vector<uint16_t>& values) {
   const double plain = double(kShape.PlainBytes());
   for (const auto& [codec, reach] :
-       {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52}, std::pair{Codec::kX16, 12.2 / 16}}) {
+       {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52}, std::pair{Codec::kX16, 12.2 / 16},
+        std::pair{Codec::kTrellis, 0.185}}) {
     const std::string name(CodecName(codec));
     const double first = double(EncodedBlock(values, {codec}, 0).size());
     const double later = double(EncodedBlock(values, {codec}, kShape.tokens).size());

@@ -21,7 +21,7 @@ constexpr size_t kGuards = 64;
 Gate refused_checksum("refused for a checksum"), refused_table("refused for its shape or table"), parsed("parsed"),
     partial("parsed without its last planes"), bad_plane("a plane whose checksum is wrong"), decoded("decoded"),
     rotated("decoded as kept"), eight("decoded at 8 bits of the ladder"), mixed("decoded with tiles that lack planes"),
-    refused_by_decode("refused by Decode for what a plane holds");
+    trellis("decoded a trellis block"), refused_by_decode("refused by Decode for what a plane holds");
 
 void CheckRanges(const BlockView& view, const std::vector<ByteRange>& ranges) {
   KVIST_HOLDS(!ranges.empty() && ranges.front().offset == 0, "header and table come first");
@@ -81,6 +81,7 @@ void DecodeBothWays(const BlockView& view, const Choice& choice) {
   if (choice.basis == Basis::kKeptRotated) rotated.Pass();
   if (view.codec() == Codec::kLadder && view.code_bits() == 8 && choice.precision % 8 == 0) eight.Pass();
   if (view.mixed_bits()) mixed.Pass();
+  if (view.codec() == Codec::kTrellis) trellis.Pass();
 }
 
 // Less of a block is the same block with fewer planes.

@@ -19,10 +19,10 @@ using fuzz::Gate;
 Gate exact("an exact block"), lossy("a lossy block"), raised("a block with raised tiles"), wild("NaN or infinity"),
     sinks("a ladder block at position 0"), eight("a block of 8-bit codes of the ladder"),
     mixed("a block with codes of two lengths"), compressed("an x16 block without a raw16 tile"),
-    bytes_kept("a block of bytes");
+    bytes_kept("a block of bytes"), trellis("a trellis block");
 
 constexpr uint32_t kHeadDims[] = {64, 80, 96, 128, 256};
-constexpr int kBits[] = {0, 8, 4, 3, 2};
+constexpr int kBits[] = {0, 8, 4, 3, 2}, kTrellisBits[] = {0, 3, 2};
 
 struct Chosen {
   BlockShape shape;
@@ -41,6 +41,10 @@ Chosen Take(fuzz::Input* input) {
   if (chosen.options.codec == Codec::kLadder) {
     chosen.options.key_bits = kBits[codec / kCodecs % 5];
     chosen.options.value_bits = kBits[codec / (5 * kCodecs) % 5];
+  }
+  if (chosen.options.codec == Codec::kTrellis) {
+    chosen.options.key_bits = kTrellisBits[codec / kCodecs % 3];
+    chosen.options.value_bits = kTrellisBits[codec / (3 * kCodecs) % 3];
   }
   if (chosen.options.codec == Codec::kFp8p) {
     const uint8_t kind = shape / 8 % 3;
@@ -135,6 +139,7 @@ void Run(fuzz::Input input) {
   if (chosen.options.codec == Codec::kLadder && chosen.identity.first_position == 0) sinks.Pass();
   if (view->codec() == Codec::kLadder && view->code_bits() == 8) eight.Pass();
   if (view->mixed_bits()) mixed.Pass();
+  if (view->codec() == Codec::kTrellis) trellis.Pass();
 }
 
 }  // namespace

@@ -126,10 +126,21 @@ void WriteValues() {
     Write("encode_fuzz", "infinite-" + name, choice(128, codec, 0, 3, 0) + Bytes("\x80\x7f\x01\x00\x80\x3f", 6));
   }
   Write("encode_fuzz", "zeros", choice(4, 2, 0, 0, 0));
-  for (const int bits : {5, 6, 2 + 3 * 1 + 15 * 3, 2 + 3 * 4 + 15 * 2}) {  // 8 and 0, ...; encode_fuzz.cc has the list
-    const std::string name = "ladder-bits-" + std::to_string(bits);
-    Write("encode_fuzz", name, choice(64 + 1, bits, 0, 0, 3) + values(Dtype::kF16));
-    Write("encode_fuzz", name + "-later", choice(0, bits, 0, 1, 5) + values(Dtype::kBf16));
+  // encode_fuzz.cc reads codec, bits of keys and bits of values from one byte: these are the places in its lists.
+  const auto bits = [](Codec codec, int choices, int key, int value) {
+    return int(codec) - 1 + int(std::size(kKnownCodecs)) * (key + choices * value);
+  };
+  for (const auto& [key, value] : {std::pair{0, 0}, {1, 1}, {2, 1}}) {  // of {default, 3, 2}
+    const std::string name = "trellis-" + std::to_string(key) + "-" + std::to_string(value);
+    const int codec = bits(Codec::kTrellis, 3, key, value);
+    Write("encode_fuzz", name, choice(64 + 1, codec, 0, 0, 3) + values(Dtype::kF16));
+    Write("encode_fuzz", name + "-later", choice(0, codec, 0, 1, 5) + values(Dtype::kBf16));
+  }
+  for (const auto& [key, value] : {std::pair{1, 0}, {1, 1}, {1, 3}, {4, 2}}) {  // of {default, 8, 4, 3, 2}
+    const std::string name = "ladder-bits-" + std::to_string(key) + "-" + std::to_string(value);
+    const int codec = bits(Codec::kLadder, 5, key, value);
+    Write("encode_fuzz", name, choice(64 + 1, codec, 0, 0, 3) + values(Dtype::kF16));
+    Write("encode_fuzz", name + "-later", choice(0, codec, 0, 1, 5) + values(Dtype::kBf16));
   }
 }
 

@@ -32,7 +32,7 @@ std::string ErrorWithField(size_t at, int size_bytes, uint64_t value) {
 }
 
 TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
-  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16}) {
+  for (Codec codec : {Codec::kRaw16, Codec::kI8, Codec::kLadder, Codec::kX16, Codec::kTrellis}) {
     const std::vector<uint8_t> block = EncodeOrDie(kShape, NormalValues(kShape, 1), codec, 4096);
     const BlockView view = ParseOrDie(block);
     EXPECT_EQ(view.codec(), codec);
@@ -43,7 +43,10 @@ TEST(BlockFormat, AHeaderTellsWhatWasEncoded) {
     EXPECT_EQ(view.planes(), TraitsOf(codec).planes);
     EXPECT_EQ(view.PlanesPresent(), view.planes());
     EXPECT_EQ(view.MaxPrecision(), TraitsOf(codec).code_bits);
-    EXPECT_EQ(view.floor_db(), codec == Codec::kLadder ? 15 : codec == Codec::kI8 ? 30 : 0);
+    EXPECT_EQ(view.floor_db(), codec == Codec::kTrellis  ? 9
+                               : codec == Codec::kLadder ? 15
+                               : codec == Codec::kI8     ? 30
+                                                         : 0);
     EXPECT_EQ(*BlockView::PrefixBytes(absl::MakeSpan(block).subspan(0, 128)), 128 + 16 * 3 * size_t(view.planes()));
     EXPECT_EQ(view.Verify(0, 3, 0).ToString(), "OK");
   }

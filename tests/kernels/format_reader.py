@@ -8,9 +8,9 @@ import struct
 
 from xxh3 import xxh3_64
 
-CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16", 5: "fp8p"}
+CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16", 5: "fp8p", 6: "trellis"}
 # By the bits of a code.
-PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}, "x16": {16: 3}, "fp8p": {8: 1}}
+PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}, "x16": {16: 3}, "fp8p": {8: 1}, "trellis": {2: 2, 3: 3}}
 DTYPES = {1: "bf16", 2: "f16", 3: "f8e4m3", 4: "f8e5m2", 5: "u8"}
 MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
 ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
@@ -23,6 +23,16 @@ LEVELS = {
 BASES_8 = [-128, -64, -49, -38, -29, -21, -14, -7, 0, 7, 14, 21, 29, 38, 49, 64]
 STEPS_8 = [64, 15, 11, 9, 8, 7, 7, 7, 7, 7, 7, 8, 9, 11, 15, 64]
 OUTER_PARTS = [3, 9, 16, 23, 30, 38, 47, 56, 66, 77, 90, 105, 122, 143, 172, 217]
+ROTATED = ("ladder", "trellis")
+STATES = {
+    3: [-3, -92, 12, -55, 28, -35, 50, -19, 56, -18, 103, 2, -74, 18, -46, 34, -36, 39, -19, 71, -5, 127, 13, -71, 13,
+        -56, 29, -32, 47, -17, 81, -3, -126, 0, -61, 20, -45, 37, -24, 57, -19, 66, -4, -102, 11, -70, 30, -41, 31, -35,
+        51, -15, 79, 0, -83, 14, -57, 18, -38, 40, -23, 63, -5, 93],
+    2: [-4, 78, -44, 32, -90, 3, 46, -34, 13, -78, -22, 54, -59, 23, 84, -14, 34, -47, -4, 92, -32, 41, -88, 4, 54, -24,
+        14, -75, -14, 71, -54, 22, -126, -5, 37, -43, 3, 105, -33, 42, -70, 15, 59, -22, 21, -57, -13, 68, -40, 31,
+        -106, -2, 45, -36, 5, 127, -20, 59, -63, 15, 76, -14, 25, -57],
+}
+TRELLIS_UNITS = {(3, True): 0x3CBC59AB, (3, False): 0x3CBE6EAD, (2, True): 0x3CAC8334, (2, False): 0x3CB39AAB}
 HEADER = struct.Struct("<8sHBBBBBBIHHII32s16s16sQHHIQQ")
 
 
@@ -130,12 +140,12 @@ class Block:
         need(dtype in DTYPES, "dtype")
         self.codec, self.dtype = CODECS[codec], DTYPES[dtype]
         need(PLANES[self.codec].get(code_bits) == planes, "planes")
-        self.planes, self.code_bits, self.mixed = planes, code_bits, self.codec == "ladder" and flags & 4 != 0
+        self.planes, self.code_bits, self.mixed = planes, code_bits, self.codec in ROTATED and flags & 4 != 0
         need(1 <= self.layers <= 1024 and 1 <= self.heads <= 256, "shape")
         need((self.codec == "fp8p") == (dtype >= 3), "dtype")
         dims = range(16, 1025, 8) if self.dtype == "u8" else (64, 80, 96, 128, 256)
         need(self.tokens in range(16, 257, 16) and self.dim in dims, "shape")
-        self.sinks = 4 if self.codec == "ladder" and self.first_position == 0 else 0
+        self.sinks = 4 if self.codec in ROTATED and self.first_position == 0 else 0
         need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0) | (4 if self.mixed else 0), "flags")
         need(self.raised <= 2 * self.layers * self.heads and self.sqnr >= self.floor, "quality")
         end = 128 + 16 * planes * self.layers
@@ -181,6 +191,7 @@ class Block:
         for mode, lacks in zip(modes, (byte >> 4 for byte in side[:count])):
             need(mode in ((0, 2) if self.codec == "i8" else (0, 1, 2)), "mode")
             need(lacks <= (self.planes - 2 if self.mixed and mode == 0 else 0), "mode")
+        need(self.codec != "trellis" or precision == self.code_bits, "precision")
         # Code planes that a tile has.
         has = [self.planes - 1 - (byte >> 4) if byte & 15 == 0 else 0 for byte in side[:count]]
         wanted = PLANES[self.codec][precision] - 1
@@ -264,6 +275,8 @@ class Block:
                 means = [f32(f32(x * n) * unit) for x, n in zip(transform(w, dim), norms(dim))]
             at += dim + 1
         out = self._wide_rows(record[at:], self.sinks, rotated)
+        if self.codec == "trellis":
+            return out + self._trellis_rows(codes, a, record, is_key, means, rotated)
         for row in range(rows):
             code = [plane_value(codes[0][row * dim // 4:], dim, 2, d) << 2 for d in range(dim)]
             for p in range(1, min(len(codes), 3)):
@@ -276,6 +289,24 @@ class Block:
             else:
                 v = [LEVELS[len(codes) + 1][c] * a[d] + 64 >> 7 for d, c in enumerate(code)]
                 out += self._finish(v, f32(log_scale(record[row]) * (UNIT * 2.0 ** -k)), means, rotated)
+        return out
+
+    def _trellis_rows(self, codes, a, record, is_key, means, rotated):
+        dim, rows, bits, k, out = self.dim, self.tokens - self.sinks, len(codes) + 1, {256: 0, 128: 1}.get(self.dim, 2), []
+        all_codes = []
+        for row in range(rows):
+            code = [plane_value(codes[0][row * dim // 4:], dim, 2, d) for d in range(dim)]
+            if bits == 3:
+                code = [c * 2 + plane_value(codes[1][row * dim // 8:], dim, 1, d) for d, c in enumerate(code)]
+            all_codes.append(code)
+        unit = from_bits(TRELLIS_UNITS[bits, is_key])
+        for row in range(rows):
+            v = []
+            for d in range(dim):
+                last = [all_codes[(row - back) % rows][d] for back in range(6 // bits)]
+                state = sum(c << bits * back for back, c in enumerate(last))
+                v.append(STATES[bits][state] * a[d] + 64 >> 7)
+            out += self._finish(v, f32(log_scale(record[row]) * (unit * 2.0 ** -k)), means, rotated)
         return out
 
     def _wide_rows(self, record, count, rotated):

@@ -10,7 +10,7 @@ import random
 import struct
 
 import format_reader
-from format_reader import HEADER, PLANES, block_key, engine_key, namespace_digest
+from format_reader import HEADER, PLANES, ROTATED, block_key, engine_key, namespace_digest
 from xxh3 import xxh3_64
 
 RANDOM = random.Random(20261123)
@@ -50,6 +50,12 @@ BLOCKS = [
     ("fp8p f8e4m3 64", "fp8p", 64, "f8e4m3", 2, 2, 16, 0, [2], False),
     ("fp8p f8e5m2 80", "fp8p", 80, "f8e5m2", 1, 1, 16, 32, [2], False),
     ("fp8p, rows of 656 bytes", "fp8p", 328, "u8", 1, 1, 16, 0, [2], False),
+    ("trellis bf16 64, sinks, values of 2 bits", "trellis", 64, "bf16", 1, 1, 16, 0, [0, 16], False, 3),
+    ("trellis f16 80, scales of every size", "trellis", 80, "f16", 1, 1, 16, 16, [0], True, 3),
+    ("trellis bf16 96, rotated i8 and raw16 tiles", "trellis", 96, "bf16", 1, 2, 16, 0, [0, 1, 16, 2], False, 3),
+    ("trellis f16 128", "trellis", 128, "f16", 1, 1, 32, 32, [0, 16], False, 3),
+    ("trellis bf16 256, sinks", "trellis", 256, "bf16", 1, 1, 16, 0, [0], False, 3),
+    ("trellis of 2 bits, bf16 64", "trellis", 64, "bf16", 1, 1, 16, 16, [0], False, 2),
 ]
 
 
@@ -114,12 +120,12 @@ def make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits
 
 
 def own_bits(codec):
-    return {"raw16": 16, "i8": 8, "ladder": 4, "x16": 16, "fp8p": 8}[codec]
+    return {"raw16": 16, "i8": 8, "ladder": 4, "x16": 16, "fp8p": 8, "trellis": 3}[codec]
 
 
 def make_block(codec, dim, dtype, layers, heads, tokens, first_position, modes, wide, code_bits=0):
     code_bits = code_bits or own_bits(codec)
-    sinks = 4 if codec == "ladder" and first_position == 0 else 0
+    sinks = 4 if codec in ROTATED and first_position == 0 else 0
     pieces, raised = make_pieces(codec, dim, layers, heads, tokens, sinks, modes, wide, code_bits)
     body, table = b"", b""
     start = 128 + 16 * len(pieces)
@@ -143,8 +149,8 @@ def block_vector(name, codec, *shape):
     data = make_block(codec, *shape)
     block = format_reader.Block(data)
     decoded = []
-    for precision in [bits for bits in PLANES[codec] if bits <= block.code_bits]:
-        for rotated in [False, True] if codec == "ladder" and 2 not in shape[6] else [False]:
+    for precision in [bits for bits in PLANES[codec] if bits == block.code_bits or codec == "ladder" and bits < block.code_bits]:
+        for rotated in [False, True] if codec in ROTATED and 2 not in shape[6] else [False]:
             values = block.decode(precision, rotated)
             decoded.append({"precision": precision, "rotated": rotated, "sha256": digest(values, codec),
                             "first": ["%04x" % v for v in values[:4]], "last": ["%04x" % v for v in values[-4:]]})

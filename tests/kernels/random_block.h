@@ -62,7 +62,7 @@ inline std::vector<uint8_t> RandomBlock(const BlockShape& shape, Codec codec, ui
       side.resize(at + sizes.Record(mode, i < shape.heads));
       for (size_t j = at; j < side.size(); ++j) side[j] = uint8_t(random());
       if (mode != TileMode::kOwn) continue;
-      for (size_t d = 0; codec == Codec::kLadder && d < shape.head_dim; ++d)
+      for (size_t d = 0; IsRotated(codec) && d < shape.head_dim; ++d)
         side[at + sizes.rows + d] = uint8_t(random() % 129);
       for (int plane = 1; plane < header.Planes() - (byte >> 4); ++plane) {
         for (size_t j = 0; j < sizes.CodePlane(plane); ++j)

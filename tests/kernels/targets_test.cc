@@ -94,6 +94,22 @@ TEST_P(Targets, DecodeTilesThatLackPlanesAlike) {
   }
 }
 
+TEST_P(Targets, DecodeTrellisAlike) {
+  for (int code_bits : {2, 3}) {
+    for (uint32_t tokens : {16, 48, 256}) {
+      for (uint32_t first_position : {0, 512}) {
+        const std::vector<uint8_t> modes =
+            code_bits == 3 ? std::vector<uint8_t>{0, 0x10, 1, 0} : std::vector<uint8_t>{0, 1};
+        const std::vector<uint8_t> block =
+            RandomBlock(Shape(tokens), Codec::kTrellis, first_position, modes, random_, code_bits);
+        for (Basis basis : {Basis::kOriginal, Basis::kKeptRotated}) {
+          ExpectSameBits(block, basis, code_bits, tokens == 48 ? 5 : 0, tokens == 256 ? 3 : 0);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Targets, DecodeI8Alike) {
   for (uint32_t tokens : {16, 48, 128, 256}) {
     const std::vector<uint8_t> block = RandomBlock(Shape(tokens), Codec::kI8, 0, {0, 0, 2}, random_);
@@ -117,7 +133,7 @@ TEST_P(Targets, DecodeLargeBlocksAlikeThroughStreamedStores) {
   BlockShape shape = Shape(256);
   shape.layers = 4;
   shape.heads = 8;
-  for (Codec codec : {Codec::kI8, Codec::kLadder, Codec::kX16}) {
+  for (Codec codec : {Codec::kI8, Codec::kLadder, Codec::kX16, Codec::kTrellis}) {
     const std::vector<uint8_t> block = RandomBlock(shape, codec, 0, {0, 0, 0, 2}, random_);
     ExpectSameBits(block, Basis::kOriginal, TraitsOf(codec).code_bits, 0, 0);
   }
@@ -126,7 +142,7 @@ TEST_P(Targets, DecodeLargeBlocksAlikeThroughStreamedStores) {
 TEST_P(Targets, EncodeAlike) {
   const BlockShape shape = Shape(48);
   const std::vector<uint16_t> values = NormalValues(shape, kSeed);
-  for (Codec codec : {Codec::kI8, Codec::kLadder, Codec::kX16}) {
+  for (Codec codec : {Codec::kI8, Codec::kLadder, Codec::kX16, Codec::kTrellis}) {
     std::vector<std::vector<uint8_t>> blocks;
     ForEachTarget([&] { blocks.push_back(EncodeOrDie(shape, values, codec, 0)); });
     for (const std::vector<uint8_t>& block : blocks) EXPECT_EQ(block, blocks[0]);

@@ -206,6 +206,8 @@ TEST(EncodeOnDevice, LeavesOtherNumbersOfBitsToTheHost) {
     const absl::Status status = EncodePlan::Make({&request, 1}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << MessageOf(status);
   }
+  const EncodeRequest trellis = RequestOf(shape, values, Codec::kTrellis, 0);
+  EXPECT_EQ(EncodePlan::Make({&trellis, 1}).status().code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST(EncodeOnDevice, SealsBlocksThatAReaderAccepts) {
@@ -234,7 +236,7 @@ TEST(EncodeOnDevice, RefusesBadRequestsByName) {
   bad = good;
   bad.options.codec = Codec::kX16;
   EXPECT_EQ(EncodePlan::Make({good, bad}).status().ToString(),
-            "UNIMPLEMENTED: request 1: no kernel encodes x16; the host does");
+            "UNIMPLEMENTED: request 1: no kernel encodes x16 of 16 bits; the host does");
   bad = good;
   bad.pages.base = nullptr;
   EXPECT_THAT(MessageOf(EncodePlan::Make({bad}).status()), HasSubstr("pages at address 0"));
