@@ -67,7 +67,7 @@ def _node(given: argparse.Namespace) -> Iterator[node.Nodes | None]:
 
 
 def _report(given: argparse.Namespace) -> dict:
-    judged = [codecs.parse(spec) for spec in dict.fromkeys(given.codecs.split(","))]
+    judged = list({codec.spec: codec for codec in map(codecs.parse, given.codecs.split(","))}.values())
     results = Results(given.out)
     if given.dump:
         found = dumps.evaluate(given.dump, judged, results)

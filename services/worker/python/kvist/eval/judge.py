@@ -14,6 +14,7 @@ from .results import Json, Results
 from .runs import Run
 
 LEVELS = ("E0", "E1", "E2", "E3", "E4")
+HAYSTACKS = 2  # texts in which E3 hides its needles
 FLOOR = "bf16 against f32"  # stands where a codec's spec does
 
 Found = dict[str, dict[str, dict[str, Json]]]
@@ -49,7 +50,7 @@ def evaluate(plan: Plan, results: Results) -> Found:
     groups = [_synthetic(plan)]
     groups += [_of_run(plan, run) for run in runs]
     if "E3" in plan.levels:
-        groups += [_needle(plan, case, tokens[0][1]) for case in retrieval.cases()]
+        groups += [_needle(plan, case, name, hay) for name, hay in tokens[:HAYSTACKS] for case in retrieval.cases()]
     steps = [list(group) for group in groups]
     results.total = sum(len(group) for group in steps)
     for group in steps:
@@ -106,8 +107,9 @@ def _hit(plan: Plan, run: Run, codec: Judged) -> Json:
     return {"same_as_local": bool((pages == run.coded(codec).kv).all()), **forced.distances(run, pages)}
 
 
-def _needle(plan: Plan, case: retrieval.Case, hay: list[int]) -> Iterator[_Step]:
+def _needle(plan: Plan, case: retrieval.Case, hay_name: str, hay: list[int]) -> Iterator[_Step]:
     haystack = retrieval.Haystack(plan.engine, case, hay, max(plan.prefixes))
+    asked = [dataclasses.astuple(question) for question in case.questions]
     for codec in plan.codecs:
-        what = {"weights": plan.engine.digest, "tokens": haystack.tokens, "digest": codec.digest()}
-        yield _Step("E3", codec.spec, case.name, what, lambda codec=codec: haystack.judge(codec))
+        what = {"weights": plan.engine.digest, "tokens": haystack.tokens, "asked": asked, "digest": codec.digest()}
+        yield _Step("E3", codec.spec, f"{case.name} in {hay_name}", what, lambda codec=codec: haystack.judge(codec))

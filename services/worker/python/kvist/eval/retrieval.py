@@ -1,6 +1,6 @@
 """E3: a fact is hidden in a quantized prefix and asked for after it. Asked only where exact KV finds the answer.
 
-The hay is a judged text. An answer counts as found when each of its tokens is the likeliest one: what greedy decoding would say.
+The hay is a judged text; questions repeat the needle's words, since small models fail at any others. An answer counts as found when each of its tokens is the likeliest one: what greedy decoding would say.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ class Case:
 
 def cases() -> list[Case]:
     found = [
-        Case(f"passkey at {depth:g}", ((depth, f"\nThe pass key is {key}. Remember it. {key} is the pass key.\n"),),
-             (Question("\nWhat is the pass key? The pass key is", f" {key}"),))
+        Case(f"passkey at {depth:g}", ((depth, f"\nThe pass key is {key}. Remember it: the pass key is {key}.\n"),),
+             (Question("\nThe pass key is", f" {key}"),))
         for depth, key in zip(DEPTHS, PASSKEYS, strict=True)
     ]  # fmt: skip
-    needles = tuple((depth, f"\nThe secret code of {city} is {code}. The code of {city}: {code}.\n")
+    needles = tuple((depth, f"\nThe secret code of {city} is {code}. Remember: the secret code of {city} is {code}.\n")
                     for depth, (city, code) in zip(CODE_DEPTHS, CODES, strict=True))  # fmt: skip
-    asked = tuple(Question(f"\nWhat is the secret code of {city}? The secret code of {city} is", f" {code}") for city, code in CODES)
+    asked = tuple(Question(f"\nThe secret code of {city} is", f" {code}") for city, code in CODES)
     return [*found, Case("key-value", needles, asked)]
 
 
