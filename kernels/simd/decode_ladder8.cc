@@ -215,31 +215,67 @@ HWY_INLINE void LoadCodes8(const Unpacking<typename BlockVectors<kBlock>::D8>& u
   }
 }
 
+// The rows of a tile, unpacked some at a time.
+template <size_t kBlock>
+class Rows8 {
+  using Block = BlockVectors<kBlock>;
+
+ public:
+  HWY_INLINE Rows8(const DecodeParameters& parameters, const TileBytes& tile)
+      : codes_(parameters, tile, BlockConstants<kBlock>::kFirst),
+        p3_(tile.planes[3] + BlockConstants<kBlock>::kFirst / 2),
+        step3_(parameters.head_dim / 2) {
+    for (size_t i = 0; i < kBlock; ++i) {
+      multipliers_[i] = ChannelMultiplier8(tile.channel_scales[BlockConstants<kBlock>::kFirst + i], kBlock);
+    }
+  }
+
+  HWY_INLINE void Unpack(size_t rows, int16_t* HWY_RESTRICT values) {
+    const typename Block::D16 d16;
+    for (size_t row = 0; row < rows; ++row) {
+      typename Block::V16 v[Block::kCount];
+      LoadCodes8<kBlock>(unpacking_, levels_, multipliers_, codes_, p3_, v);
+#pragma GCC unroll 16
+      for (size_t i = 0; i < Block::kCount; ++i) hn::Store(v[i], d16, values + row * kBlock + i * Block::kLanes);
+      codes_.Next();
+      p3_ += step3_;
+    }
+  }
+
+ private:
+  const Unpacking<typename Block::D8> unpacking_ = Unpacking<typename Block::D8>(kLevels4);
+  const Levels8<typename Block::D8> levels_;
+  HWY_ALIGN int16_t multipliers_[kBlock];
+  CodeRows codes_;
+  const uint8_t* p3_;
+  const size_t step3_;
+};
+
 template <size_t kBlock, bool kRotate, bool kF16>
 void DecodeRows8(const DecodeParameters& parameters, const TileBytes& tile, const TileTarget& target) {
   using Block = BlockVectors<kBlock>;
-  constexpr size_t kFirst = BlockConstants<kBlock>::kFirst;
+  // Two short loops, whose rows overlap in the CPU, instead of one whose chain of operations is longer than what it looks
+  // ahead. Rows are a multiple of four: tokens of sixteen, sinks of four.
+  constexpr size_t kRows = 4;
+  const typename Block::D16 d16;
   DecodeWideRows<kBlock, kRotate, kF16>(parameters, tile, parameters.sinks, target);
   TileConstants constants;
   Prepare<kBlock, kRotate>(tile, constants);
-  for (size_t i = 0; i < kBlock; ++i) {
-    constants.multipliers[i] = ChannelMultiplier8(tile.channel_scales[kFirst + i], kBlock);
-  }
   const float* means = tile.mean_codes != nullptr ? constants.means : kBlockConstants<kBlock>.zeros;
-  const Unpacking<typename Block::D8> unpacking(kLevels4);
-  const Levels8<typename Block::D8> levels;
   const Rounding<typename Block::D16> rounding;
-  CodeRows codes(parameters, tile, kFirst);
-  const uint8_t* p3 = tile.planes[3] + kFirst / 2;
-  uint16_t* out = target.base + parameters.sinks * target.token_stride + kFirst;
-  for (size_t row = 0; row < parameters.tokens - parameters.sinks; ++row) {
-    typename Block::V16 v[Block::kCount];
-    LoadCodes8<kBlock>(unpacking, levels, constants.multipliers, codes, p3, v);
-    const float scale = kLogScales[tile.token_scales[row]] * kLevelUnit8;
-    FinishRow8<kBlock, kRotate, kF16>(rounding, v, means, scale, out, parameters.stream);
-    codes.Next();
-    p3 += parameters.head_dim / 2;
-    out += target.token_stride;
+  Rows8<kBlock> unpacked(parameters, tile);
+  uint16_t* out = target.base + parameters.sinks * target.token_stride + BlockConstants<kBlock>::kFirst;
+  for (size_t row = 0; row < parameters.tokens - parameters.sinks; row += kRows) {
+    HWY_ALIGN int16_t values[kRows * kBlock];
+    unpacked.Unpack(kRows, values);
+    for (size_t r = 0; r < kRows; ++r) {
+      typename Block::V16 v[Block::kCount];
+#pragma GCC unroll 16
+      for (size_t i = 0; i < Block::kCount; ++i) v[i] = hn::Load(d16, values + r * kBlock + i * Block::kLanes);
+      const float scale = kLogScales[tile.token_scales[row + r]] * kLevelUnit8;
+      FinishRow8<kBlock, kRotate, kF16>(rounding, v, means, scale, out, parameters.stream);
+      out += target.token_stride;
+    }
   }
 }
 

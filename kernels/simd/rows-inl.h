@@ -211,7 +211,6 @@ struct Rounding {
   using DU32 = hn::Repartition<uint32_t, D16>;
   HWY_INLINE Rounding() {}  // spelled out: an implicit one is compiled for the baseline target
   hn::Vec<DU32> upper_half = Kept(hn::Set(DU32(), 0xffff0000u));
-  hn::Vec<DU32> lower_half = Kept(hn::Set(DU32(), 0x0000ffffu));
   hn::Vec<DU16> one = Kept(hn::Set(DU16(), uint16_t{1}));
   hn::Vec<DU16> almost_half = Kept(hn::Set(DU16(), uint16_t{0x7ffe}));
 };
@@ -233,8 +232,8 @@ HWY_INLINE hn::Vec<hn::Repartition<uint16_t, DF> > Narrow(DF df,
     // Nearest even on all lanes at once: the carry out of (lower half + 0x7fff + lowest bit of the upper half) is the
     // top bit of a rounding average, and is added to the upper half. No NaN comes here.
     const auto even_bits = hn::BitCast(d32, even), odd_bits = hn::BitCast(d32, odd);
-    const auto upper = hn::BitCast(d16, hn::OrAnd(hn::ShiftRight<16>(even_bits), odd_bits, rounding.upper_half));
-    const auto lower = hn::BitCast(d16, hn::OrAnd(hn::ShiftLeft<16>(odd_bits), even_bits, rounding.lower_half));
+    const auto upper = hn::OddEven(hn::BitCast(d16, odd_bits), hn::BitCast(d16, hn::ShiftRight<16>(even_bits)));
+    const auto lower = hn::OddEven(hn::BitCast(d16, hn::ShiftLeft<16>(odd_bits)), hn::BitCast(d16, even_bits));
     const auto half = hn::OrAnd(rounding.almost_half, upper, rounding.one);
     return hn::Add(upper, hn::ShiftRight<15>(hn::AverageRound(lower, half)));
   }
