@@ -59,6 +59,8 @@ absl::StatusOr<Wanted> ReadWanted(const kvist_shape& shape, const kvist_encode_o
     if (!codec.ok()) problems.push_back(std::string(codec.status().message()));
   }
   wanted.options.floor_db = options->floor_db;
+  wanted.options.key_bits = static_cast<int>(std::min<uint32_t>(options->key_bits, 1000));
+  wanted.options.value_bits = static_cast<int>(std::min<uint32_t>(options->value_bits, 1000));
   wanted.identity.first_position = options->first_position;
   if (options->key != nullptr) std::copy_n(options->key, 32, wanted.identity.key.begin());
   if (options->namespace_digest != nullptr) {

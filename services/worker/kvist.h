@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define KVIST_ABI_VERSION 2
+#define KVIST_ABI_VERSION 3
 #define KVIST_ERROR_BYTES 512
 
 /* Codes are those of gRPC and absl::StatusCode. */
@@ -53,7 +53,7 @@ typedef struct kvist_namespace {
 
 typedef struct kvist_options {
   const char* cluster_file; /* static cluster file; may be NULL if there are seeds */
-  const char* codec;        /* for Put: "raw16", "x16", "i8", "ladder", "fp8p"; NULL = "ladder" */
+  const char* codec;        /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p"; NULL = "ladder" */
   float floor_db;           /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;   /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;     /* of every call; 0 = 5000 */
@@ -61,6 +61,7 @@ typedef struct kvist_options {
   uint32_t threads;         /* decode and parallel calls; 0 = 2 */
   const char* seeds;        /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
   uint32_t replicas;        /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
+  uint32_t key_bits, value_bits; /* for Put: of a code of "ladder" or "trellis"; 0 = the codec's own */
 } kvist_options;
 
 /* Who the client is to the nodes, and how it knows them: mutual TLS, a bearer token, or both; then the token counts. All
@@ -106,11 +107,12 @@ typedef struct kvist_shape {
 
 typedef struct kvist_encode_options {
   size_t size_bytes;               /* sizeof(kvist_encode_options), so that later fields can follow */
-  const char* codec;               /* "raw16", "i8", "ladder"; NULL = "ladder" */
+  const char* codec;               /* as kvist_options.codec */
   float floor_db;                  /* least SQNR of a tile; 0 = the codec's default */
   uint32_t first_position;         /* of the block's first token in its prompt; 0 makes tokens 0 to 3 sinks */
   const uint8_t* key;              /* 32 bytes; NULL = zeros: a block that no node will take */
   const uint8_t* namespace_digest; /* 16 bytes; NULL = zeros */
+  uint32_t key_bits, value_bits;   /* as in kvist_options */
 } kvist_encode_options;
 
 typedef struct kvist_decode_options {

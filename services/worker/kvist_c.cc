@@ -97,6 +97,8 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
   options.lease = absl::Milliseconds(given.lease_ms == 0 ? kDefaultLeaseMs : given.lease_ms);
   options.threads = static_cast<int>(std::min<uint32_t>(given.threads == 0 ? kDefaultThreads : given.threads, 100000));
   options.replicas = static_cast<int>(std::min<uint32_t>(given.replicas == 0 ? 1 : given.replicas, 1000));
+  options.key_bits = static_cast<int>(std::min<uint32_t>(given.key_bits, 1000));
+  options.value_bits = static_cast<int>(std::min<uint32_t>(given.value_bits, 1000));
   options.seeds = absl::StrSplit(Text(given.seeds), ',', absl::SkipWhitespace());
   for (std::string& seed : options.seeds) seed = std::string(absl::StripAsciiWhitespace(seed));
   if (Text(given.cluster_file).empty() && options.seeds.empty()) {

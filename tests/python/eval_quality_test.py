@@ -16,7 +16,7 @@ from kvist.eval import codecs, engines, judge, node, summary, texts  # noqa: E40
 from kvist.eval.results import Results  # noqa: E402
 
 README = pathlib.Path(kvist.eval.__file__).with_name("README.md")
-ROW = re.compile(r"^\| `([\w:]+)` \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
+ROW = re.compile(r"^\| `([\w:/]+)` \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
 
 
 def stated() -> dict[str, tuple[float, float]]:

@@ -4,7 +4,7 @@ import ctypes
 import os
 import pathlib
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 ERROR_BYTES = 512
 
 
@@ -27,7 +27,7 @@ class Options(ctypes.Structure):
         ("floor_db", ctypes.c_float),
         *((name, ctypes.c_uint32) for name in ("min_precision", "deadline_ms", "lease_ms", "threads")),
         ("seeds", ctypes.c_char_p),
-        ("replicas", ctypes.c_uint32),
+        *((name, ctypes.c_uint32) for name in ("replicas", "key_bits", "value_bits")),
     ]
 
 
@@ -88,6 +88,7 @@ class EncodeOptions(ctypes.Structure):
         ("first_position", ctypes.c_uint32),
         ("key", ctypes.POINTER(ctypes.c_uint8)),
         ("namespace_digest", ctypes.POINTER(ctypes.c_uint8)),
+        *((name, ctypes.c_uint32) for name in ("key_bits", "value_bits")),
     ]
 
 

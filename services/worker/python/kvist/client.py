@@ -113,7 +113,8 @@ class Client:
     """Talks to the cluster that the static file `cluster` names, or that the nodes `seeds` ("host:port") belong to, in one
     namespace.
 
-    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8" or "ladder"; "fp8p" for the dtypes of one byte.
+    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8", "ladder" or "trellis"; "fp8p" for the dtypes of one byte.
+    key_bits, value_bits: for put, of a code of "ladder" (2, 3, 4, 8) or "trellis" (2, 3); 0 = the codec's own.
     floor_db, min_precision: for get, what a block must promise or have at least; floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
     each call, one line; the file is looked at every second, and only its owner may read it.
@@ -129,6 +130,8 @@ class Client:
         seeds: Sequence[str] = (),
         replicas: int = 1,
         codec: str = "ladder",
+        key_bits: int = 0,
+        value_bits: int = 0,
         floor_db: float = 0.0,
         min_precision: int = 0,
         deadline_s: float = 5.0,
@@ -143,6 +146,8 @@ class Client:
         options = _abi.Options(
             cluster_file=None if cluster is None else _c_path("cluster", cluster),
             codec=_checks.text("codec", codec),
+            key_bits=_checks.count("key_bits", key_bits),
+            value_bits=_checks.count("value_bits", value_bits),
             floor_db=_checks.number("floor_db", floor_db),
             min_precision=_checks.count("min_precision", min_precision),
             deadline_ms=_milliseconds("deadline_s", deadline_s),

@@ -1,6 +1,6 @@
 """Encodes and decodes blocks here, without a cluster: to judge a codec, or to look at a block.
 
-Shapes  kv is uint16 [2, layers, heads, tokens, head_dim]: bf16 or f16 bits, K then V, K after RoPE, C-contiguous. A block is bytes.
+Shapes  kv is uint16 [2, layers, heads, tokens, head_dim]: bf16 or f16 bits (of the dtypes of one byte uint8), K then V, K after RoPE, C-contiguous. A block is bytes.
 Threads Any number; the GIL is free while the library works.
 Errors  ValueError: an argument, named before the library is called. KvistError: the library refused it, or the block is damaged.
 """
@@ -51,13 +51,15 @@ def encode(
     *,
     first_position: int = 0,
     dtype: str = "bf16",
+    key_bits: int = 0,
+    value_bits: int = 0,
     floor_db: float = 0.0,
     key: bytes | None = None,
     namespace_digest: bytes | None = None,
     library: PathLike | None = None,
 ) -> bytes:
-    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks."""
-    _checks.sixteen_bits("kv", kv)
+    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks. key_bits, value_bits: as Client's."""
+    _checks.elements("kv", kv, dtype)
     if kv.ndim != 5 or kv.shape[0] != 2:
         raise ValueError(f"kv must be an array [2, layers, heads, tokens, head_dim], not of shape {kv.shape}")
     _, layers, heads, tokens, head_dim = kv.shape
@@ -65,6 +67,8 @@ def encode(
     options = _abi.EncodeOptions(
         size_bytes=ctypes.sizeof(_abi.EncodeOptions),
         codec=_checks.text("codec", codec),
+        key_bits=_checks.count("key_bits", key_bits),
+        value_bits=_checks.count("value_bits", value_bits),
         floor_db=_checks.number("floor_db", floor_db),
         first_position=_checks.count("first_position", first_position),
         key=_digest("key", key, 32),
@@ -82,7 +86,8 @@ def encode(
 def decode(block: bytes, precision: int = 0, *, library: PathLike | None = None) -> np.ndarray:
     """The block's values, its checksums verified. precision: bits per code; 0 = the highest that the bytes hold."""
     what = describe(block, library=library)
-    kv = np.empty((2, what.layers, what.heads, what.tokens, what.head_dim), np.uint16)
+    element = np.uint16 if what.dtype in ("bf16", "f16") else np.uint8
+    kv = np.empty((2, what.layers, what.heads, what.tokens, what.head_dim), element)
     options = _abi.DecodeOptions(size_bytes=ctypes.sizeof(_abi.DecodeOptions), precision=_checks.count("precision", precision))
     given = [*_block(block), ctypes.byref(options), _checks.pointer("kv", kv), kv.size]
     _checks.call(_library(library), "kvist_decode", *given)

@@ -38,7 +38,7 @@ class Coded:
 class Judged(Protocol):
     spec: str
     ours: bool  # else a baseline
-    put: str | None  # the codec as a Client knows it; None = nodes do not give what this decodes to
+    put: dict[str, Any] | None  # what a Client is told of the codec; None = no node has it
     gaussian_db: float | None  # what theory says of N(0, 1), if it does
 
     def digest(self) -> str:
@@ -62,18 +62,18 @@ def _blocks(kv: np.ndarray) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class BlockCodec:
-    """One of Kvist's. `options` go to codec.encode; `precision` is read, and the planes behind it are not counted."""
+    """One of Kvist's. key_bits, value_bits: as a Client's."""
 
     spec: str
     codec: str
-    precision: int = 0
+    key_bits: int = 0
+    value_bits: int = 0
     gaussian_db: float | None = None
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     ours: bool = True
 
     @property
-    def put(self) -> str | None:
-        return None if self.precision or self.options else self.codec
+    def put(self) -> dict[str, Any]:
+        return {"codec": self.codec, "key_bits": self.key_bits, "value_bits": self.value_bits}
 
     def digest(self) -> str:
         return _digest(_abi.find(None))
@@ -81,11 +81,10 @@ class BlockCodec:
     def apply(self, kv: np.ndarray, first_position: int) -> Coded:
         decoded, stored, raised = [], 0, 0
         for index, plain in enumerate(_blocks(kv)):
-            block = codec.encode(plain, self.codec, first_position=first_position + index * TOKENS_PER_BLOCK, **self.options)
+            block = codec.encode(plain, first_position=first_position + index * TOKENS_PER_BLOCK, **self.put)
             raised += codec.describe(block).raised_tiles
-            block = codec.prefix(block, self.precision) if self.precision else block
             stored += len(block)
-            decoded.append(codec.decode(block, self.precision))
+            decoded.append(codec.decode(block))
         tiles = 2 * kv.shape[1] * kv.shape[2] * len(decoded)
         return Coded(np.concatenate(decoded, 3), 8 * stored / kv.size, raised, tiles)
 
@@ -95,7 +94,7 @@ class Baseline:
     spec: str
     coders: tuple[baselines.Coder, baselines.Coder]
     ours: bool = False
-    put: str | None = None
+    put: dict[str, Any] | None = None
     gaussian_db: float | None = None
 
     def digest(self) -> str:
@@ -110,14 +109,19 @@ class Baseline:
         return Coded(np.concatenate(decoded, 3), float(np.mean(bits)))
 
 
-def _ladder(option: str) -> Judged:
-    # Lloyd-Max with the unbiased gain: kernels/FORMAT.md, "Levels". The error of a gained quantizer is D / (1 - D).
-    errors = {4: 0.0095010, 3: 0.034852, 2: 0.120294}
-    precision = int(option or 4) if (option or "4").isdigit() else 0
-    if precision not in errors:
-        raise SpecError(f"ladder:{option} is no codec; there are ladder:4, ladder:3 and ladder:2")
-    theory = -10 * math.log10(errors[precision] / (1 - errors[precision]))
-    return BlockCodec(f"ladder:{precision}", "ladder", 0 if precision == 4 else precision, theory)
+def _with_bits(name: str, own: str, errors: dict[int, float]) -> Callable[[str], Judged]:
+    """Codecs that take bits of keys and of values: "4" or "4/3". errors: of N(0, 1) by bits, with the unbiased gain D / (1 - D)."""
+
+    def make(option: str) -> Judged:
+        bits = [int(text) if text.isdigit() else 0 for text in (option or own).split("/")]
+        key, value = bits * 2 if len(bits) == 1 else (bits + [0])[:2]
+        if len(bits) > 2 or key not in errors or value not in errors:
+            have = ", ".join(map(str, errors))
+            raise SpecError(f"{name}:{option} is no codec; there are {name}:KEYS/VALUES and {name}:BOTH, each of {have} bits")
+        theory = -10 * math.log10((errors[key] + errors[value]) / 2)
+        return BlockCodec(f"{name}:{option or own}", name, key, value, theory)
+
+    return make
 
 
 def _plain(name: str, gaussian_db: float | None) -> Callable[[str], Judged]:
@@ -136,13 +140,24 @@ def _i8_gaussian_db() -> float:
     return float(-10 * np.log10(np.mean(step**2) / 12))
 
 
+def _gained(distortion: float) -> float:
+    return distortion / (1 - distortion)
+
+
+# kernels/FORMAT.md, "Levels" and "Trellis". At 8 bits no gain: 43.84 dB of Lloyd-Max less 0.17.
+LADDER_ERRORS = {8: 10**-4.367, 4: _gained(0.0095010), 3: _gained(0.034852), 2: _gained(0.120294)}
+TRELLIS_ERRORS = {3: _gained(0.021867), 2: _gained(0.078970)}
+
 FAMILIES: dict[str, Callable[[str], Judged]] = {
     "raw16": _plain("raw16", math.inf),
+    "x16": _plain("x16", math.inf),
     "i8": _plain("i8", _i8_gaussian_db()),
-    "ladder": _ladder,
+    "ladder": _with_bits("ladder", "4", LADDER_ERRORS),
+    "trellis": _with_bits("trellis", "3/2", TRELLIS_ERRORS),
 }
 
-DEFAULT = ("raw16", "i8", "ladder:4", "ladder:3", "ladder:2", *baselines.BASELINES)
+LADDERS, TRELLISES = ("ladder:8", "ladder:4", "ladder:3", "ladder:2"), ("trellis:3", "trellis:3/2", "trellis:2")
+DEFAULT = ("raw16", "x16", "i8", *LADDERS, *TRELLISES, *baselines.BASELINES)
 
 
 def parse(spec: str) -> Judged:

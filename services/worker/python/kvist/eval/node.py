@@ -89,7 +89,7 @@ def there_and_back(nodes: Nodes, engine: Engine, codec: Judged, tokens: list[int
         tokens_per_block=TOKENS_PER_BLOCK, tenant_salt=f"kvist eval {codec.spec} {os.urandom(8).hex()}",
     )  # fmt: skip
     back = np.zeros_like(kv)
-    with Client(nodes.cluster, namespace, seeds=nodes.seeds, codec=codec.put or "", deadline_s=DEADLINE_S) as client:
+    with Client(nodes.cluster, namespace, seeds=nodes.seeds, deadline_s=DEADLINE_S, **(codec.put or {})) as client:
         put = client.put(tokens, kv)
         if put.stored != put.blocks:
             raise NodeError(f"{codec.spec}: {put.stored} of {put.blocks} blocks were stored: {put.failure}")
