@@ -192,7 +192,7 @@ absl::StatusOr<std::vector<ByteRange>> BlockView::RangesFor(uint32_t first_layer
                    before = ranges.back().offset + ranges.back().size_bytes;
     if (first.offset <= AlignPlane(before)) {
       ranges.back().size_bytes = end - ranges.back().offset;
-    } else {
+    } else if (end > first.offset) {  // planes of raised tiles alone are empty
       ranges.push_back({first.offset, end - first.offset});
     }
   }

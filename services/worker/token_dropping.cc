@@ -90,8 +90,8 @@ uint64_t KeptBy(const DropPolicy& policy) {
 absl::Status ValidatePolicy(const DropPolicy& policy, uint32_t tokens_per_block) {
   const uint64_t kept = KeptBy(policy);
   if (kept == 0 || kept % tokens_per_block != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(PolicyText(policy), " keeps ", kept,
-                                                   " tokens, which do not fill blocks of ", tokens_per_block));
+    return absl::InvalidArgumentError(
+        absl::StrCat(PolicyText(policy), " keeps ", kept, " tokens, which do not fill blocks of ", tokens_per_block));
   }
   const bool stored = std::holds_alternative<HeavyHitters>(policy);
   const uint64_t most = uint64_t{kMostRowBytes} / 2 * tokens_per_block;

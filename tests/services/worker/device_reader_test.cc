@@ -54,6 +54,25 @@ TEST_P(EveryCodec, BlocksOfANodeWithoutADeviceComeOverGrpc) {
   EXPECT_EQ(got.fetched_bytes, stored_bytes);
 }
 
+TEST_F(DeviceReaderTest, BlocksOfACodecWithoutAKernelAreAMissThatSaysSoAndTheHostReadsThem) {
+  options_.codec = Codec::kX16;
+  for (const Reach reach : {Reach::kIpc, Reach::kHostOnly}) {
+    Start({reach});
+    Promote();
+    const int before = decoder_.launches;
+    const DeviceGetResult got = Get();
+    ExpectMiss(got, 0, v1::MISS_REASON_IDENTITY_MISMATCH);
+    EXPECT_THAT(got.why, HasSubstr("no kernel decodes x16; the host does"));
+    EXPECT_EQ(decoder_.launches, before) << "nothing of it reaches the device";
+    std::vector<uint16_t> values(shape().Elements() * kPromptBlocks);
+    const auto on_host = client_->Get(chain_, {0, kPromptBlocks},
+                                      ContiguousPages(values.data(), shape(), kPromptBlocks * shape().tokens));
+    ASSERT_TRUE(on_host.ok()) << on_host.status();
+    EXPECT_EQ(on_host->blocks, kPromptBlocks) << on_host->why;
+    reader_ = nullptr;
+  }
+}
+
 TEST_F(DeviceReaderTest, OneGetTakesEveryWayAtOnce) {
   Start({Reach::kIpc, Reach::kNccl, Reach::kHostOnly});
   Promote();
