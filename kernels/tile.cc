@@ -122,9 +122,8 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
     if (side.size() == expected) return RawTiles(sizes, heads, side);
     return Broken(layer, absl::StrCat("values of ", side.size(), " bytes; the shape implies ", expected));
   }
-  absl::StatusOr<std::vector<TileBytes>> tiles = block.codec() == Codec::kX16
-                                                     ? ReadX16Side(sizes, heads, layer, side)
-                                                     : ReadSide(block, sizes, layer, side);
+  absl::StatusOr<std::vector<TileBytes>> tiles =
+      block.codec() == Codec::kX16 ? ReadX16Side(sizes, heads, layer, side) : ReadSide(block, sizes, layer, side);
   if (!tiles.ok()) return tiles;
   for (int plane = 1; plane < planes; ++plane) {
     const auto has_plane = [&](const TileBytes& tile) {

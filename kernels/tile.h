@@ -20,13 +20,13 @@ inline constexpr int kMaxCodePlanes = 4;
 // Where the parts of a tile are. Null where a codec, mode or precision has none.
 struct TileBytes {
   TileMode mode = TileMode::kOwn;
-  const uint8_t* token_scales = nullptr;       // u8[rows] of ladder, u8[tokens] of i8
-  const uint8_t* channel_scales = nullptr;     // u8[head_dim], ladder
-  const uint8_t* mean_codes = nullptr;         // i8[head_dim], K of ladder
-  uint8_t mean_scale = 0;                      // K of ladder
+  const uint8_t* token_scales = nullptr;       // u8[rows] of ladder and trellis, u8[tokens] of i8
+  const uint8_t* channel_scales = nullptr;     // u8[head_dim], ladder and trellis
+  const uint8_t* mean_codes = nullptr;         // i8[head_dim], K of these two
+  uint8_t mean_scale = 0;                      // K of these two
   const uint8_t* wide_rows = nullptr;          // [sinks or tokens][1 + head_dim]: u8 log scale, then i8 codes
   const uint8_t* values = nullptr;             // rows of row_bytes as they are, mode kRaw16
-  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; trellis: P0, P1; i8: the codes; x16: low bytes, codes
+  const uint8_t* planes[kMaxCodePlanes] = {};  // ladder: P0 to P3; trellis: P0, P1; i8: codes; x16: low bytes, codes
   int lacks = 0;                               // trailing code planes of the block that an own-mode tile does not have
   const uint8_t* exponents = nullptr;          // x16: u8[15], u16 escapes, u8[escapes]
   uint32_t escapes = 0;                        // x16

@@ -97,9 +97,10 @@ bool Holds(const BlockView& view, LayerRange layers, int planes, uint64_t size_b
 
 absl::Status ChoosePrecision(const DecodeRequest& request, Checked& checked) {
   const BlockView& view = checked.view;
-  const int full = TraitsOf(view.codec()).code_bits, least = view.codec() == Codec::kLadder ? 2 : full;
+  const bool ladder = view.codec() == Codec::kLadder;
+  const int full = view.code_bits(), least = ladder ? 2 : full;
   checked.precision = request.precision == 0 ? full : request.precision;
-  for (;; --checked.precision) {
+  for (;; checked.precision = ladder && checked.precision == 8 ? 4 : checked.precision - 1) {
     absl::StatusOr<int> planes = view.PlanesFor(checked.precision);
     if (!planes.ok()) return planes.status();
     checked.planes = *planes;
@@ -122,13 +123,12 @@ absl::Status CheckSides(const BlockView& view, LayerRange layers) {
 }
 
 // What the kernels were written for. They would take any other codec for one of these.
-absl::Status CheckServed(const BlockView& view) {
+absl::Status CheckServed(const BlockView& view, int precision) {
   const Codec codec = view.codec();
   const bool plain = codec == Codec::kRaw16 || codec == Codec::kI8;
-  if (plain || (codec == Codec::kLadder && view.code_bits() == 4 && !view.mixed_bits())) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)), " of ",
-                                               view.code_bits(), view.mixed_bits() ? " and fewer" : "",
-                                               " bits; the host does"));
+  if (plain || (codec == Codec::kLadder && precision <= 4 && !view.mixed_bits())) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)), " at ", precision,
+                                               view.mixed_bits() ? " and fewer" : "", " bits; the host does"));
 }
 
 absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& request) {
@@ -136,13 +136,12 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
   absl::StatusOr<BlockView> view = BlockView::Parse(request.prefix);
   if (!view.ok()) return view.status();
   checked.view = *view;
-  if (absl::Status served = CheckServed(*view); !served.ok()) return served;
   const BlockShape& shape = view->shape();
   absl::StatusOr<PageStrides> strides = StridesFor(layout, shape, view->codec());
   if (!strides.ok()) return strides.status();
   checked.strides = *strides;
   if (absl::Status pages = CheckPages(layout, shape, request); !pages.ok()) return pages;
-  if (request.basis == Basis::kKeptRotated && view->codec() != Codec::kLadder) {
+  if (request.basis == Basis::kKeptRotated && !IsRotated(view->codec())) {
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(CodecName(view->codec())), " does not rotate: no kept basis"));
   }
@@ -150,6 +149,7 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
        {CheckBlockAddress(request), ChoosePrecision(request, checked), CheckSides(*view, request.layers)}) {
     if (!status.ok()) return status;
   }
+  if (absl::Status served = CheckServed(*view, checked.precision); !served.ok()) return served;
   return checked;
 }
 

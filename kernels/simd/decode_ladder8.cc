@@ -184,7 +184,7 @@ HWY_INLINE void FinishRow8(const Rounding<typename BlockVectors<kBlock>::D16>& r
     const typename Block::DF df;
     hn::Vec<typename Block::DF> even[Block::kCount], odd[Block::kCount];
     TransformRow<kBlock>(v, even, odd);
-    const auto factor = hn::Set(df, scale);
+    const auto factor = hn::Set(df, scale * kRowNorm<kBlock>);
 #pragma GCC unroll 16
     for (size_t i = 0; i < Block::kCount; ++i) {
       FinishVector<kBlock, true, kF16>(rounding, even[i], odd[i], factor, means, i * Block::kLanes, out, stream);

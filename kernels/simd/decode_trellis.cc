@@ -39,7 +39,11 @@ template <class D8>
 HWY_INLINE hn::Vec<D8> LevelOf(D8 d8, const StateLevels<D8>& levels, hn::Vec<D8> state) {
   const hn::Repartition<int8_t, D8> di8;
   const hn::Repartition<uint16_t, D8> d16;
+#if HWY_ARCH_X86
+  const auto low = state;  // the instruction looks at the lower four bits, and bit 7 is zero
+#else
   const auto low = hn::And(state, hn::Set(d8, uint8_t{15}));
+#endif
   // Bits 4 and 5 where a sign is: states are below 64, so no bit crosses into the next byte.
   const auto bit4 = hn::BitCast(di8, hn::ShiftLeft<3>(hn::BitCast(d16, state)));
   const auto bit5 = hn::BitCast(di8, hn::ShiftLeft<2>(hn::BitCast(d16, state)));

@@ -54,7 +54,13 @@ constexpr size_t SplitIndex(size_t i) {
   return i / kLanes * kLanes + i % 2 * (kLanes / 2) + i % kLanes / 2;
 }
 
-// What is the same for all tiles: N[d] in split order, and no mean.
+// Where 1/sqrt(n) is a power of two it is a factor of the row, exactly, and of N[d] the sign is left: a bit to flip.
+template <size_t kBlock>
+inline constexpr bool kExactNorm = kBlock != 32 && kBlock != 128;
+template <size_t kBlock>
+inline constexpr float kRowNorm = kExactNorm<kBlock> ? RotationBlock{0, kBlock}.Norm() : 1.0f;
+
+// What is the same for all tiles: N[d], or its sign bit, in split order; and no mean.
 template <size_t kBlock>
 struct BlockConstants {
   static constexpr size_t kFirst = kBlock < kStrip ? kStrip : 0;  // the blocks of 16 and 32 follow one of 64
@@ -62,7 +68,10 @@ struct BlockConstants {
   HWY_ALIGN float zeros[kBlock] = {};
   constexpr BlockConstants() {
     const float norm = RotationBlock{kFirst, kBlock}.Norm();
-    for (size_t i = 0; i < kBlock; ++i) norms[SplitIndex<kBlock>(i)] = SignOf(kFirst + i) * norm;
+    for (size_t i = 0; i < kBlock; ++i) {
+      const float sign = SignOf(kFirst + i);
+      norms[SplitIndex<kBlock>(i)] = kExactNorm<kBlock> ? sign * 0.0f : sign * norm;
+    }
   }
 };
 template <size_t kBlock>
@@ -177,7 +186,11 @@ void PrepareMeans(const TileBytes& tile, TileConstants& constants) {
   const auto scale = hn::Set(df, LogScale(tile.mean_scale) * MultiplierScale(kBlock));
   const auto mean_of = [&](auto sum, size_t at) HWY_ATTR {
     auto mean = hn::ConvertTo(df, sum);
-    if constexpr (kRotate) mean = hn::Mul(mean, hn::Load(df, kBlockConstants<kBlock>.norms + at));
+    if constexpr (kRotate && kExactNorm<kBlock>) {
+      mean = hn::Mul(hn::Xor(mean, hn::Load(df, kBlockConstants<kBlock>.norms + at)), hn::Set(df, kRowNorm<kBlock>));
+    } else if constexpr (kRotate) {
+      mean = hn::Mul(mean, hn::Load(df, kBlockConstants<kBlock>.norms + at));
+    }
     hn::Store(hn::Mul(mean, scale), df, constants.means + at);
   };
   for (size_t at = 0; at < kBlock; at += Block::kLanes) {
@@ -272,8 +285,13 @@ HWY_INLINE void FinishVector(const Rounding<typename BlockVectors<kBlock>::D16>&
   const float* HWY_RESTRICT norms = kBlockConstants<kBlock>.norms;
   const size_t odd_at = at + Block::kLanes / 2;
   if constexpr (kRotate) {
-    even = hn::Mul(even, hn::Load(df, norms + at));
-    odd = hn::Mul(odd, hn::Load(df, norms + odd_at));
+    if constexpr (kExactNorm<kBlock>) {
+      even = hn::Xor(even, hn::Load(df, norms + at));
+      odd = hn::Xor(odd, hn::Load(df, norms + odd_at));
+    } else {
+      even = hn::Mul(even, hn::Load(df, norms + at));
+      odd = hn::Mul(odd, hn::Load(df, norms + odd_at));
+    }
   }
   even = hn::Add(hn::Mul(even, factor), hn::Load(df, means + at));
   odd = hn::Add(hn::Mul(odd, factor), hn::Load(df, means + odd_at));
@@ -294,7 +312,7 @@ HWY_INLINE void FinishRows(const Rounding<typename BlockVectors<kBlock>::D16>& r
     const size_t at = i * Block::kLanes;
 #pragma GCC unroll 4
     for (size_t row = 0; row < kRows; ++row) {
-      const auto factor = hn::Set(df, scales[row] * kSplitScale);
+      const auto factor = hn::Set(df, scales[row] * (kRotate ? kSplitScale * kRowNorm<kBlock> : kSplitScale));
       hn::Vec<typename Block::DF> even, odd;
       SplitToFloat(d16, rounding, v[row * Block::kCount + i], even, odd);
       FinishVector<kBlock, kRotate, kF16>(rounding, even, odd, factor, means, at, out + row * stride, stream);

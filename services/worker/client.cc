@@ -42,7 +42,8 @@ absl::Status Validate(const ClientOptions& options) {
   require(options.runtime != nullptr, "runtime is missing");
   const bool known = CodecName(options.codec) != "unknown";
   require(known, "codec is unknown");
-  if (known && ValidateNamespace(options.ns).ok()) {
+  // A client that only reads needs no codec for its dtype: Put says what is wrong.
+  if (known && ValidateNamespace(options.ns).ok() && TakesDtype(options.codec, options.ns.dtype)) {
     const absl::Status bits = ValidateOptions(
         {.codec = options.codec, .key_bits = options.key_bits, .value_bits = options.value_bits}, options.ns.Shape());
     require(bits.ok(), std::string(bits.message()));

@@ -52,7 +52,7 @@ struct ClientOptions {
   int key_bits = 0, value_bits = 0;  // Put: as in EncodeOptions; 0 = the codec's own
   // Put: EncodeOptions.floor_db. Get: a block whose promise is less is a miss. 0 = the codec's own; any.
   float floor_db = 0;
-  int min_precision = 0;  // Get: a block with fewer bits per code is a miss; 0 = any
+  int min_precision = 0;  // Get: a block with fewer bits per code, in the tiles that have most, is a miss; 0 = any
 
   absl::Duration deadline = absl::Seconds(5);  // of every call; at most 10 minutes (a node refuses longer streams)
   absl::Duration lease = absl::Seconds(5);  // that Match asks for; at most 10 minutes; a node may grant less, or none

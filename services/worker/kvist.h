@@ -52,15 +52,15 @@ typedef struct kvist_namespace {
 } kvist_namespace;
 
 typedef struct kvist_options {
-  const char* cluster_file; /* static cluster file; may be NULL if there are seeds */
-  const char* codec;        /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p"; NULL = "ladder" */
-  float floor_db;           /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
-  uint32_t min_precision;   /* for Get: bits per code below which a block is a miss; 0 = any */
-  uint32_t deadline_ms;     /* of every call; 0 = 5000 */
-  uint32_t lease_ms;        /* that Match asks for; 0 = 5000 */
-  uint32_t threads;         /* decode and parallel calls; 0 = 2 */
-  const char* seeds;        /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
-  uint32_t replicas;        /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
+  const char* cluster_file;      /* static cluster file; may be NULL if there are seeds */
+  const char* codec;             /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p"; NULL = "ladder" */
+  float floor_db;                /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
+  uint32_t min_precision;        /* for Get: bits per code below which a block is a miss; 0 = any */
+  uint32_t deadline_ms;          /* of every call; 0 = 5000 */
+  uint32_t lease_ms;             /* that Match asks for; 0 = 5000 */
+  uint32_t threads;              /* decode and parallel calls; 0 = 2 */
+  const char* seeds;             /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
+  uint32_t replicas;             /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
   uint32_t key_bits, value_bits; /* for Put: of a code of "ladder" or "trellis"; 0 = the codec's own */
 } kvist_options;
 

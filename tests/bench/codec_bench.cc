@@ -185,9 +185,8 @@ void BenchEncode(const std::vector<uint16_t>& values) {
 // The first block of a prompt keeps its sinks and is the larger one: it is the row with a reach.
 void BenchBytes(const std::vector<uint16_t>& values) {
   const double plain = double(kShape.PlainBytes());
-  for (const auto& [codec, reach] :
-       {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52}, std::pair{Codec::kX16, 12.2 / 16},
-        std::pair{Codec::kTrellis, 0.185}}) {
+  for (const auto& [codec, reach] : {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52},
+                                     std::pair{Codec::kX16, 12.2 / 16}, std::pair{Codec::kTrellis, 0.185}}) {
     const std::string name(CodecName(codec));
     const double first = double(EncodedBlock(values, {codec}, 0).size());
     const double later = double(EncodedBlock(values, {codec}, kShape.tokens).size());

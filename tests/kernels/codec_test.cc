@@ -404,6 +404,25 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
   EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000), "RESOURCE_EXHAUSTED: block of 65728 bytes; the output holds 1000");
 }
 
+TEST(Codec, ATileMayOnlyLackPlanesWhereTheHeaderSaysSo) {
+  const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
+  std::vector<uint16_t> out(kShape.Elements());
+  const Pages pages = ContiguousPages(out.data(), kShape, kShape.tokens);
+  const auto with_mode = [&](const EncodeOptions& options, uint8_t mode) {
+    std::vector<uint8_t> block = EncodeOrDie(kShape, values, options, 16);
+    block[ParseOrDie(block).Plane(0, 0).offset] = mode;
+    ResealPiece(block, 0);
+    return Decode(ParseOrDie(block), {0, 1}, 0, Basis::kOriginal, pages).ToString();
+  };
+  const EncodeOptions plain = {.codec = Codec::kLadder}, mixed = {.codec = Codec::kLadder, .value_bits = 3};
+  EXPECT_EQ(with_mode(plain, 0x00), "OK");
+  EXPECT_EQ(with_mode(plain, 0x10), "DATA_LOSS: layer 0: tile 0 has mode 16");
+  EXPECT_EQ(with_mode(mixed, 0x00), "OK");
+  EXPECT_EQ(with_mode(mixed, 0x30), "DATA_LOSS: layer 0: tile 0 has mode 48");
+  EXPECT_EQ(with_mode(mixed, 0x12), "DATA_LOSS: layer 0: tile 0 has mode 18");
+  EXPECT_EQ(with_mode(mixed, 0x10), "DATA_LOSS: layer 0: plane 3 of 2048 bytes; 1 tiles imply 1024");
+}
+
 TEST(Codec, DecodeNamesWhatIsWrong) {
   const std::vector<uint16_t> values = NormalValues(kShape, kSeed);
   std::vector<uint16_t> out(kShape.Elements());

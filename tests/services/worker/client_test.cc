@@ -38,7 +38,7 @@ TEST_F(ClientTest, WhatOneWorkerPutAnotherGetsBitForBit) {
 }
 
 TEST_F(ClientTest, EveryCodecComesBack) {
-  for (const Codec codec : {Codec::kI8, Codec::kLadder}) {
+  for (const Codec codec : {Codec::kI8, Codec::kLadder, Codec::kTrellis}) {
     options_.codec = codec;
     options_.ns.tenant_salt = std::string(CodecName(codec));
     NewClient();
@@ -47,6 +47,28 @@ TEST_F(ClientTest, EveryCodecComesBack) {
     ASSERT_TRUE(got.ok()) << got.status();
     EXPECT_EQ(got->blocks, kBlocks) << got->why;
   }
+}
+
+TEST_F(ClientTest, KeysAndValuesArePutWithBitsOfTheirOwn) {
+  options_.codec = Codec::kLadder;
+  options_.key_bits = 8;
+  options_.value_bits = 3;
+  EXPECT_EQ(Put().stored, kBlocks);
+  const std::string& bytes = StoredBlock(1);
+  const auto view = BlockView::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->code_bits(), 8);
+  EXPECT_TRUE(view->mixed_bits());
+  const auto got = TryGet({0, kBlocks});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->blocks, kBlocks) << got->why;
+}
+
+TEST_F(ClientTest, BitsThatACodecDoesNotHaveAreRefused) {
+  options_.codec = Codec::kTrellis;
+  options_.key_bits = 4;
+  EXPECT_THAT(std::string(Client::Create(options_).status().message()),
+              HasSubstr("key_bits 4; trellis has 0 (its own), 2, 3"));
 }
 
 TEST_F(ClientTest, ARangeOfBlocksLandsAtItsOwnTokens) {
