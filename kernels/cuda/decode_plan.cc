@@ -123,11 +123,14 @@ absl::Status CheckSides(const BlockView& view, LayerRange layers) {
 }
 
 // What the kernels were written for. They would take any other codec for one of these.
-absl::Status CheckServed(const BlockView& view, int precision) {
-  const Codec codec = view.codec();
-  const bool plain = codec == Codec::kRaw16 || codec == Codec::kI8;
-  if (plain || (codec == Codec::kLadder && precision <= 4 && !view.mixed_bits())) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)), " at ", precision,
+absl::Status CheckCodec(Codec codec) {
+  if (codec == Codec::kRaw16 || codec == Codec::kI8 || codec == Codec::kLadder) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("no kernel decodes ", std::string(CodecName(codec)), "; the host does"));
+}
+
+absl::Status CheckBits(const BlockView& view, int precision) {
+  if (view.codec() != Codec::kLadder || (precision <= 4 && !view.mixed_bits())) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("no kernel decodes ladder at ", precision,
                                                view.mixed_bits() ? " and fewer" : "", " bits; the host does"));
 }
 
@@ -135,6 +138,7 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
   Checked checked{};
   absl::StatusOr<BlockView> view = BlockView::Parse(request.prefix);
   if (!view.ok()) return view.status();
+  if (absl::Status codec = CheckCodec(view->codec()); !codec.ok()) return codec;
   checked.view = *view;
   const BlockShape& shape = view->shape();
   absl::StatusOr<PageStrides> strides = StridesFor(layout, shape, view->codec());
@@ -149,7 +153,7 @@ absl::StatusOr<Checked> Check(const PageLayout& layout, const DecodeRequest& req
        {CheckBlockAddress(request), ChoosePrecision(request, checked), CheckSides(*view, request.layers)}) {
     if (!status.ok()) return status;
   }
-  if (absl::Status served = CheckServed(*view, checked.precision); !served.ok()) return served;
+  if (absl::Status bits = CheckBits(*view, checked.precision); !bits.ok()) return bits;
   return checked;
 }
 

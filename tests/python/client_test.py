@@ -282,9 +282,10 @@ class ClusterTest(unittest.TestCase):
 
     def test_a_library_of_another_abi_version_is_refused(self) -> None:
         path = self.cluster.file.with_name("libother.so")
-        functions = "".join(f"unsigned {name}(void) {{ return 3; }}\n" for name in _abi.PROTOTYPES)
+        other, ours = _abi.ABI_VERSION + 1, _abi.ABI_VERSION
+        functions = "".join(f"unsigned {name}(void) {{ return {other}; }}\n" for name in _abi.PROTOTYPES)
         subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", path], input=functions, text=True, check=True)
-        with self.assertRaisesRegex(OSError, "libother.so has ABI version 3, this package speaks 2: install both alike"):
+        with self.assertRaisesRegex(OSError, f"libother.so has ABI version {other}, this package speaks {ours}: install both alike"):
             kvist.Client(self.cluster.file, namespace("x"), library=path)
 
     def test_the_library_is_looked_for_in_the_order_of_the_readme(self) -> None:

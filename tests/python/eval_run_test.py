@@ -106,7 +106,7 @@ class EvaluateTest(unittest.TestCase):
     def test_a_hit_through_a_real_node_is_what_was_decoded_here(self) -> None:
         with node.own_node(node.find_kvistd()) as nodes:
             rows = self.evaluate(plan(levels=("E2",), prefixes=(256,), nodes=nodes))[0]["levels"]
-        self.assertEqual(set(rows["node"]), {"raw16", "i8"})  # a node gives neither baselines nor fewer planes
+        self.assertEqual(set(rows["node"]), {"raw16", "i8", "ladder:2"})  # a node has no baselines
         for spec, row in rows["node"].items():
             self.assertTrue(row["same_as_local"])
             self.assertEqual(row["kld"], rows["E2"][spec]["kld"])
@@ -174,7 +174,7 @@ class CommandTest(unittest.TestCase):
 
     def test_faults_say_what_to_do(self) -> None:
         for arguments, why in (
-            (("--codecs", "zip"), "zip is no codec; there are raw16, i8, ladder"),
+            (("--codecs", "zip"), "zip is no codec; there are raw16, x16, i8, ladder, trellis"),
             (("--registers", "poetry"), "poetry: no register; there are prose, manual, code, json"),
             (("--text", str(self.folder / "none.txt")), "none.txt cannot be read"),
             (("--dump", "kv.bin"), "ends in .npy or .safetensors"),
