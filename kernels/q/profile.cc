@@ -90,8 +90,9 @@ absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
     layer.deviations = Widened(from.deviations);
     for (size_t kv : kSideOrder) {
       const ProfileSide& side = from.sides[kv];
-      layer.sides[kv] = {Widened(side.mean), Expanded(side.predictor), Expanded(side.synthesis), side.coded_rows,
-                         side.base_classes,  {},                       Widened(side.own),        Widened(side.around)};
+      layer.sides[kv] = {Widened(side.mean), Expanded(side.predictor), Expanded(side.synthesis),
+                         side.coded_rows,    side.base_classes,        {},
+                         Widened(side.own),  Widened(side.around)};
     }
     from = {};  // the file's form is not needed beside the numbers
   }

@@ -17,7 +17,7 @@ namespace {
 
 constexpr char kMagic[8] = {'K', 'V', 'I', 'S', 'T', 'P', 'R', 'F'};
 constexpr size_t kFixedBytes = 8 + 2 + 4 + 2 + 2 + 4 + 4 + 4;  // before the turns
-constexpr uint64_t kMostInflation = 1032;                       // of any zlib stream
+constexpr uint64_t kMostInflation = 1032;                      // of any zlib stream
 
 absl::Status Wrong(absl::string_view what, double got, absl::string_view allowed) {
   return absl::InvalidArgumentError(absl::StrCat("profile: ", what, " ", got, "; allowed are ", allowed));
@@ -151,8 +151,9 @@ absl::Status CheckBody(const ProfileFile& file) {
   }
   for (size_t kv : kSideOrder) {
     const absl::string_view of = kv == 0 ? " of K" : " of V";
-    for (const absl::Status& status : {CheckSum(file.step_frequencies[kv], false, absl::StrCat("step frequencies", of)),
-                                       CheckSum(file.shift_frequencies[kv], false, absl::StrCat("shift frequencies", of))}) {
+    for (const absl::Status& status :
+         {CheckSum(file.step_frequencies[kv], false, absl::StrCat("step frequencies", of)),
+          CheckSum(file.shift_frequencies[kv], false, absl::StrCat("shift frequencies", of))}) {
       if (!status.ok()) return status;
     }
   }
@@ -190,7 +191,8 @@ absl::StatusOr<Envelope> ReadEnvelope(absl::Span<const uint8_t> bytes) {
   Reader reader(bytes.data() + sizeof(kMagic));
   const uint64_t version = reader.Take(2);
   if (version != kProfileVersion) {
-    const std::string message = absl::StrCat("profile version ", version, "; this reader knows version ", kProfileVersion);
+    const std::string message =
+        absl::StrCat("profile version ", version, "; this reader knows version ", kProfileVersion);
     return version > kProfileVersion ? absl::UnimplementedError(message) : absl::InvalidArgumentError(message);
   }
   Envelope envelope;

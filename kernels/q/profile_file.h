@@ -42,8 +42,8 @@ struct ProfileFacts {
   bool key_from_value = false;
   uint32_t layers_between_resets = 1;  // 0 = never
   uint32_t heads = 0, head_dim = 0, layers = 0;
-  float step = 0;         // of a token of mean importance ("theta")
-  float rope_factor = 1;  // YaRN's attention factor
+  float step = 0;               // of a token of mean importance ("theta")
+  float rope_factor = 1;        // YaRN's attention factor
   std::vector<uint64_t> turns;  // [head_dim / 2]
   std::string notes;            // JSON for people: model, weights, what it was calibrated on, quality
 
@@ -70,12 +70,13 @@ struct ProfileMatrix {
 };
 
 struct ProfileSide {
-  std::vector<uint16_t> mean;         // bf16[d]
-  ProfileMatrix predictor;            // [sources][d]
-  ProfileMatrix synthesis;            // [d][d], rows by falling variance ("T-")
-  uint16_t coded_rows = 0;            // that decoding uses, the first ones
-  std::vector<int8_t> base_classes;   // [d]
-  std::vector<uint16_t> own, around;  // bf16: importance from the own layer [OwnFeatures()] and from others [kAroundFeatures]
+  std::vector<uint16_t> mean;        // bf16[d]
+  ProfileMatrix predictor;           // [sources][d]
+  ProfileMatrix synthesis;           // [d][d], rows by falling variance ("T-")
+  uint16_t coded_rows = 0;           // that decoding uses, the first ones
+  std::vector<int8_t> base_classes;  // [d]
+  std::vector<uint16_t> own,
+      around;  // bf16: importance from the own layer [OwnFeatures()] and from others [kAroundFeatures]
 };
 
 struct ProfileLayer {
@@ -85,9 +86,9 @@ struct ProfileLayer {
 
 struct ProfileFile {
   ProfileFacts facts;
-  std::vector<uint16_t> class_frequencies;                         // [kClasses][kClassFrequencies]
-  std::array<std::vector<uint16_t>, 2> step_frequencies;           // [side][kStepSymbols]
-  std::array<std::vector<uint16_t>, 2> shift_frequencies;          // [side][kShiftSymbols]
+  std::vector<uint16_t> class_frequencies;                 // [kClasses][kClassFrequencies]
+  std::array<std::vector<uint16_t>, 2> step_frequencies;   // [side][kStepSymbols]
+  std::array<std::vector<uint16_t>, 2> shift_frequencies;  // [side][kShiftSymbols]
   std::vector<ProfileLayer> layers;
 
   // Gives every array the size that the facts imply, with zeros. REQUIRES: valid facts.

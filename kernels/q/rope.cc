@@ -6,8 +6,8 @@ namespace {
 constexpr double kTurnUnit = 0x1.921fb54442d18p+2 * 0x1p-64;  // 2 pi / 2^64
 
 // 1 / n! with alternating signs, highest power first: sin / a to a^12, cos to a^12. The next term is below 2^-41.
-constexpr double kSin[] = {1.0 / 6227020800.0, -1.0 / 39916800.0, 1.0 / 362880.0, -1.0 / 5040.0,
-                           1.0 / 120.0,        -1.0 / 6.0,        1.0};
+constexpr double kSin[] = {
+    1.0 / 6227020800.0, -1.0 / 39916800.0, 1.0 / 362880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0, 1.0};
 constexpr double kCos[] = {1.0 / 479001600.0, -1.0 / 3628800.0, 1.0 / 40320.0, -1.0 / 720.0, 1.0 / 24.0, -0.5, 1.0};
 
 double Horner(const double (&coefficients)[7], double square) {

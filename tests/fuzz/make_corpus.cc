@@ -63,7 +63,7 @@ Bytes Choice(uint32_t layers, char precision, char basis, char cut) {
 }
 
 void WriteBlocks() {
-  for (const Codec codec : kKnownCodecs) {
+  for (const Codec codec : kUncalibratedCodecs) {
     const std::string name(CodecName(codec));
     const bool wide = TakesDtype(codec, Dtype::kBf16);
     const BlockShape small = {1, 1, 16, 64, wide ? Dtype::kBf16 : Dtype::kF8E4M3};
@@ -118,7 +118,7 @@ void WriteValues() {
   const auto choice = [](int shape, int codec, int floor_db, int position, int stride) {
     return One(shape) + One(codec) + One(floor_db) + One(position) + Le(stride, 2);
   };
-  for (size_t codec = 0; codec < std::size(kKnownCodecs); ++codec) {
+  for (size_t codec = 0; codec < std::size(kUncalibratedCodecs); ++codec) {
     const std::string name = std::to_string(codec);
     Write("encode_fuzz", "normal-bf16-" + name, choice(0, codec, 0, 1, 0) + values(Dtype::kBf16));
     Write("encode_fuzz", "normal-f16-" + name, choice(64 + 1, codec, 0, 0, 0) + values(Dtype::kF16));
@@ -128,7 +128,7 @@ void WriteValues() {
   Write("encode_fuzz", "zeros", choice(4, 2, 0, 0, 0));
   // encode_fuzz.cc reads codec, bits of keys and bits of values from one byte: these are the places in its lists.
   const auto bits = [](Codec codec, int choices, int key, int value) {
-    return int(codec) - 1 + int(std::size(kKnownCodecs)) * (key + choices * value);
+    return int(codec) - 1 + int(std::size(kUncalibratedCodecs)) * (key + choices * value);
   };
   for (const auto& [key, value] : {std::pair{0, 0}, {1, 1}, {2, 1}}) {  // of {default, 3, 2}
     const std::string name = "trellis-" + std::to_string(key) + "-" + std::to_string(value);

@@ -21,7 +21,7 @@ struct Vector {
   uint32_t cos, sin;
 };
 constexpr Vector kVectors[] = {
-{0u, 0x28be60db939105bdu, 1.0f, 0x3f800000, 0x00000000},
+    {0u, 0x28be60db939105bdu, 1.0f, 0x3f800000, 0x00000000},
     {0u, 0x28be60db939105bdu, 1.25f, 0x3fa00000, 0x00000000},
     {0u, 0x684dc4c179c52eu, 1.0f, 0x3f800000, 0x00000000},
     {0u, 0x684dc4c179c52eu, 1.25f, 0x3fa00000, 0x00000000},
