@@ -21,7 +21,7 @@ namespace kvist {
 
 inline constexpr int kLeastStep = -8, kMostStep = 23;
 inline constexpr int kLeastShift = -3;
-inline constexpr int kMostPlain = 15;       // the largest coefficient with a symbol of its own
+inline constexpr int kMostPlain = 15;           // the largest coefficient with a symbol of its own
 inline constexpr int kMostCoefficient = 65550;  // 16 + 2^15 - 1 + 2^15 - 1
 inline constexpr uint32_t kEscape = 31;
 

@@ -35,8 +35,7 @@ absl::Status CheckProfile(const BlockView& block, const Profile* profile) {
 absl::StatusOr<LayerValues> DecodeLayer(const BlockView& block, uint32_t layer, const Profile& profile,
                                         const History& history, AddScaledFunction add) {
   const size_t tokens = block.shape().tokens;
-  absl::StatusOr<LayerCoefficients> coefficients =
-      ReadCoefficients(profile, layer, tokens, block.PlaneBytes(1, layer));
+  absl::StatusOr<LayerCoefficients> coefficients = ReadCoefficients(profile, layer, tokens, block.PlaneBytes(1, layer));
   if (!coefficients.ok()) return coefficients.status();
   LayerValues values;
   for (size_t kv : kSideOrder) {

@@ -7,6 +7,9 @@ namespace kvist {
 namespace {
 
 constexpr float kMostDeviations = 6;
+constexpr double kLeastLog = -9, kMostLog = 12;  // of a weight
+
+float Bounded(double log) { return std::isfinite(log) ? float(std::clamp(log, kLeastLog, kMostLog)) : 0; }
 
 // FORMAT.md's features of one token: 1, each head's logarithm, deviations, their squares.
 std::vector<float> FeaturesOf(const Profile& profile, uint32_t layer, const LayerValues& values, size_t token) {
@@ -56,7 +59,7 @@ float Importance::Own(uint32_t layer, size_t kv, const std::vector<float>& featu
   const std::vector<float>& weights = profile_.layer(layer).sides[kv].own;
   double sum = 0;
   for (size_t i = 0; i < features.size(); ++i) sum += double(features[i]) * weights[i];
-  return std::isfinite(sum) ? float(std::clamp(sum, -100.0, 100.0)) : 0;
+  return Bounded(sum);
 }
 
 float Importance::At(size_t kv, uint32_t layer, size_t token) const {
@@ -70,7 +73,7 @@ float Importance::At(size_t kv, uint32_t layer, size_t token) const {
     sum += weights[next] * First(0, near, token) + weights[next + 1] * First(1, near, token);
     next += 2;
   }
-  return sum;
+  return Bounded(sum);
 }
 
 }  // namespace kvist

@@ -28,9 +28,7 @@ class Importance {
 
  private:
   float Own(uint32_t layer, size_t kv, const std::vector<float>& features) const;
-  float First(size_t kv, uint32_t layer, size_t token) const {
-    return first_[kv][size_t{layer} * tokens_ + token];
-  }
+  float First(size_t kv, uint32_t layer, size_t token) const { return first_[kv][size_t{layer} * tokens_ + token]; }
 
   const Profile& profile_;
   const size_t tokens_;

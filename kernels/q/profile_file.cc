@@ -51,7 +51,7 @@ absl::Status CheckFacts(const ProfileFacts& facts, int rope) {
     return Wrong("heads", facts.heads, absl::StrCat("1 to ", kMaxProfileWidth / dim, " of head_dim ", dim));
   }
   if (facts.layers < 1 || facts.layers > 1024) return Wrong("layers", facts.layers, "1 to 1024");
-  if (!(facts.step >= 0x1p-20f && facts.step <= 0x1p20f)) return Wrong("theta", facts.step, "2^-20 to 2^20");
+  if (!(facts.step >= 0x1p-60f && facts.step <= 0x1p60f)) return Wrong("theta", facts.step, "2^-60 to 2^60");
   if (!(facts.rope_factor >= 0x1p-4f && facts.rope_factor <= 16)) {
     return Wrong("rope factor", facts.rope_factor, "1/16 to 16");
   }

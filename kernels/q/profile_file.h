@@ -2,7 +2,7 @@
 // files"). Every number as the file has it; profile.h makes arithmetic of them.
 //
 // Shapes  d = heads * head_dim, H = heads. Of the two sides 0 is K and 1 is V, as everywhere; the file has V first.
-// Units   counts; turns in 2^-64 turns a token; bf16 as bits.
+// Units   counts; turns in 2^-64 turns a token; bf16 as bits. Limits of FORMAT.md.
 // Threads plain values.
 // Errors  Read: Unimplemented    a later version.
 //               InvalidArgument  not a profile, cut, longer than it says, or a number out of its range: which, and what is allowed.

@@ -83,7 +83,7 @@ TEST(ProfileFile, EachFieldOutOfItsRangeIsNamed) {
   EXPECT_THAT(with(kAtLayers, 0, 4), HasSubstr("layers 0; allowed are 1 to 1024"));
   EXPECT_THAT(with(kAtLayers, 1u << 31, 4), HasSubstr("allowed are 1 to 1024"));
   EXPECT_THAT(with(kAtLayers, 3, 4), HasSubstr("does not inflate to the"));
-  EXPECT_THAT(with(kAtStep, std::bit_cast<uint32_t>(-1.0f), 4), HasSubstr("theta -1; allowed are 2^-20 to 2^20"));
+  EXPECT_THAT(with(kAtStep, std::bit_cast<uint32_t>(-1.0f), 4), HasSubstr("theta -1; allowed are 2^-60 to 2^60"));
   EXPECT_THAT(with(kAtStep, 0x7fc00000, 4), HasSubstr("theta nan"));
   EXPECT_THAT(with(kAtFactor, 0, 4), HasSubstr("rope factor 0; allowed are 1/16 to 16"));
   EXPECT_THAT(with(kAtNotesBytes, 1u << 31, 4), HasSubstr("bytes of JSON"));

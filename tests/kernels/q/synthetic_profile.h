@@ -7,7 +7,6 @@
 #include <random>
 #include <vector>
 
-#include "gtest/gtest.h"
 #include "kernels/half.h"
 #include "kernels/q/profile.h"
 
@@ -92,18 +91,12 @@ inline ProfileFile MakeProfileFile(const SyntheticProfile& wanted) {
   return file;
 }
 
-inline std::vector<uint8_t> WriteOrDie(const ProfileFile& file) {
-  const auto bytes = file.Write();
-  EXPECT_TRUE(bytes.ok()) << std::string(bytes.status().message());
-  return bytes.value_or(std::vector<uint8_t>());
-}
+inline std::vector<uint8_t> WriteOrDie(const ProfileFile& file) { return file.Write().value(); }
 
 inline Profile ParseProfileOrDie(const std::vector<uint8_t>& bytes) {
-  absl::StatusOr<Profile> profile = Profile::Parse(bytes);
-  EXPECT_TRUE(profile.ok()) << std::string(profile.status().message());
-  const absl::Status prepared = profile->PrepareEncoding();
-  EXPECT_TRUE(prepared.ok()) << std::string(prepared.message());
-  return *std::move(profile);
+  Profile profile = Profile::Parse(bytes).value();
+  if (absl::Status prepared = profile.PrepareEncoding(); !prepared.ok()) absl::StatusOr<Profile>(prepared).value();
+  return profile;
 }
 
 inline Profile MakeProfile(const SyntheticProfile& wanted) {

@@ -48,4 +48,5 @@ def main():
     print(encode(steps).hex())
 
 
-main()
+if __name__ == "__main__":
+    main()
