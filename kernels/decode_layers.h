@@ -12,7 +12,7 @@ namespace kvist {
 // What does the arithmetic.
 struct DecodeFunctions {
   DecodeTileFunction decode_tile;
-  AddScaledFunction add_scaled;  // of q
+  AddProductFunction add_product;  // of q
 };
 
 // Contract of Decode (codec.h).

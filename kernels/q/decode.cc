@@ -33,7 +33,7 @@ absl::Status CheckProfile(const BlockView& block, const Profile* profile) {
 }
 
 absl::StatusOr<LayerValues> DecodeLayer(const BlockView& block, uint32_t layer, const Profile& profile,
-                                        const History& history, AddScaledFunction add) {
+                                        const History& history, AddProductFunction add) {
   const size_t tokens = block.shape().tokens;
   absl::StatusOr<LayerCoefficients> coefficients = ReadCoefficients(profile, layer, tokens, block.PlaneBytes(1, layer));
   if (!coefficients.ok()) return coefficients.status();
@@ -80,7 +80,7 @@ void WriteQTile(const QTileSource& source, const TileBytes& tile, const TileTarg
 }
 
 absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
-                     AddScaledFunction add) {
+                     AddProductFunction add) {
   if (absl::Status status = CheckProfile(block, profile); !status.ok()) return status;
   const BlockShape& shape = block.shape();
   const ProfileFacts& facts = profile->facts();

@@ -17,7 +17,7 @@ int LayersBetweenResets(const Profile& profile);
 
 // Contract of Decode (codec.h). REQUIRES: the pieces of the layers since the last reset are there.
 absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
-                     AddScaledFunction add);
+                     AddProductFunction add);
 
 // Where a tile's values come from when they are read: its rows of the stream's values, or its record.
 struct QTileSource {

@@ -45,7 +45,7 @@ absl::Status CheckIdentityQ(const BlockIdentity& identity, const Profile& profil
 }
 
 QEncoder::QEncoder(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
-                   const EncodeOptions& options, AddScaledFunction add)
+                   const EncodeOptions& options, AddProductFunction add)
     : shape_(shape),
       pages_(pages),
       profile_(*options.profile),
@@ -106,11 +106,12 @@ void QEncoder::CodeRow(const Work& work, size_t kv, size_t token, const float* p
   const int step = StepOf(kv, work.layer, token);
   out.steps[token] = int8_t(step);
   if (token < sinks_) return;
-  std::vector<float> transformed(rows);
+  std::vector<float> left(width), transformed(rows);
   for (size_t i = 0; i < width; ++i) {
     if (work.modes[kv * shape_.heads + i / shape_.head_dim] != TileMode::kOwn) continue;
-    add_(work.values[kv][token * width + i] - predicted[i], side.analysis.data() + i * rows, rows, transformed.data());
+    left[i] = work.values[kv][token * width + i] - predicted[i];
   }
+  add_(left, side.analysis.data(), absl::MakeSpan(transformed));
   const float size = StepSize(profile_.facts().step, step);
   for (size_t c = 0; c < rows; ++c) {
     if (ClassOf(side.base_classes[c], step, 0) == 0) continue;

@@ -34,7 +34,7 @@ class QEncoder {
 
   // REQUIRES: what CheckEncodesQ asks for; all arguments outlive the encoder.
   QEncoder(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
-           const EncodeOptions& options, AddScaledFunction add);
+           const EncodeOptions& options, AddProductFunction add);
 
   Pieces EncodeLayer(uint32_t layer);
 
@@ -64,7 +64,7 @@ class QEncoder {
   const BlockShape shape_;
   const ConstPages& pages_;
   const Profile& profile_;
-  const AddScaledFunction add_;
+  const AddProductFunction add_;
   const uint32_t first_position_;
   const size_t sinks_;
   const float floor_db_;

@@ -15,16 +15,15 @@ void History::Push(LayerValues values) {
 }
 
 std::vector<float> Predicted(const Profile& profile, uint32_t layer, size_t kv, size_t tokens,
-                             absl::Span<const LayerValues> before, const LayerValues& own, AddScaledFunction add) {
+                             absl::Span<const LayerValues> before, const LayerValues& own, AddProductFunction add) {
   const size_t width = profile.facts().Width();
   const std::vector<float>& matrix = profile.layer(layer).sides[kv].predictor;
   std::vector<float> values(tokens * width);
   size_t first_row = 0;
   const auto add_source = [&](const std::vector<float>& source) {
     for (size_t t = 0; t < tokens; ++t) {
-      for (size_t i = 0; i < width; ++i) {
-        add(source[t * width + i], &matrix[(first_row + i) * width], width, &values[t * width]);
-      }
+      add(absl::MakeSpan(source).subspan(t * width, width), &matrix[first_row * width],
+          absl::MakeSpan(values).subspan(t * width, width));
     }
     first_row += width;
   };
@@ -37,15 +36,14 @@ std::vector<float> Predicted(const Profile& profile, uint32_t layer, size_t kv, 
 }
 
 void AddCoefficients(const Profile& profile, uint32_t layer, size_t kv, const SideCoefficients& coefficients,
-                     AddScaledFunction add, std::vector<float>& values) {
+                     AddProductFunction add, std::vector<float>& values) {
   const size_t width = profile.facts().Width();
   const Profile::Side& side = profile.layer(layer).sides[kv];
+  std::vector<float> scaled(side.coded_rows);
   for (size_t t = 0; t < coefficients.steps.size(); ++t) {
     const float step = StepSize(profile.facts().step, coefficients.steps[t]);
-    for (size_t c = 0; c < side.coded_rows; ++c) {
-      const int32_t q = coefficients.q[t * side.coded_rows + c];
-      if (q != 0) add(float(q) * step, &side.synthesis[c * width], width, &values[t * width]);
-    }
+    for (size_t c = 0; c < scaled.size(); ++c) scaled[c] = float(coefficients.q[t * scaled.size() + c]) * step;
+    add(scaled, side.synthesis.data(), absl::MakeSpan(values).subspan(t * width, width));
   }
 }
 

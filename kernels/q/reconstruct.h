@@ -4,8 +4,8 @@
 // Shapes  values [tokens][d] of each side, centred, before the rotation of keys. Of the two sides 0 is K and 1 is V.
 // Threads pure functions.
 // Accuracy bit-identical: each element has one chain of fused multiply-adds, in the order of the sources and rows.
-// Why     All the arithmetic of decoding is "a row of a matrix, times a number, onto a row of sums". That alone has a vector
-//         form; which order vectors go in changes nothing, for elements of a row do not meet.
+// Why     All the arithmetic of decoding is a vector times a matrix onto a row of sums. That alone has a form with vectors:
+//         columns do not meet, so that any number of them may go side by side.
 #ifndef KVIST_KERNELS_Q_RECONSTRUCT_H_
 #define KVIST_KERNELS_Q_RECONSTRUCT_H_
 
@@ -23,8 +23,8 @@ namespace kvist {
 
 using LayerValues = std::array<std::vector<float>, 2>;
 
-// sums[j] = fma(factor, row[j], sums[j]) for j < count.
-using AddScaledFunction = void (*)(float factor, const float* row, size_t count, float* sums);
+// For i ascending with factors[i] not 0, and each j: sums[j] = fma(factors[i], matrix[i][j], sums[j]).
+using AddProductFunction = void (*)(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums);
 
 // The decoded layers that may predict the next one, newest first, and forgotten at resets.
 class History {
@@ -43,11 +43,11 @@ class History {
 
 // The prediction of one side; zeros where it has no sources. `own`: the layer's V, decoded, when kv is 0 (K).
 std::vector<float> Predicted(const Profile& profile, uint32_t layer, size_t kv, size_t tokens,
-                             absl::Span<const LayerValues> before, const LayerValues& own, AddScaledFunction add);
+                             absl::Span<const LayerValues> before, const LayerValues& own, AddProductFunction add);
 
 // Adds the coefficients' part to a prediction.
 void AddCoefficients(const Profile& profile, uint32_t layer, size_t kv, const SideCoefficients& coefficients,
-                     AddScaledFunction add, std::vector<float>& values);
+                     AddProductFunction add, std::vector<float>& values);
 
 // A token's step: theta * 2^(-step / 2).
 float StepSize(float theta, int step);

@@ -2,12 +2,12 @@
 #ifndef KVIST_KERNELS_REFERENCE_Q_H_
 #define KVIST_KERNELS_REFERENCE_Q_H_
 
-#include <cstddef>
+#include "absl/types/span.h"
 
 namespace kvist::reference {
 
-// sums[j] = fma(factor, row[j], sums[j]), one rounding each.
-void AddScaled(float factor, const float* row, size_t count, float* sums);
+// An AddProductFunction.
+void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums);
 
 }  // namespace kvist::reference
 

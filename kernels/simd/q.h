@@ -9,7 +9,8 @@
 
 namespace kvist::simd {
 
-AddScaledFunction AddScaled();  // for this machine
+// An AddProductFunction.
+void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums);
 
 }  // namespace kvist::simd
 

@@ -166,6 +166,8 @@ def coefficients(profile, layer, tokens, stream):
 def reconstruct(profile, side, sources, k, q):
     sums = [0.0] * profile.width
     for value, row in zip(sources, side.predictor):
+        if value == 0:
+            continue
         sums = [fma(value, a, s) for a, s in zip(row, sums)]
     step = f32(f32(profile.theta * (ROOT_HALF if k % 2 else 1.0)) * 2.0 ** -(k // 2))
     for c, row in zip(q, side.synthesis):
