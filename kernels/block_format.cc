@@ -68,7 +68,8 @@ std::string_view CodecName(Codec codec) {
   if (codec == Codec::kLadder) return "ladder";
   if (codec == Codec::kX16) return "x16";
   if (codec == Codec::kFp8p) return "fp8p";
-  return codec == Codec::kTrellis ? "trellis" : "unknown";
+  if (codec == Codec::kTrellis) return "trellis";
+  return codec == Codec::kQ ? "q" : "unknown";
 }
 
 std::string KnownCodecs() {
@@ -163,13 +164,20 @@ absl::Span<const uint8_t> BlockView::PlaneBytes(int plane, uint32_t layer) const
   return bytes_.subspan(entry.offset, entry.size_bytes);
 }
 
+int BlockView::FullPrecision() const { return codec_ == Codec::kQ ? 1 : code_bits_; }
+
+uint32_t BlockView::FirstNeeded(uint32_t layer) const {
+  if (codec_ != Codec::kQ) return layer;
+  return code_bits_ == kNeverResets ? 0 : layer - layer % uint32_t(code_bits_);
+}
+
 int BlockView::MaxPrecision() const {
   if (codec_ == Codec::kLadder) return planes_present_ >= 2 ? BitsOfPlanes(codec_, planes_present_ - 1) : 0;
-  return planes_present_ == planes_ ? code_bits_ : 0;
+  return planes_present_ == planes_ ? FullPrecision() : 0;
 }
 
 absl::StatusOr<int> BlockView::PlanesFor(int precision) const {
-  if (precision == code_bits_) return planes_;
+  if (precision == FullPrecision()) return planes_;
   std::string known;
   for (int planes = 1; codec_ == Codec::kLadder && planes < planes_ - 1; ++planes) {
     const int bits = BitsOfPlanes(codec_, planes);
@@ -177,17 +185,17 @@ absl::StatusOr<int> BlockView::PlanesFor(int precision) const {
     absl::StrAppend(&known, known.empty() ? "" : ", ", bits);
   }
   return absl::InvalidArgumentError(absl::StrCat("precision ", precision, "; ", std::string(CodecName(codec_)), " has ",
-                                                 known, known.empty() ? "" : " and ", code_bits_));
+                                                 known, known.empty() ? "" : " and ", FullPrecision()));
 }
 
 absl::StatusOr<std::vector<ByteRange>> BlockView::RangesFor(uint32_t first_layer, uint32_t last_layer,
                                                             int precision) const {
   if (absl::Status status = CheckLayers(first_layer, last_layer, shape_.layers); !status.ok()) return status;
-  absl::StatusOr<int> planes = PlanesFor(precision == 0 ? code_bits_ : precision);
+  absl::StatusOr<int> planes = PlanesFor(precision == 0 ? FullPrecision() : precision);
   if (!planes.ok()) return planes.status();
   std::vector<ByteRange> ranges = {{0, kHeaderBytes + size_t(planes_) * shape_.layers * kPlaneEntryBytes}};
   for (int plane = 0; plane < *planes; ++plane) {
-    const PlaneEntry first = Plane(plane, first_layer), last = Plane(plane, last_layer - 1);
+    const PlaneEntry first = Plane(plane, FirstNeeded(first_layer)), last = Plane(plane, last_layer - 1);
     const uint64_t end = uint64_t{last.offset} + last.size_bytes,
                    before = ranges.back().offset + ranges.back().size_bytes;
     if (first.offset <= AlignPlane(before)) {
@@ -206,7 +214,7 @@ absl::Status BlockView::Verify(uint32_t first_layer, uint32_t last_layer, int pr
   absl::StatusOr<int> planes = PlanesFor(precision);
   if (!planes.ok()) return planes.status();
   for (int plane = 0; plane < *planes; ++plane) {
-    for (uint32_t layer = first_layer; layer < last_layer; ++layer) {
+    for (uint32_t layer = FirstNeeded(first_layer); layer < last_layer; ++layer) {
       const PlaneEntry entry = Plane(plane, layer);
       if (uint64_t{entry.offset} + entry.size_bytes > bytes_.size()) {
         return absl::FailedPreconditionError(absl::StrCat("precision ", precision, " needs plane ", plane, " of layer ",

@@ -21,10 +21,14 @@
 namespace kvist {
 
 // Every codec of this version, by number.
-inline constexpr Codec kKnownCodecs[] = {Codec::kRaw16, Codec::kI8,   Codec::kLadder,
-                                         Codec::kX16,   Codec::kFp8p, Codec::kTrellis};
+inline constexpr Codec kKnownCodecs[] = {Codec::kRaw16, Codec::kI8,      Codec::kLadder, Codec::kX16,
+                                         Codec::kFp8p,  Codec::kTrellis, Codec::kQ};
 
-std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "x16", "fp8p", "trellis"
+// Those that need no profile.
+inline constexpr Codec kUncalibratedCodecs[] = {Codec::kRaw16, Codec::kI8,   Codec::kLadder,
+                                                Codec::kX16,   Codec::kFp8p, Codec::kTrellis};
+
+std::string_view CodecName(Codec codec);                  // "raw16", "i8", "ladder", "x16", "fp8p", "trellis", "q"
 absl::StatusOr<Codec> ParseCodec(std::string_view name);  // InvalidArgument names the known ones
 std::string_view DtypeName(Dtype dtype);                  // "bf16", "f16", "f8e4m3", "f8e5m2", "u8"
 absl::StatusOr<Dtype> ParseDtype(std::string_view name);
@@ -95,7 +99,7 @@ class BlockView {
   float min_sqnr_db() const { return min_sqnr_db_; }
   uint32_t raised_tiles() const { return raised_tiles_; }  // tiles kept at a higher precision than the codec's
   uint64_t block_bytes() const { return block_bytes_; }    // of the whole block
-  int code_bits() const { return code_bits_; }             // of the tiles that have most
+  int code_bits() const { return code_bits_; }             // of the tiles that have most; of q layers between resets
   bool mixed_bits() const { return mixed_bits_; }          // some tiles may have fewer
   int planes() const { return planes_; }                   // in the format; PlanesPresent() may be fewer
   int PlanesPresent() const { return planes_present_; }
@@ -108,10 +112,11 @@ class BlockView {
   absl::StatusOr<int> PlanesFor(int precision) const;
 
   // The bytes that a reader of these layers at this precision (0 = the codec's full one) needs, header and table first,
-  // neighbours merged.
+  // neighbours merged. Of q also those since the last reset before first_layer, from which it is predicted.
   absl::StatusOr<std::vector<ByteRange>> RangesFor(uint32_t first_layer, uint32_t last_layer, int precision) const;
 
-  // Compares planes [0, PlanesFor(precision)) of the layers with the checksums of the table; 0 = MaxPrecision().
+  // Compares planes [0, PlanesFor(precision)) of the layers with the checksums of the table; 0 = MaxPrecision(). Of q
+  // also the layers that RangesFor names.
   // Errors: DataLoss names plane and layer. InvalidArgument, FailedPrecondition as Decode.
   absl::Status Verify(uint32_t first_layer, uint32_t last_layer, int precision) const;
 
@@ -119,6 +124,9 @@ class BlockView {
   std::string IdentityMismatch(const BlockIdentity& identity, const BlockShape& shape) const;
 
  private:
+  int FullPrecision() const;
+  uint32_t FirstNeeded(uint32_t layer) const;  // to decode it
+
   absl::Span<const uint8_t> bytes_;
   BlockIdentity identity_;
   BlockShape shape_;

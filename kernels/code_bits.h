@@ -22,6 +22,7 @@ constexpr int CodePlanes(Codec codec, int bits) {
   if (codec == Codec::kI8) return bits == 8 ? 1 : 0;
   if (codec == Codec::kX16) return bits == 16 ? 2 : 0;
   if (codec == Codec::kTrellis) return bits == 2 || bits == 3 ? bits - 1 : 0;
+  if (codec == Codec::kQ) return bits >= 1 && bits <= 255 ? 1 : 0;  // layers between resets
   if (codec != Codec::kLadder) return 0;
   return bits == 8 ? 4 : bits >= 2 && bits <= 4 ? bits - 1 : 0;
 }
@@ -37,6 +38,7 @@ constexpr int BitsOfPlanes(Codec codec, int planes) {
 constexpr LayerBits DefaultBits(Codec codec) {
   if (codec == Codec::kI8 || codec == Codec::kFp8p) return {8, 8};
   if (codec == Codec::kTrellis) return {3, 2};
+  if (codec == Codec::kQ) return {1, 1};
   return codec == Codec::kLadder ? LayerBits{4, 4} : LayerBits{16, 16};
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/decode_layers.h"
 #include "kernels/header.h"
 #include "kernels/simd/decode_tile.h"
+#include "kernels/simd/q.h"
 #include "kernels/tile.h"
 
 namespace kvist {
@@ -62,9 +63,11 @@ size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape,
   return end;
 }
 
-absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages) {
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
+                    const Profile* profile) {
   const bool stream = CanStream(block.shape(), layers, pages);
-  const absl::Status status = DecodeLayers(block, layers, precision, basis, pages, stream, &simd::DecodeTile);
+  const absl::Status status =
+      DecodeLayers(block, layers, precision, basis, pages, stream, {&simd::DecodeTile, &simd::AddProduct}, profile);
   if (stream) simd::FinishStreaming();
   return status;
 }

@@ -20,6 +20,8 @@
 
 namespace kvist {
 
+class Profile;  // kernels/q/profile.h: what codec q knows of a model
+
 // Where an engine keeps the KV of one block: element (kv, layer, head, token, i) is at
 // base + kv*kv_stride + layer*layer_stride + head*head_stride + token*token_stride + i.
 template <typename Element>
@@ -56,6 +58,7 @@ struct EncodeOptions {
   // 4, 3 and 2. Keys need more than values.
   int key_bits = 0, value_bits = 0;
   absl::Span<const LayerBits> layer_bits = {};  // instead, by layer; empty = the same for all
+  const Profile* profile = nullptr;             // of q, prepared for encoding; all others have none
 };
 
 inline constexpr float kDefaultFloorDbI8 = 30.0f;
@@ -72,6 +75,7 @@ absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& sha
 
 // Bytes that Encode needs at most for any input, and bytes that it writes when no tile needs a higher precision. Of x16,
 // whose bytes follow the values: at most, for exponents as those of real KV.
+// Of q: for two bits a value.
 size_t MaxBlockBytes(const BlockShape& shape, Codec codec);
 // REQUIRES: options that Encode takes.
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options);
@@ -85,6 +89,7 @@ inline size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape&
 // REQUIRES: `out` and `pages` do not overlap.
 // Errors:   InvalidArgument     a shape or option out of range, a codec that does not take the dtype (named in the message);
 //                               nothing is written.
+//           FailedPrecondition  a profile that was not prepared for encoding.
 //           ResourceExhausted   `out` is smaller than the block.
 absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
                               const EncodeOptions& options, absl::Span<uint8_t> out);
@@ -96,11 +101,14 @@ struct LayerRange {
 // Decodes layers [first, last) of `block` at `precision` bits (0 = the highest that is stored; a tile with fewer gives
 // what it has) into `pages`, whose base
 // is layer 0 of the block even when `layers` starts later. Does not verify checksums: call BlockView::Verify once.
+// A q block needs the profile that its header names, and the layers that BlockView::RangesFor names.
 // REQUIRES: `pages` covers the shape's elements and does not overlap the block.
-// Errors:   InvalidArgument     a layer out of range, or a precision that this codec does not have.
-//           FailedPrecondition  the view holds fewer planes than `precision` needs, or kKeptRotated is not possible.
+// Errors:   InvalidArgument     a layer out of range, a precision that this codec does not have, a profile that it does not need.
+//           FailedPrecondition  the view holds fewer planes than `precision` needs, or kKeptRotated is not possible; of q no
+//                               profile, or another one: the message names the digest.
 //           DataLoss            a field inside a verified plane is out of its range; `pages` must not be used.
-absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages);
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
+                    const Profile* profile = nullptr);
 
 }  // namespace kvist
 

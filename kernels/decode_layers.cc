@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/header.h"
+#include "kernels/q/decode.h"
 
 namespace kvist {
 namespace {
@@ -49,13 +50,17 @@ int TileBits(const BlockView& block, const TileBytes& tile) {
 }  // namespace
 
 absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
-                          bool stream, DecodeTileFunction decode_tile) {
+                          bool stream, const DecodeFunctions& functions, const Profile* profile) {
   const BlockShape& shape = block.shape();
   if (precision == 0) precision = block.MaxPrecision();
   if (precision == 0) return absl::FailedPreconditionError("the view holds no whole precision");
   absl::StatusOr<int> planes = CheckRequest(block, layers, precision, basis);
   if (!planes.ok()) return planes.status();
-  const uint32_t sinks = HasSinks(block.codec(), block.identity().first_position) ? kSinkTokens : 0;
+  if (block.codec() == Codec::kQ) return DecodeQ(block, layers, pages, profile, functions.add_product);
+  if (profile != nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(std::string(CodecName(block.codec())), " needs no profile"));
+  }
+  const uint32_t sinks = SinksOf(block.codec(), block.identity().first_position);
   const uint32_t row = KeepsValues(block.codec()) ? uint32_t(shape.RowUnits()) : shape.head_dim;
   DecodeParameters parameters = {block.codec(), shape.tokens, row, shape.dtype, sinks, precision, basis, stream};
   for (uint32_t layer = layers.first; layer < layers.last; ++layer) {
@@ -67,7 +72,7 @@ absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precisi
     for (size_t i = 0; i < tiles->size(); ++i) {
       const size_t kv = i / shape.heads, head = i % shape.heads;
       parameters.precision = std::min(precision, TileBits(block, (*tiles)[i]));
-      decode_tile(parameters, (*tiles)[i], {pages.Row(kv, layer, head, 0), pages.token_stride});
+      functions.decode_tile(parameters, (*tiles)[i], {pages.Row(kv, layer, head, 0), pages.token_stride});
     }
   }
   return absl::OkStatus();

@@ -4,13 +4,20 @@
 
 #include "absl/status/status.h"
 #include "kernels/codec.h"
+#include "kernels/q/reconstruct.h"
 #include "kernels/tile.h"
 
 namespace kvist {
 
-// Contract of Decode (codec.h), with `decode_tile` doing the arithmetic.
+// What does the arithmetic.
+struct DecodeFunctions {
+  DecodeTileFunction decode_tile;
+  AddProductFunction add_product;  // of q
+};
+
+// Contract of Decode (codec.h).
 absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
-                          bool stream, DecodeTileFunction decode_tile);
+                          bool stream, const DecodeFunctions& functions, const Profile* profile);
 
 }  // namespace kvist
 

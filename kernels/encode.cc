@@ -11,9 +11,12 @@
 #include "kernels/codec.h"
 #include "kernels/encode_floor.h"
 #include "kernels/header.h"
+#include "kernels/q/decode.h"
+#include "kernels/q/encode.h"
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/encode_tile.h"
 #include "kernels/simd/encode_trellis.h"
+#include "kernels/simd/q.h"
 #include "kernels/simd/x16.h"
 #include "kernels/tile.h"
 
@@ -219,12 +222,36 @@ void EncodeLayer(const ConstPages& pages, const LayerBits& bits, uint32_t layer,
   pieces.Append(0, layer, records);
 }
 
+void EncodeTiles(const ConstPages& pages, const EncodeOptions& options, const BlockBits& bits, Pieces& pieces,
+                 BlockHeader& header, double& worst_db) {
+  TileEncoder encoder(header.shape, header.identity, options);
+  for (uint32_t layer = 0; layer < header.shape.layers; ++layer) {
+    EncodeLayer(pages, bits.layers[layer], layer, encoder, pieces, header, worst_db);
+  }
+}
+
+void EncodeQ(const ConstPages& pages, const EncodeOptions& options, Pieces& pieces, BlockHeader& header,
+             double& worst_db) {
+  QEncoder encoder(header.identity, header.shape, pages, options, &simd::AddProduct);
+  for (uint32_t layer = 0; layer < header.shape.layers; ++layer) {
+    const QEncoder::Pieces of_layer = encoder.EncodeLayer(layer);
+    pieces.Append(0, layer, of_layer.side);
+    pieces.Append(1, layer, of_layer.stream);
+    header.raised_tiles += of_layer.raised_tiles;
+    worst_db = std::min(worst_db, of_layer.worst_db);
+  }
+}
+
 }  // namespace
 
 absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape) {
   if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
   if (absl::Status status = CheckTakes(options.codec, shape.dtype); !status.ok()) return status;
   if (absl::Status status = FloorOf(options).status(); !status.ok()) return status;
+  if (options.codec == Codec::kQ) return CheckEncodesQ(options, shape);
+  if (options.profile != nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(std::string(CodecName(options.codec)), " needs no profile"));
+  }
   return BitsOf(options, shape).status();
 }
 
@@ -239,11 +266,17 @@ absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& s
   header.shape = shape;
   header.identity = identity;
   header.floor_db256 = FloorOf(options, bits->least).value();
-  TileEncoder encoder(shape, identity, options);
+  const bool is_q = options.codec == Codec::kQ;
+  if (is_q) {
+    if (absl::Status status = CheckIdentityQ(identity, *options.profile); !status.ok()) return status;
+    header.code_bits = LayersBetweenResets(*options.profile);
+  }
   Pieces pieces(shape, TileSizes(options.codec, shape, identity.first_position), header.Planes());
   double worst_db = INFINITY;
-  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-    EncodeLayer(pages, bits->layers[layer], layer, encoder, pieces, header, worst_db);
+  if (is_q) {
+    EncodeQ(pages, options, pieces, header, worst_db);
+  } else {
+    EncodeTiles(pages, options, *bits, pieces, header, worst_db);
   }
   header.min_sqnr_db256 = BlockSqnr(worst_db);
   header.block_bytes = pieces.BlockBytes(header.PrefixBytes());

@@ -95,6 +95,9 @@ absl::Status CheckAgreement(const BlockHeader& header, uint8_t flags) {
     return absl::InvalidArgumentError(absl::StrCat("header: ", header.raised_tiles, " raised tiles in a ",
                                                    std::string(CodecName(header.codec)), " block of ", tiles));
   }
+  if (header.codec == Codec::kQ && header.identity.profile_digest == BlockIdentity{}.profile_digest) {
+    return absl::InvalidArgumentError("header: a q block without a profile digest");
+  }
   if (header.min_sqnr_db256 < header.floor_db256) {
     return absl::InvalidArgumentError(absl::StrCat("header: worst tile at ", header.min_sqnr_db256 / 256.0,
                                                    " dB, below the promised floor of ", header.floor_db256 / 256.0));

@@ -18,6 +18,7 @@ namespace kvist {
 inline constexpr uint8_t kFlagSinks = 1, kFlagRaised = 2, kFlagMixedBits = 4;
 inline constexpr uint16_t kSqnrExact = 65535;
 inline constexpr uint8_t kCodecVersion = 1;
+inline constexpr int kNeverResets = 255;  // in the place of q's layers between resets
 
 struct CodecTraits {
   int planes, code_bits;
@@ -31,9 +32,15 @@ constexpr CodecTraits TraitsOf(Codec codec, int code_bits = 0) {
 // A block of a rotated codec that starts its prompt keeps its first tokens apart.
 constexpr bool HasSinks(Codec codec, uint32_t first_position) { return IsRotated(codec) && first_position == 0; }
 
+// Leading tokens that are kept in the side's records.
+constexpr uint32_t SinksOf(Codec codec, uint32_t first_position) {
+  if (codec == Codec::kQ) return first_position == 0 ? 1 : 0;
+  return HasSinks(codec, first_position) ? kSinkTokens : 0;
+}
+
 struct BlockHeader {
   Codec codec = Codec::kRaw16;
-  int code_bits = 0;  // 0 = the codec's own
+  int code_bits = 0;  // 0 = the codec's own; of q layers between resets
   bool mixed_bits = false;
   BlockShape shape;
   BlockIdentity identity;

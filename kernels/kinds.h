@@ -7,7 +7,7 @@
 namespace kvist {
 
 enum class Dtype : uint8_t { kBf16 = 1, kF16 = 2, kF8E4M3 = 3, kF8E5M2 = 4, kU8 = 5 };  // u8: opaque bytes
-enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3, kX16 = 4, kFp8p = 5, kTrellis = 6 };
+enum class Codec : uint8_t { kRaw16 = 1, kI8 = 2, kLadder = 3, kX16 = 4, kFp8p = 5, kTrellis = 6, kQ = 7 };
 enum class TileMode : uint8_t { kOwn = 0, kRotatedI8 = 1, kRaw16 = 2 };
 
 // Of one element. fp8p takes the dtypes of one byte, and only these; all other codecs the others.

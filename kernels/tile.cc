@@ -20,7 +20,7 @@ constexpr int LacksOf(uint8_t byte) { return byte >> 4; }
 
 bool ModeExists(Codec codec, uint8_t mode) {
   return mode == uint8_t(TileMode::kOwn) || mode == uint8_t(TileMode::kRaw16) ||
-         (mode == uint8_t(TileMode::kRotatedI8) && IsRotated(codec));
+         (mode == uint8_t(TileMode::kRotatedI8) && (IsRotated(codec) || codec == Codec::kQ));
 }
 
 // Splits the side piece into records. Every size is checked before its bytes are looked at.
@@ -74,7 +74,7 @@ TileBytes ReadRecord(const TileSizes& sizes, TileMode mode, bool is_key, const u
   tile.mode = mode;
   if (mode == TileMode::kRaw16) {
     tile.values = at;
-  } else if (mode == TileMode::kRotatedI8) {
+  } else if (mode == TileMode::kRotatedI8 || sizes.codec == Codec::kQ) {
     tile.wide_rows = at;
   } else {
     tile.token_scales = at;
@@ -96,19 +96,21 @@ TileSizes::TileSizes(Codec codec, const BlockShape& shape, uint32_t first_positi
       tokens(shape.tokens),
       head_dim(shape.head_dim),
       row_bytes(shape.RowBytes()),
-      sinks(HasSinks(codec, first_position) ? kSinkTokens : 0),
+      sinks(SinksOf(codec, first_position)),
       rows(tokens - sinks) {}
 
 size_t TileSizes::Record(TileMode mode, bool is_key) const {
   if (mode == TileMode::kRaw16) return tokens * row_bytes;
   if (mode == TileMode::kRotatedI8) return tokens * (1 + head_dim);
   if (codec == Codec::kI8) return tokens;
+  if (codec == Codec::kQ) return sinks * (1 + head_dim);
   if (codec == Codec::kX16) return kX16RecordBytes + tokens * head_dim / kX16LikelyEscape;
   return rows + head_dim + (is_key ? head_dim + 1 : 0) + sinks * (1 + head_dim);
 }
 
 size_t TileSizes::CodePlane(int plane) const {
   if (codec == Codec::kI8) return tokens * head_dim;
+  if (codec == Codec::kQ) return tokens * head_dim / 4;  // two bits a value
   if (codec == Codec::kX16) return tokens * head_dim / (plane == 1 ? 1 : 2);
   return rows * head_dim / (plane == 1 ? 4 : plane == 4 ? 2 : 8);
 }
@@ -124,7 +126,7 @@ absl::StatusOr<std::vector<TileBytes>> LayerTiles(const BlockView& block, uint32
   }
   absl::StatusOr<std::vector<TileBytes>> tiles =
       block.codec() == Codec::kX16 ? ReadX16Side(sizes, heads, layer, side) : ReadSide(block, sizes, layer, side);
-  if (!tiles.ok()) return tiles;
+  if (!tiles.ok() || block.codec() == Codec::kQ) return tiles;  // its stream is one for all tiles
   for (int plane = 1; plane < planes; ++plane) {
     const auto has_plane = [&](const TileBytes& tile) {
       return tile.mode == TileMode::kOwn && plane < block.planes() - tile.lacks;

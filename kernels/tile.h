@@ -55,12 +55,12 @@ struct TileSizes {
   TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position);
 
   size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece; of x16's own mode what is likely
-  size_t CodePlane(int plane) const;                // bytes of one own-mode tile in plane 1, 2, 3, 4
+  size_t CodePlane(int plane) const;  // bytes of one own-mode tile in plane 1, 2, 3, 4; of q what is likely
 
   Codec codec;
   size_t tokens, head_dim;
   size_t row_bytes;  // of a row of values as they are
-  size_t sinks;      // tokens without codes in the planes
+  size_t sinks;      // leading tokens that are in the records of own-mode tiles
   size_t rows;       // tokens with codes
 };
 

@@ -2,11 +2,13 @@
 
 #include "kernels/decode_layers.h"
 #include "kernels/reference/decode_tile.h"
+#include "kernels/reference/q.h"
 
 namespace kvist::reference {
 
-absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages) {
-  return DecodeLayers(block, layers, precision, basis, pages, /*stream=*/false, &DecodeTile);
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
+                    const Profile* profile) {
+  return DecodeLayers(block, layers, precision, basis, pages, /*stream=*/false, {&DecodeTile, &AddProduct}, profile);
 }
 
 }  // namespace kvist::reference

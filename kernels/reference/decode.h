@@ -6,7 +6,8 @@
 
 namespace kvist::reference {
 
-absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages);
+absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
+                    const Profile* profile = nullptr);
 
 }  // namespace kvist::reference
 

@@ -36,8 +36,8 @@ Chosen Take(fuzz::Input* input) {
   const uint8_t shape = input->Byte(), codec = input->Byte(), floor_db = input->Byte(), position = input->Byte();
   const uint64_t stride = 1 + input->Number(2);
   chosen.shape = {1, 1u + (shape >> 7), 16, kHeadDims[shape % 5], shape & 64 ? Dtype::kF16 : Dtype::kBf16};
-  constexpr size_t kCodecs = std::size(kKnownCodecs);
-  chosen.options = {kKnownCodecs[codec % kCodecs], static_cast<float>(floor_db) / 2};
+  constexpr size_t kCodecs = std::size(kUncalibratedCodecs);
+  chosen.options = {kUncalibratedCodecs[codec % kCodecs], static_cast<float>(floor_db) / 2};
   if (chosen.options.codec == Codec::kLadder) {
     chosen.options.key_bits = kBits[codec / kCodecs % 5];
     chosen.options.value_bits = kBits[codec / (5 * kCodecs) % 5];

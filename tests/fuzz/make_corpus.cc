@@ -15,6 +15,7 @@
 #include "kvist/v1/cache.pb.h"
 #include "kvist/v1/cluster.pb.h"
 #include "tests/fuzz/client_corpus.h"
+#include "tests/kernels/q/synthetic_profile.h"
 
 namespace kvist {
 namespace {
@@ -47,6 +48,7 @@ Bytes EncodedBlock(const BlockShape& shape, const EncodeOptions& options, uint32
   BlockIdentity identity;
   for (size_t i = 0; i < identity.key.size(); ++i) identity.key[i] = static_cast<uint8_t>(i + 1);
   identity.first_position = first_position;
+  if (options.profile != nullptr) identity.profile_digest = options.profile->digest();
   std::vector<uint8_t> block(MaxBlockBytes(shape, options.codec));
   const auto size = Encode(identity, shape, ContiguousPages<const uint16_t>(values.data(), shape, shape.tokens),
                            options, absl::MakeSpan(block));
@@ -62,8 +64,37 @@ Bytes Choice(uint32_t layers, char precision, char basis, char cut) {
   return {static_cast<char>(layers << 2), precision, basis, cut};
 }
 
+// Of the profile that block_fuzz.cc decodes with.
+void WriteQBlocks() {
+  const Profile profile = MakeProfile({.layers = 2, .layers_between_resets = 0, .layers_before = 1});
+  const EncodeOptions options = {.codec = Codec::kQ, .profile = &profile};
+  EncodeOptions raised = options;
+  raised.floor_db = 60;
+  const BlockShape shape = {2, 1, 16, 64, Dtype::kBf16};
+  Write("block_fuzz", "q", Choice(2, 0, 0, 0) + EncodedBlock(shape, options, 16, false));
+  Write("block_fuzz", "q-first", Choice(2, 6, 0, 100) + EncodedBlock(shape, options, 0, false));
+  Write("block_fuzz", "q-raised", Choice(2, 0, 0, 1) + EncodedBlock(shape, raised, 0, false));
+  Write("block_fuzz", "q-infinite", Bytes{2 << 2 | 1, 0, 0, 0} + EncodedBlock(shape, options, 16, true));
+}
+
+void WriteProfiles() {
+  const std::vector<uint8_t> good = WriteOrDie(MakeProfileFile({.layers = 1}));
+  const Bytes file(good.begin(), good.end());
+  Write("profile_fuzz", "good", Bytes(1, 0) + file);
+  Write("profile_fuzz", "cut", Bytes(1, 0) + file.substr(0, 200));
+  Bytes damaged = Bytes(1, 0) + file;
+  damaged[damaged.size() - 9] ^= 1;
+  Write("profile_fuzz", "damaged", damaged);
+  Write("profile_fuzz", "frequency", Bytes("\x01\x00\x05\x00\x07\x00", 6));
+  Write("profile_fuzz", "mean", Bytes("\x01\x04\x05\x00\x80\x3f", 6));
+  Write("profile_fuzz", "singular", Bytes("\x01\x0e\x00\x00\x05\x00", 6));
+  Write("profile_fuzz", "heads", Bytes("\x01\x0f\x00\x00\x02\x00", 6));
+}
+
 void WriteBlocks() {
-  for (const Codec codec : kKnownCodecs) {
+  WriteQBlocks();
+  WriteProfiles();
+  for (const Codec codec : kUncalibratedCodecs) {
     const std::string name(CodecName(codec));
     const bool wide = TakesDtype(codec, Dtype::kBf16);
     const BlockShape small = {1, 1, 16, 64, wide ? Dtype::kBf16 : Dtype::kF8E4M3};
@@ -118,7 +149,7 @@ void WriteValues() {
   const auto choice = [](int shape, int codec, int floor_db, int position, int stride) {
     return One(shape) + One(codec) + One(floor_db) + One(position) + Le(stride, 2);
   };
-  for (size_t codec = 0; codec < std::size(kKnownCodecs); ++codec) {
+  for (size_t codec = 0; codec < std::size(kUncalibratedCodecs); ++codec) {
     const std::string name = std::to_string(codec);
     Write("encode_fuzz", "normal-bf16-" + name, choice(0, codec, 0, 1, 0) + values(Dtype::kBf16));
     Write("encode_fuzz", "normal-f16-" + name, choice(64 + 1, codec, 0, 0, 0) + values(Dtype::kF16));
@@ -128,7 +159,7 @@ void WriteValues() {
   Write("encode_fuzz", "zeros", choice(4, 2, 0, 0, 0));
   // encode_fuzz.cc reads codec, bits of keys and bits of values from one byte: these are the places in its lists.
   const auto bits = [](Codec codec, int choices, int key, int value) {
-    return int(codec) - 1 + int(std::size(kKnownCodecs)) * (key + choices * value);
+    return int(codec) - 1 + int(std::size(kUncalibratedCodecs)) * (key + choices * value);
   };
   for (const auto& [key, value] : {std::pair{0, 0}, {1, 1}, {2, 1}}) {  // of {default, 3, 2}
     const std::string name = "trellis-" + std::to_string(key) + "-" + std::to_string(value);

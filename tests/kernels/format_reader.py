@@ -8,9 +8,10 @@ import struct
 
 from xxh3 import xxh3_64
 
-CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16", 5: "fp8p", 6: "trellis"}
+CODECS = {1: "raw16", 2: "i8", 3: "ladder", 4: "x16", 5: "fp8p", 6: "trellis", 7: "q"}
 # By the bits of a code.
-PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}, "x16": {16: 3}, "fp8p": {8: 1}, "trellis": {2: 2, 3: 3}}
+PLANES = {"raw16": {16: 1}, "i8": {8: 2}, "ladder": {2: 2, 3: 3, 4: 4, 8: 5}, "x16": {16: 3}, "fp8p": {8: 1}, "trellis": {2: 2, 3: 3},
+          "q": {layers_between_resets: 2 for layers_between_resets in range(1, 256)}}
 DTYPES = {1: "bf16", 2: "f16", 3: "f8e4m3", 4: "f8e5m2", 5: "u8"}
 MANTISSAS = [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7]
 ROOTS = {16: 0x3E800000, 32: 0x3E3504F3, 64: 0x3E000000, 128: 0x3DB504F3, 256: 0x3D800000}
@@ -147,6 +148,7 @@ class Block:
         need(self.tokens in range(16, 257, 16) and self.dim in dims, "shape")
         self.sinks = 4 if self.codec in ROTATED and self.first_position == 0 else 0
         need(flags == (1 if self.sinks else 0) | (2 if self.raised else 0) | (4 if self.mixed else 0), "flags")
+        need(self.codec != "q" or any(self.profile), "profile digest")
         need(self.raised <= 2 * self.layers * self.heads and self.sqnr >= self.floor, "quality")
         end = 128 + 16 * planes * self.layers
         need(len(data) >= end and xxh3_64(data[128:end]) == table_sum, "table checksum")
@@ -167,6 +169,7 @@ class Block:
         return piece
 
     def decode(self, precision, rotated=False):
+        need(self.codec != "q", "a q block needs its profile: q/q_reader.py")
         tiles = [[None] * self.layers for _ in range(2 * self.heads)]
         for layer in range(self.layers):
             for i, values in enumerate(self._decode_layer(layer, precision, rotated)):

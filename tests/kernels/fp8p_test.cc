@@ -74,7 +74,7 @@ TEST(Fp8p, RowsOfAnMlaLayerAreKeptAsTwoHalves) {
 TEST(Fp8p, ACodecTakesItsOwnDtypesAndNoOther) {
   const std::vector<uint16_t> units = RandomUnits(2 * 16 * 256);
   std::vector<uint8_t> out(1 << 16);
-  for (const Codec codec : kKnownCodecs) {
+  for (const Codec codec : kUncalibratedCodecs) {
     for (const Dtype dtype : {Dtype::kBf16, Dtype::kF16, Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kU8}) {
       const BlockShape shape = {1, 1, 16, 64, dtype};
       const auto size =

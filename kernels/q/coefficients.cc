@@ -1,0 +1,144 @@
+#include "kernels/q/coefficients.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvist {
+namespace {
+
+constexpr int kSignAndLengthBits = 5;  // of an escape: the sign, then how many bits follow
+
+int LengthOfEscape(int magnitude) { return std::bit_width(uint32_t(magnitude - kMostPlain)) - 1; }
+
+int32_t ReadEscape(RansDecoder& decoder, size_t lane) {
+  const uint32_t head = decoder.Raw(lane, kSignAndLengthBits);
+  const int length = int(head >> 1);
+  const int32_t magnitude = 16 + ((1 << length) - 1) + int32_t(decoder.Raw(lane, length));
+  return (head & 1) != 0 ? -magnitude : magnitude;
+}
+
+void WriteEscape(RansEncoder& encoder, size_t lane, int32_t q) {
+  const int magnitude = std::abs(q), length = LengthOfEscape(magnitude);
+  encoder.Raw(lane, kSignAndLengthBits, uint32_t(length << 1 | (q < 0 ? 1 : 0)));
+  encoder.Raw(lane, length, uint32_t(magnitude - 16 - ((1 << length) - 1)));
+}
+
+uint32_t SymbolOf(int32_t q) { return std::abs(q) <= kMostPlain ? uint32_t(q + kMostPlain) : kEscape; }
+
+void ReadGroup(const Profile& profile, const Profile::Side& side, size_t kv, size_t group, RansDecoder& decoder,
+               SideCoefficients& out) {
+  std::array<int, kRansLanes> shifts;
+  int8_t* steps = &out.steps[group * kRansLanes];
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    steps[lane] = int8_t(int(decoder.Symbol(lane, profile.step_table(kv))) + kLeastStep);
+  }
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    shifts[lane] = int(decoder.Symbol(lane, profile.shift_table(kv))) + kLeastShift;
+  }
+  for (size_t c = 0; c < side.coded_rows; ++c) {
+    uint32_t symbols[kRansLanes];
+    for (size_t lane = 0; lane < kRansLanes; ++lane) {
+      const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
+      symbols[lane] = of_class == 0 ? kMostPlain : decoder.Symbol(lane, profile.class_table(of_class));
+    }
+    for (size_t lane = 0; lane < kRansLanes; ++lane) {
+      out.q[(group * kRansLanes + lane) * side.coded_rows + c] =
+          symbols[lane] == kEscape ? ReadEscape(decoder, lane) : int32_t(symbols[lane]) - kMostPlain;
+    }
+  }
+}
+
+// What a symbol of each class costs, in bits; an escape without the bits after it.
+using Costs = std::array<std::array<float, 32>, kClasses>;
+
+Costs CostsOf(const Profile& profile) {
+  Costs costs{};
+  for (size_t c = 0; c < kClasses; ++c) {
+    for (size_t i = 0; i < 32; ++i) costs[c][i] = kRansBits - std::log2(float(profile.class_table(c).frequency[i]));
+  }
+  return costs;
+}
+
+// The shift under which a token's row costs least. 0 is always possible.
+int BestShift(const Profile& profile, const Costs& costs, const Profile::Side& side, size_t kv, int step,
+              const int32_t* q) {
+  int best = 0;
+  double least = INFINITY;
+  for (int shift = kLeastShift; shift < kLeastShift + int(kShiftSymbols); ++shift) {
+    double cost = kRansBits - std::log2(double(profile.shift_table(kv).frequency[shift - kLeastShift]));
+    for (size_t c = 0; c < side.coded_rows; ++c) {
+      const int of_class = ClassOf(side.base_classes[c], step, shift);
+      if (of_class != 0) cost += costs[of_class][SymbolOf(q[c])];
+      if (of_class == 0 && q[c] != 0) cost = INFINITY;
+    }
+    if (cost >= least) continue;
+    least = cost;
+    best = shift;
+  }
+  return best;
+}
+
+void WriteGroup(const Profile& profile, const Costs& costs, const Profile::Side& side, size_t kv, size_t group,
+                const SideCoefficients& from, RansEncoder& encoder) {
+  std::array<int, kRansLanes> shifts;
+  const int8_t* steps = &from.steps[group * kRansLanes];
+  const auto row = [&](size_t lane) { return from.q.data() + (group * kRansLanes + lane) * side.coded_rows; };
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    encoder.Symbol(lane, profile.step_table(kv), uint32_t(steps[lane] - kLeastStep));
+  }
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    shifts[lane] = BestShift(profile, costs, side, kv, steps[lane], row(lane));
+    encoder.Symbol(lane, profile.shift_table(kv), uint32_t(shifts[lane] - kLeastShift));
+  }
+  for (size_t c = 0; c < side.coded_rows; ++c) {
+    for (size_t lane = 0; lane < kRansLanes; ++lane) {
+      const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
+      if (of_class != 0) encoder.Symbol(lane, profile.class_table(of_class), SymbolOf(row(lane)[c]));
+    }
+    for (size_t lane = 0; lane < kRansLanes; ++lane) {
+      if (SymbolOf(row(lane)[c]) == kEscape) WriteEscape(encoder, lane, row(lane)[c]);
+    }
+  }
+}
+
+}  // namespace
+
+int ClassOf(int base, int step, int shift) { return std::clamp(base + 2 * step + shift, 0, int(kClasses) - 1); }
+
+absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
+                                                   absl::Span<const uint8_t> stream) {
+  LayerCoefficients coefficients;
+  for (size_t kv : kSideOrder) {
+    coefficients[kv].steps.resize(tokens);
+    coefficients[kv].q.resize(tokens * profile.layer(layer).sides[kv].coded_rows);
+  }
+  if (stream.empty()) return coefficients;
+  RansDecoder decoder(stream);
+  for (size_t kv : kSideOrder) {
+    for (size_t group = 0; group < tokens / kRansLanes; ++group) {
+      ReadGroup(profile, profile.layer(layer).sides[kv], kv, group, decoder, coefficients[kv]);
+    }
+  }
+  if (absl::Status status = decoder.Finish(); !status.ok()) {
+    return absl::DataLossError(absl::StrCat("layer ", layer, ": ", status.message()));
+  }
+  return coefficients;
+}
+
+std::vector<uint8_t> WriteCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
+                                       const LayerCoefficients& coefficients) {
+  const Costs costs = CostsOf(profile);
+  RansEncoder encoder;
+  for (size_t kv : kSideOrder) {
+    for (size_t group = 0; group < tokens / kRansLanes; ++group) {
+      WriteGroup(profile, costs, profile.layer(layer).sides[kv], kv, group, coefficients[kv], encoder);
+    }
+  }
+  return encoder.Finish();
+}
+
+}  // namespace kvist

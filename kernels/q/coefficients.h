@@ -1,0 +1,47 @@
+// The stream of one layer of codec q as numbers: what each token's step is, and the coefficients in units of it.
+//
+// Shapes  q [tokens][coded rows] of each side. Of the two sides 0 is K and 1 is V.
+// Units   a step symbol k is kept as k, from -8 to 23: a half of a power of two.
+// Threads pure functions.
+// Errors  Read: DataLoss says what is wrong with the stream; never a read outside of it.
+// Why     Entropy and arithmetic apart: the encoder closes its loop over these numbers and writes the stream at the end, when
+//         it may choose each token's shift by what its whole row costs.
+#ifndef KVIST_KERNELS_Q_COEFFICIENTS_H_
+#define KVIST_KERNELS_Q_COEFFICIENTS_H_
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/q/profile.h"
+
+namespace kvist {
+
+inline constexpr int kLeastStep = -8, kMostStep = 23;
+inline constexpr int kLeastShift = -3;
+inline constexpr int kMostPlain = 15;           // the largest coefficient with a symbol of its own
+inline constexpr int kMostCoefficient = 65550;  // 16 + 2^15 - 1 + 2^15 - 1
+inline constexpr uint32_t kEscape = 31;
+
+struct SideCoefficients {
+  std::vector<int8_t> steps;  // [tokens]
+  std::vector<int32_t> q;     // [tokens][coded rows]
+};
+using LayerCoefficients = std::array<SideCoefficients, 2>;
+
+// 0: the coefficient is 0 and has no symbol.
+int ClassOf(int base, int step, int shift);
+
+// An empty stream stands for zeros.
+absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
+                                                   absl::Span<const uint8_t> stream);
+
+// REQUIRES: |q| <= kMostCoefficient, and 0 where ClassOf(base, step, 0) is 0.
+std::vector<uint8_t> WriteCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
+                                       const LayerCoefficients& coefficients);
+
+}  // namespace kvist
+
+#endif  // KVIST_KERNELS_Q_COEFFICIENTS_H_

@@ -1,0 +1,36 @@
+// Decode of codec q behind the waist: finds the pieces of each layer since the last reset, and gives out those asked for.
+#ifndef KVIST_KERNELS_Q_DECODE_H_
+#define KVIST_KERNELS_Q_DECODE_H_
+
+#include "absl/status/status.h"
+#include "kernels/codec.h"
+#include "kernels/q/reconstruct.h"
+#include "kernels/tile.h"
+
+namespace kvist {
+
+// InvalidArgument names both.
+absl::Status CheckProfileShape(const Profile& profile, const BlockShape& shape);
+
+// As headers have it: kNeverResets for never.
+int LayersBetweenResets(const Profile& profile);
+
+// Contract of Decode (codec.h). REQUIRES: the pieces of the layers since the last reset are there.
+absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
+                     AddProductFunction add);
+
+// Where a tile's values come from when they are read: its rows of the stream's values, or its record.
+struct QTileSource {
+  const Profile& profile;
+  uint32_t layer;
+  size_t kv, head, tokens;
+  absl::Span<const CosSin> angles;  // of the whole block
+  const LayerValues& values;
+  Dtype dtype;
+  size_t sinks;  // leading tokens that are in the record of a tile of its own mode
+};
+void WriteQTile(const QTileSource& source, const TileBytes& tile, const TileTarget& target);
+
+}  // namespace kvist
+
+#endif  // KVIST_KERNELS_Q_DECODE_H_

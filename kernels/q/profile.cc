@@ -1,0 +1,123 @@
+#include "kernels/q/profile.h"
+
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/half.h"
+#include "kernels/tables.h"
+
+namespace kvist {
+namespace {
+
+std::vector<float> Widened(const std::vector<uint16_t>& bits) {
+  std::vector<float> values(bits.size());
+  for (size_t i = 0; i < bits.size(); ++i) values[i] = Widen(bits[i], Dtype::kBf16);
+  return values;
+}
+
+std::vector<float> Expanded(const ProfileMatrix& matrix) {
+  std::vector<float> values(matrix.codes.size());
+  const size_t columns = matrix.column_scales.size();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float by_row = float(matrix.codes[i]) * LogScale(matrix.row_scales[i / columns]);
+    values[i] = by_row * LogScale(matrix.column_scales[i % columns]);
+  }
+  return values;
+}
+
+RansTable ClassTable(absl::Span<const uint16_t> frequencies) {
+  std::array<uint16_t, 32> of_symbols;
+  for (int q = -15; q <= 15; ++q) of_symbols[q + 15] = frequencies[std::abs(q)];
+  of_symbols[31] = frequencies[16];
+  return RansTable(of_symbols);
+}
+
+// Gauss and Jordan with the largest pivot of each column. False: no inverse, as far as binary64 can tell.
+bool Invert(std::vector<double>& matrix, size_t n) {
+  double largest = 0;
+  for (double value : matrix) largest = std::max(largest, std::abs(value));
+  std::vector<double> inverse(n * n);
+  for (size_t i = 0; i < n; ++i) inverse[i * n + i] = 1;
+  for (size_t column = 0; column < n; ++column) {
+    size_t pivot = column;
+    for (size_t row = column; row < n; ++row) {
+      if (std::abs(matrix[row * n + column]) > std::abs(matrix[pivot * n + column])) pivot = row;
+    }
+    const double value = matrix[pivot * n + column];
+    if (!(std::abs(value) > 1e-12 * largest)) return false;
+    std::swap_ranges(&matrix[pivot * n], &matrix[pivot * n] + n, &matrix[column * n]);
+    std::swap_ranges(&inverse[pivot * n], &inverse[pivot * n] + n, &inverse[column * n]);
+    for (size_t i = 0; i < n; ++i) {
+      matrix[column * n + i] /= value;
+      inverse[column * n + i] /= value;
+    }
+    for (size_t row = 0; row < n; ++row) {
+      const double factor = matrix[row * n + column];
+      if (row == column || factor == 0) continue;
+      for (size_t i = 0; i < n; ++i) {
+        matrix[row * n + i] -= factor * matrix[column * n + i];
+        inverse[row * n + i] -= factor * inverse[column * n + i];
+      }
+    }
+  }
+  matrix = std::move(inverse);
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
+  absl::StatusOr<ProfileFile> file = ProfileFile::Read(bytes);
+  if (!file.ok()) return file.status();
+  Profile profile;
+  uint8_t digest[SHA256_DIGEST_LENGTH];
+  SHA256(bytes.data(), bytes.size(), digest);
+  std::copy_n(digest, profile.digest_.size(), profile.digest_.begin());
+  for (size_t c = 0; c < kClasses; ++c) {
+    profile.class_tables_.push_back(
+        ClassTable(absl::MakeSpan(file->class_frequencies).subspan(c * kClassFrequencies, kClassFrequencies)));
+  }
+  for (size_t kv : kSideOrder) {
+    profile.step_tables_[kv] = RansTable(file->step_frequencies[kv]);
+    profile.shift_tables_[kv] = RansTable(file->shift_frequencies[kv]);
+  }
+  for (ProfileLayer& from : file->layers) {
+    Layer& layer = profile.layers_.emplace_back();
+    layer.deviations = Widened(from.deviations);
+    for (size_t kv : kSideOrder) {
+      const ProfileSide& side = from.sides[kv];
+      layer.sides[kv] = {Widened(side.mean), Expanded(side.predictor), Expanded(side.synthesis),
+                         side.coded_rows,    side.base_classes,        {},
+                         Widened(side.own),  Widened(side.around)};
+    }
+    from = {};  // the file's form is not needed beside the numbers
+  }
+  profile.facts_ = std::move(file->facts);
+  return profile;
+}
+
+absl::Status Profile::PrepareEncoding() {
+  const size_t width = facts_.Width();
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    for (size_t kv : kSideOrder) {
+      Side& side = layers_[layer].sides[kv];
+      std::vector<double> matrix(side.synthesis.begin(), side.synthesis.end());
+      if (!Invert(matrix, width)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("profile: layer ", layer, ": the matrix of ", kv == 0 ? "K" : "V", " has no inverse"));
+      }
+      side.analysis.resize(width * side.coded_rows);
+      for (size_t row = 0; row < width; ++row) {
+        std::copy_n(&matrix[row * width], side.coded_rows, side.analysis.data() + row * side.coded_rows);
+      }
+    }
+  }
+  can_encode_ = true;
+  return absl::OkStatus();
+}
+
+}  // namespace kvist

@@ -1,0 +1,60 @@
+#include "kernels/q/rans.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/header.h"
+
+namespace kvist {
+
+RansTable::RansTable(absl::Span<const uint16_t> frequencies) {
+  uint32_t next = 0;
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    frequency[i] = frequencies[i];
+    start[i] = uint16_t(next);
+    std::fill_n(symbol.begin() + next, frequencies[i], uint8_t(i));
+    next += frequencies[i];
+  }
+}
+
+std::vector<uint8_t> RansEncoder::Finish() const {
+  std::array<uint32_t, kRansLanes> states;
+  states.fill(kRansLow);
+  std::vector<uint16_t> words;  // last one first
+  for (size_t i = steps_.size(); i-- > 0;) {
+    const Step& step = steps_[i];
+    uint32_t& state = states[step.lane];
+    if (state >= uint64_t{step.frequency} << (32 - step.bits)) {
+      words.push_back(uint16_t(state));
+      state >>= 16;
+    }
+    state = (state / step.frequency << step.bits) + state % step.frequency + step.start;
+  }
+  std::vector<uint8_t> stream(kRansStateBytes + 2 * words.size());
+  for (size_t lane = 0; lane < kRansLanes; ++lane) StoreLe(states[lane], 4, &stream[4 * lane]);
+  for (size_t i = 0; i < words.size(); ++i) StoreLe(words[words.size() - 1 - i], 2, &stream[kRansStateBytes + 2 * i]);
+  return stream;
+}
+
+RansDecoder::RansDecoder(absl::Span<const uint8_t> stream) {
+  if (stream.size() < kRansStateBytes) {
+    states_.fill(kRansLow);
+    missing_ = true;
+    return;
+  }
+  for (size_t lane = 0; lane < kRansLanes; ++lane) states_[lane] = uint32_t(LoadLe(stream.data() + 4 * lane, 4));
+  words_ = stream.subspan(kRansStateBytes);
+}
+
+absl::Status RansDecoder::Finish() const {
+  if (missing_) return absl::DataLossError("its stream ends too early");
+  if (!words_.empty()) return absl::DataLossError(absl::StrCat("its stream has ", words_.size(), " bytes too many"));
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    if (states_[lane] != kRansLow) {
+      return absl::DataLossError(absl::StrCat("its stream ends lane ", lane, " in state ", states_[lane]));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvist
