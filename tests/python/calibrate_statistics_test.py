@@ -45,6 +45,7 @@ class NoModel:
         # A gradient by what RoPE and its factor made, of one by what was before them.
         angles = arithmetic.cos_sin(np.arange(len(tokens)), ROPE.turns, 1.0)
         before[:, 0] = arithmetic.rope(before[:, 0], angles, ROPE.style) / np.float32(ROPE.factor)
+        before.setflags(write=False)  # as what jax gives
         return before
 
 

@@ -20,6 +20,7 @@ from .matrix import Matrix
 from .profile import Layer, Profile, Side, Tables
 from .reference import ROUND, Coder, log_steps
 
+TOLERANCE = 0.2  # of the mean squared step: error that a coder leaves in each direction
 FLOOR = 2e-3  # of the mean eigenvalue: the Fisher metric's least
 TABLE_TOKENS = 9000  # that the tables' last count looks at
 AFTER_START = 4  # values begin after the tokens that have rules of their own
@@ -31,7 +32,7 @@ class Settings:
     reset: int = 0  # of DEEP: layers between resets; 0: never
     theta: float = 0.6e-4
     inverse_step: float = 0.05  # of a row of T-, in theta over the row's deviation
-    predictor_step: float = 0.02  # of a source's row, in theta over its deviation
+    predictor_step: float = 0.05  # of a source's row, in theta over its deviation
     damping: float = 0.05  # of error feedback in predictors
     noise: float = 0.1  # of the step's square, what decoding adds to every direction of a source
     least_row: float = 0.05  # theta: rows of T- that vary less are not decoded
@@ -65,8 +66,17 @@ def _metric(fisher: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (vectors * values) @ vectors.T, (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
-def _predictor(sources: Sequence[_Decoded], x: np.ndarray, fisher: np.ndarray, settings: Settings) -> tuple[Matrix, np.ndarray]:
-    """The few-bit predictor of x, and what it predicts."""
+def _spectrum(error: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(variances, falling; directions) of what prediction left, in the metric."""
+    d = error.shape[1]
+    covariance = (error.T @ error).astype(np.float64) / len(error)
+    covariance += 1e-4 * np.trace(covariance) / d * np.eye(d)
+    variance, vectors = np.linalg.eigh(root @ covariance @ root)
+    return np.maximum(variance[::-1], 0), vectors[:, ::-1]
+
+
+def _predictor(sources: Sequence[_Decoded], x: np.ndarray, root: np.ndarray, step: float, settings: Settings) -> tuple[Matrix, np.ndarray]:
+    """The few-bit predictor of x, and what it predicts. step: the mean square of steps."""
     source = np.concatenate([s.values for s in sources], 1)
     d, tokens = x.shape[1], len(x)
     gram = (source.T @ source).astype(np.float64) / tokens
@@ -74,18 +84,18 @@ def _predictor(sources: Sequence[_Decoded], x: np.ndarray, fisher: np.ndarray, s
         gram[i * d : (i + 1) * d, i * d : (i + 1) * d] += settings.noise * one.noise
     gram += 1e-7 * np.trace(gram) / len(gram) * np.eye(len(gram))
     best = np.linalg.solve(gram, (source.T @ x).astype(np.float64) / tokens)
-    step = settings.predictor_step * settings.theta / np.sqrt(np.diag(gram))
-    few = matrix.quantize(best, step, 1 / np.sqrt(np.diag(fisher)), (gram, fisher), settings.damping)
+    # An error of the predictor is coded with what it left: where that varies much, a little more costs few bits.
+    variance, vectors = _spectrum(x - source @ best.astype(np.float32), root)
+    turned = root @ vectors
+    outputs = (turned * (1 / (1 + variance / (TOLERANCE * step)))) @ turned.T
+    rows, columns = (1 / matrix.weight_of_rows(metric, settings.damping) for metric in (gram, outputs))
+    few = matrix.quantize(best, settings.predictor_step * settings.theta * rows, columns, (gram, outputs), settings.damping)
     return few, source @ few.values()
 
 
 def _inverse(error: np.ndarray, metric: np.ndarray, root: np.ndarray, inverse_root: np.ndarray, settings: Settings) -> tuple[Matrix, int]:
     """T- of what prediction left, rows by falling variance, and how many of them are worth decoding."""
-    d = error.shape[1]
-    covariance = (error.T @ error).astype(np.float64) / len(error)
-    covariance += 1e-4 * np.trace(covariance) / d * np.eye(d)
-    variance, vectors = np.linalg.eigh(root @ covariance @ root)
-    variance, vectors = np.maximum(variance[::-1], 0), vectors[:, ::-1]
+    variance, vectors = _spectrum(error, root)
     # A row's error leaks into all other components in proportion to the row's variance.
     step = settings.inverse_step * settings.theta / np.sqrt(variance + settings.theta**2)
     few = matrix.quantize(vectors.T @ inverse_root, step, 1 / np.sqrt(np.diag(metric)))
@@ -111,16 +121,17 @@ class _Fit:
         mean = self._guess.mean[index, columns]
         x = self._values[index, :, columns].astype(np.float32) - mean
         metric, root, inverse_root = _metric(self._fisher[side, index])
-        predictor, predicted = _predictor(sources, x, metric, settings) if sources else (None, np.float32(0))
+        step = arithmetic.step_of(settings.theta, self._k[side, index])
+        square = float(np.square(step, dtype=np.float64).mean())
+        predictor, predicted = _predictor(sources, x, root, square, settings) if sources else (None, np.float32(0))
         few, rows = _inverse(x - predicted, metric, root, inverse_root, settings)
         whole = few.values()
         y = (x - predicted) @ np.linalg.inv(whole.astype(np.float64))[:, :rows].astype(np.float32)
         base = np.full(self._width, -128, np.int8)
         base[:rows] = np.clip(tables.classes_of(np.sqrt(np.square(y).mean(0) + 1e-30) / settings.theta), -128, 127)
-        step = arithmetic.step_of(settings.theta, self._k[side, index])
         q = self._quantize(y, step, base[:rows], self._k[side, index])
         decoded = predicted + (q * step[:, None]) @ whole[:rows]
-        noise = float(np.square(step, dtype=np.float64).mean()) * (whole.T.astype(np.float64) @ whole)
+        noise = square * (whole.T.astype(np.float64) @ whole)
         first, second = self._guess.first[side, index], self._guess.second[side, index]
         return Side(mean, predictor, few, rows, base, first, second), _Decoded(decoded, noise)
 

@@ -34,11 +34,21 @@ class Matrix:
         return (self.code.astype(np.float32) * scale(self.row)[:, None]) * scale(self.column)
 
 
-def _unit_upper(metric: np.ndarray, damping: float) -> np.ndarray:
-    """V, upper with ones on the diagonal, of metric = V D V^T; damping adds to the diagonal, in parts of it."""
+def _upper(metric: np.ndarray, damping: float) -> np.ndarray:
+    """R, upper, of metric = R R^T; damping adds to the diagonal, in parts of it."""
     damped = metric + damping * np.diag(np.diag(metric)) + 1e-30 * np.eye(len(metric))
-    lower = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    return (lower / np.diag(lower)).astype(np.float32)
+    return np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+
+
+def _unit_upper(metric: np.ndarray, damping: float) -> np.ndarray:
+    upper = _upper(metric, damping)
+    return (upper / np.diag(upper)).astype(np.float32)
+
+
+def weight_of_rows(metric: np.ndarray, damping: float) -> np.ndarray:
+    """What an error in each row weighs, as a factor: between what it weighs alone and what is left when those above it have
+    taken over what they can. Steps go with its inverse; either end gave larger matrices (README.md)."""
+    return np.sqrt(np.sqrt(np.diag(metric)) * np.diag(_upper(metric, damping)))
 
 
 def feed_back(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, damping: float) -> np.ndarray:

@@ -120,8 +120,8 @@ class _Gathering:
         random = np.random.default_rng([PROTOCOL, kv.shape[3], *following[:8]])
         found = self._gradients.of(kv, following, draws, random)
         # RoPE is a rotation times its factor: its derivative, turned around, is its inverse times the factor's square.
-        found[:, 0] *= rope.factor**2
-        return np.stack([rows_of(one, rope) for one in found]) / np.float32(np.sqrt(len(following)))
+        share = np.array([rope.factor**2, 1], np.float32).reshape(2, 1, 1, 1, 1) / np.float32(np.sqrt(len(following)))
+        return np.stack([rows_of(one * share, rope) for one in found])
 
     def _look_ahead(self, tokens: list[int]) -> dict[str, np.ndarray]:
         kv = bf16.to_float(self._engine.prefill(tokens[:PREFIX]))
