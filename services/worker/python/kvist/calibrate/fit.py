@@ -22,7 +22,7 @@ from .reference import ROUND, Coder, log_steps
 
 TOLERANCE = 0.2  # of the mean squared step: error that a coder leaves in each direction
 FLOOR = 2e-3  # of the mean eigenvalue: the Fisher metric's least
-TABLE_TOKENS = 9000  # that the tables' last count looks at
+TABLE_TOKENS = 4000  # that the tables' last count looks at
 AFTER_START = 4  # values begin after the tokens that have rules of their own
 
 
