@@ -109,6 +109,10 @@ class GatheringTest(unittest.TestCase):
 
 
 class TextsTest(unittest.TestCase):
+    def test_the_registers_are_those_that_were_defined_and_long_enough(self) -> None:
+        for name, text in texts.registers("default"):
+            self.assertGreaterEqual(len(text), 4 * 3 * statistics.PASSAGE, name)  # three passages, at four characters a token
+
     def test_no_register_and_no_document_is_both_calibrated_and_judged(self) -> None:
         calibrated, judged = texts.CALIBRATED, texts.judged.JUDGED
         self.assertFalse({text.name for text in calibrated} & {text.name for text in judged})

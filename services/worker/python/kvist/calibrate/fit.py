@@ -111,7 +111,7 @@ class _Fit:
 
     def layer(self, index: int, before: Sequence[list[_Decoded]]) -> tuple[Layer, list[_Decoded]]:
         """before: the layers that predict, the latest first, each K, V."""
-        sources, d = [one for both in before for one in both], self._width
+        sources = [one for both in before for one in both]
         v, decoded_v = self._side(index, 1, sources)
         k, decoded_k = self._side(index, 0, sources + ([decoded_v] if self._settings.source_layers else []))
         return Layer(self._guess.deviation[index], v, k), [decoded_k, decoded_v]
