@@ -54,8 +54,8 @@ CALIBRATED = (
          "2712d280c1719d587902a8667762e89513f5580a698368846e0dde883ef3c97e"),
     Text("faq", "/usr/share/doc/debian/FAQ/debian-faq.en.txt.gz", "Debian's debian-faq 11.1", "none", 15000, 20000,
          "ea631aa6ac383f213350d75b79c8af2a8c536cd657fb947822245277b69c0cf2"),
-    Text("config", "/etc/redis/redis.conf", "Debian 12's redis-server", "none", 5000, 20000,
-         "73d13e5a77b28c918807a91009abbb8a559798e7b5390251268593dfc1223912"),
+    Text("config", "/usr/share/containers/containers.conf", "Debian 12's golang-github-containers-common", "none", 2000, 20000,
+         "9cbe528e5ad4a6bd0f90bb4b35f0676cd1696815215487fea51952fdc56d4113"),
 )  # fmt: skip
 
 
