@@ -14,7 +14,7 @@ from . import fit, gradients, profile_file, quality, statistics, texts
 from .profile import ProfileError, digest
 
 FAULTS = (engines.EngineError, eval_texts.TextError, ProfileError, OSError, ArithmeticError)
-LOCAL_THETA, DEEP_THETA = 0.7e-4, 0.85e-4
+LOCAL_THETA, DEEP_THETA = 0.65e-4, 0.8e-4
 
 
 def _parser() -> argparse.ArgumentParser:
