@@ -60,7 +60,7 @@ void AddToPythonPath(const std::filesystem::path& root) {
 
 }  // namespace
 
-bool IsPythonCommand(std::string_view name) { return name == "eval"; }
+bool IsPythonCommand(std::string_view name) { return name == "eval" || name == "calibrate"; }
 
 absl::Status BecomePython(int argc, char** argv) {
   const Place place = FindPlace(Program(argv[0]));

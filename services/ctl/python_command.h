@@ -14,7 +14,8 @@ namespace kvist {
 // One line each for --help.
 inline constexpr const char* kPythonCommands =
     "Commands in Python (kvist COMMAND --help):\n"
-    "  eval                        Measures what codecs do to a model's answers";
+    "  eval                        Measures what codecs do to a model's answers\n"
+    "  calibrate                   Makes a model's profile of codec q from texts";
 
 bool IsPythonCommand(std::string_view name);
 

@@ -112,13 +112,14 @@ TEST_F(KvistProcessTest, ATokenIsMadeWithItsLine) {
 }
 
 // The package lies beside the program in the runfiles; what follows is Python's own, its exit too.
-TEST_F(KvistProcessTest, EvalGivesWayToThePythonPackage) {
+TEST_F(KvistProcessTest, EvalAndCalibrateGiveWayToThePythonPackage) {
   ::setenv("KVIST_PYTHON", "python3", 1);
-  const testing::Ended help = Kvist({"eval", "--help"});
+  const testing::Ended eval = Kvist({"eval", "--help"}), calibrate = Kvist({"calibrate", "--help"});
   ::unsetenv("KVIST_PYTHON");
-  // Its own words, whether this python3 has numpy or not.
-  EXPECT_THAT(help.output + help.errors,
-              ::testing::AnyOf(HasSubstr("--through-node"), HasSubstr("lacks numpy: pip install numpy")));
+  // Their own words, whether this python3 has numpy or not.
+  const auto lacks = HasSubstr("lacks numpy: pip install numpy");
+  EXPECT_THAT(eval.output + eval.errors, ::testing::AnyOf(HasSubstr("--through-node"), lacks));
+  EXPECT_THAT(calibrate.output + calibrate.errors, ::testing::AnyOf(HasSubstr("--registers"), lacks));
 }
 
 TEST_F(KvistProcessTest, EvalWithoutAnInterpreterSaysWhatToInstall) {

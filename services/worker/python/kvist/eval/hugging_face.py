@@ -59,8 +59,8 @@ class HuggingFaceEngine:
             model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise EngineError(f"{name} cannot be loaded: {error}") from error
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = model.eval().to(self._device)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.eval().to(self.device)
         config = model.config.get_text_config()
         _refuse_other_caches(config)
         self.name = name
@@ -71,7 +71,7 @@ class HuggingFaceEngine:
 
     def _weights_digest(self) -> str:
         digest = hashlib.sha256()
-        for name, tensor in sorted(self._model.state_dict().items()):
+        for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(self._torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -84,7 +84,10 @@ class HuggingFaceEngine:
 
     def _cache(self, kv: np.ndarray) -> Any:
         """kv as the model's own cache."""
-        values = self._torch.from_numpy(bf16.to_float(kv) if kv.dtype == np.uint16 else kv).to(self._device)
+        return self.cache(self._torch.from_numpy(bf16.to_float(kv) if kv.dtype == np.uint16 else kv).to(self.device))
+
+    def cache(self, values: Any) -> Any:
+        """values: a tensor, float32, on the device; what is computed with the cache can be derived by it."""
         cache = self._cache_class()
         for layer in range(self.layers):
             cache.update(values[0, layer][None].clone(), values[1, layer][None].clone(), layer)
@@ -100,9 +103,9 @@ class HuggingFaceEngine:
         rows = []
         with self._torch.inference_mode():
             for first in range(0, len(tokens), CHUNK):
-                ids = self._torch.tensor([tokens[first : first + CHUNK]], device=self._device)
+                ids = self._torch.tensor([tokens[first : first + CHUNK]], device=self.device)
                 keep = 0 if every else 1
-                rows.append(self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0].float().cpu().numpy())
+                rows.append(self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0].float().cpu().numpy())
         return np.concatenate(rows) if every else rows[-1]
 
     def prefill(self, tokens: list[int], wide: bool = False) -> np.ndarray:
@@ -117,13 +120,13 @@ class HuggingFaceEngine:
     def queries(self, kv: np.ndarray, tokens: list[int]) -> np.ndarray | None:
         """Shown by an attention function that stands in the place of the model's own for this run; None if the model calls none."""
         seen: list[np.ndarray] = []
-        own = self._model.config._attn_implementation
+        own = self.model.config._attn_implementation
         _show_queries_to(seen)
-        self._model.set_attn_implementation(OBSERVED)
+        self.model.set_attn_implementation(OBSERVED)
         try:
             self._forward(tokens, self._cache(kv), every=False)
         finally:
-            self._model.set_attn_implementation(own)
+            self.model.set_attn_implementation(own)
         # A layer calls it once for each chunk.
         return np.stack([np.concatenate(seen[layer :: self.layers], 1) for layer in range(self.layers)]) if seen else None
 

@@ -5,6 +5,7 @@ wheels. A codec's profile must never be calibrated on these documents, nor on th
 """
 
 import dataclasses
+import gzip
 import hashlib
 import html.parser
 import importlib.util
@@ -80,7 +81,7 @@ def strip_pod(page: str) -> str:
 STRIP: dict[str, Callable[[str], str]] = {"html": strip_html, "pod": strip_pod, "none": lambda page: page}
 
 
-def _path(text: Text) -> pathlib.Path:
+def path_of(text: Text) -> pathlib.Path:
     package, _, inside = text.file.rpartition(":")
     if not package:
         return pathlib.Path(text.file)
@@ -92,10 +93,11 @@ def _path(text: Text) -> pathlib.Path:
 
 def load(text: Text) -> str:
     """Exactly the characters that the definition names."""
-    path = _path(text)
+    path = path_of(text)
     try:
-        page = path.read_text(encoding="utf-8")
-    except OSError as error:
+        content = path.read_bytes()
+        page = (gzip.decompress(content) if path.suffix in (".gz", ".dz") else content).decode("utf-8", "replace")
+    except (OSError, EOFError) as error:
         raise TextError(f"text {text.name!r} comes from {text.source}: {error}; tools/setup installs it") from error
     taken = STRIP[text.strip](page)[text.offset : text.offset + text.length]
     digest = hashlib.sha256(taken.encode()).hexdigest()

@@ -60,7 +60,7 @@ class SmolLM2:
         self.head_dim: int = field("embedding_length") // self.heads
         self.context: int = field("context_length")
         self.rope_base: float = field("rope.freq_base")
-        self._epsilon: float = field("attention.layer_norm_rms_epsilon")
+        self.epsilon: float = field("attention.layer_norm_rms_epsilon")
 
     def _layer(self, tensors: dict[str, np.ndarray], index: int) -> Layer:
         def weight(name: str) -> np.ndarray:
@@ -76,6 +76,11 @@ class SmolLM2:
             down=weight("ffn_down"),
         )
 
+    def stacked(self) -> dict[str, np.ndarray]:
+        """All weights, for a forward pass in another framework: those of layers as [layers, ...]."""
+        layers = {name: np.stack([getattr(layer, name) for layer in self._layers]) for name in Layer.__dataclass_fields__}
+        return {**layers, "embedding": self._embedding, "norm": self._norm}
+
     def new_cache(self, tokens: int, dtype: type = np.uint16) -> np.ndarray:
         return np.zeros((2, self.layers, self.kv_heads, tokens, self.head_dim), dtype)
 
@@ -87,7 +92,7 @@ class SmolLM2:
 
     def _attend(self, layer: Layer, index: int, x: np.ndarray, cache: np.ndarray, first: int) -> np.ndarray:
         n, total = len(x), first + len(x)
-        projected = _rms_norm(x, layer.attention_norm, self._epsilon) @ layer.qkv.T
+        projected = _rms_norm(x, layer.attention_norm, self.epsilon) @ layer.qkv.T
         rows = projected.reshape(n, -1, self.head_dim).swapaxes(0, 1)
         q, k, v = np.split(rows, [self.heads, self.heads + self.kv_heads])
         narrow = cache.dtype == np.uint16
@@ -109,7 +114,7 @@ class SmolLM2:
         return attended.reshape(self.heads, n, self.head_dim).swapaxes(0, 1).reshape(n, -1) @ layer.output.T
 
     def _feed_forward(self, layer: Layer, x: np.ndarray) -> np.ndarray:
-        gate, up = np.split(_rms_norm(x, layer.ffn_norm, self._epsilon) @ layer.gate_up.T, 2, -1)
+        gate, up = np.split(_rms_norm(x, layer.ffn_norm, self.epsilon) @ layer.gate_up.T, 2, -1)
         return (gate / (1 + np.exp(-gate)) * up) @ layer.down.T
 
     def forward(self, tokens: list[int], cache: np.ndarray, first: int) -> np.ndarray:
@@ -121,7 +126,7 @@ class SmolLM2:
         return x
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
-        return _rms_norm(hidden, self._norm, self._epsilon) @ self._embedding.T
+        return _rms_norm(hidden, self._norm, self.epsilon) @ self._embedding.T
 
     def prefill(self, tokens: list[int], cache: np.ndarray, first: int = 0, progress=None) -> np.ndarray:
         """Runs the prompt from position `first` on in chunks that begin at fixed positions; logits of the next token."""
