@@ -36,7 +36,6 @@ absl::StatusOr<BlockBits> BitsOf(const EncodeOptions& options, const BlockShape&
   for (size_t layer = 0; layer < options.layer_bits.size(); ++layer) {
     bits.layers[layer] = Chosen(options.layer_bits[layer], of_block);
   }
-  bits.most = bits.least = of_block.key;
   for (size_t layer = 0; layer < bits.layers.size(); ++layer) {
     const LayerBits& of_layer = bits.layers[layer];
     for (const absl::Status& status :

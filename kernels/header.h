@@ -54,9 +54,6 @@ struct BlockHeader {
   size_t PrefixBytes() const { return kHeaderBytes + Pieces() * kPlaneEntryBytes; }
 };
 
-// "1 (raw16), 2 (i8), ...": for messages.
-std::string KnownCodecs();
-
 // REQUIRES: `out` holds kHeaderBytes. Computes the header's own checksum.
 void WriteHeader(const BlockHeader& header, uint8_t* out);
 

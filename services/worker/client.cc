@@ -109,13 +109,8 @@ absl::StatusOr<GetResult> Client::Get(absl::Span<const Key> chain, BlockRange ra
 }
 
 absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPages& pages) {
-  const Codec codec = core_->options.codec;
-  const Dtype dtype = core_->options.ns.dtype;
-  if (!TakesDtype(codec, dtype)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("codec ", std::string(CodecName(codec)), " does not take ", std::string(DtypeName(dtype)),
-                     ": fp8p takes f8e4m3, f8e5m2 and u8, every other codec bf16 and f16"));
-  }
+  const absl::Status encodes = ValidateOptions(core_->ForEncode(), core_->options.ns.Shape());
+  if (!encodes.ok()) return encodes;
   const absl::Time deadline = core_->Deadline();
   const auto job = std::make_shared<PutJob>(core_.get(), chain, pages, deadline);
   const absl::StatusOr<PrefixMatch> stored = MatchJob::Run(core_.get(), chain, absl::ZeroDuration(), deadline);

@@ -9,7 +9,6 @@ import ctypes
 import dataclasses
 import functools
 import os
-import struct
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from . import _abi, _checks
 
 PathLike = str | os.PathLike[str]
 
-HEADER_BYTES, TABLE_ENTRY_BYTES = 128, 16  # kernels/FORMAT.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,18 +97,6 @@ def describe(block: bytes, *, library: PathLike | None = None) -> Description:
     raw = _abi.BlockDescription()
     _checks.call(_library(library), "kvist_describe", *_block(block), ctypes.byref(raw))
     return Description(**{name: _python(getattr(raw, name)) for name, *_ in raw._fields_})
-
-
-def prefix(block: bytes, precision: int, *, library: PathLike | None = None) -> bytes:
-    """The leading bytes of a block that hold `precision` bits per code: what a demoted block keeps, and a narrow reader fetches."""
-    what = describe(block, library=library)
-    for planes in range(1, what.planes + 1):
-        # The last piece of a plane ends it: kernels/FORMAT.md, "Table".
-        entry = HEADER_BYTES + TABLE_ENTRY_BYTES * (planes * what.layers - 1)
-        offset, size = struct.unpack_from("<II", block, entry)
-        if describe(block[: offset + size], library=library).precision == precision:
-            return block[: offset + size]
-    raise ValueError(f"precision {precision} is none that this {what.codec} block has")
 
 
 @functools.cache
