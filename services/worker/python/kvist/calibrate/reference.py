@@ -18,6 +18,7 @@ from .profile import MAGNITUDES, SHIFTS, STEPS, Profile, Side
 SHARE = 0.7  # of a token's log importance that its step follows
 ROUND = 0.46
 SINK_K, EARLY_K, EARLY = -8, 4, 4  # of token 0 of a prompt, which has a record of its own; at least, of the tokens after it
+_ESCAPE = 2 * MAGNITUDES + 1  # the symbol of what a table has no symbol for; sign, length and bits follow the symbols of all lanes
 DROPPED_BITS = 6.0  # what it costs to lose a coefficient of 1 that its class has no symbol for
 
 
@@ -148,18 +149,20 @@ class Streams:
                 for c in range(len(base)):
                     for t in group:
                         if class_of[t, c]:
-                            self._put(coder, t % rans.LANES, self._coefficients[class_of[t, c]], int(side.q[t, c]))
+                            coder.symbol(t % rans.LANES, self._coefficients[class_of[t, c]], self._symbol_of(int(side.q[t, c])))
+                    for t in group:
+                        if abs(side.q[t, c]) > MAGNITUDES:
+                            self._put_escape(coder, t % rans.LANES, int(side.q[t, c]))
         return coder.finish()
 
     @staticmethod
-    def _put(coder: rans.Encoder, lane: int, table: rans.Table, q: int) -> None:
-        if abs(q) <= MAGNITUDES:
-            coder.symbol(lane, table, q + MAGNITUDES)
-            return
-        length = int(tables.escape_bits(np.array(abs(q))))
-        coder.symbol(lane, table, 2 * MAGNITUDES + 1)
-        coder.raw(lane, 1, int(q < 0))
-        coder.raw(lane, 4, length)
+    def _symbol_of(q: int) -> int:
+        return q + MAGNITUDES if abs(q) <= MAGNITUDES else _ESCAPE
+
+    @staticmethod
+    def _put_escape(coder: rans.Encoder, lane: int, q: int) -> None:
+        length = (abs(q) - MAGNITUDES).bit_length() - 1
+        coder.raw(lane, 5, length << 1 | int(q < 0))
         coder.raw(lane, length, abs(q) - MAGNITUDES - (1 << length))
 
     def decode(self, layer: int, tokens: int, stream: bytes) -> tuple[Symbols, Symbols]:
@@ -173,18 +176,21 @@ class Streams:
                     e[t] = coder.symbol(t % rans.LANES, self._e[key]) + tables.LEAST_E
                 class_of = tables.classes(base, k[group.start : group.stop], e[group.start : group.stop])
                 for c in range(len(base)):
+                    escaped = []
                     for t in group:
                         if which := class_of[t - group.start, c]:
-                            q[t, c] = self._take(coder, t % rans.LANES, self._coefficients[which])
+                            symbol = coder.symbol(t % rans.LANES, self._coefficients[which])
+                            q[t, c] = symbol - MAGNITUDES
+                            if symbol == _ESCAPE:
+                                escaped.append(t)
+                    for t in escaped:
+                        q[t, c] = self._take_escape(coder, t % rans.LANES)
             sides.append(Symbols(k, e, q, 0.0))
         coder.finish()
         return sides[0], sides[1]
 
     @staticmethod
-    def _take(coder: rans.Decoder, lane: int, table: rans.Table) -> int:
-        symbol = coder.symbol(lane, table)
-        if symbol <= 2 * MAGNITUDES:
-            return symbol - MAGNITUDES
-        negative, length = coder.raw(lane, 1), coder.raw(lane, 4)
-        magnitude = MAGNITUDES + (1 << length) + coder.raw(lane, length)
-        return -magnitude if negative else magnitude
+    def _take_escape(coder: rans.Decoder, lane: int) -> int:
+        head = coder.raw(lane, 5)
+        magnitude = MAGNITUDES + (1 << (head >> 1)) + coder.raw(lane, head >> 1)
+        return -magnitude if head & 1 else magnitude
