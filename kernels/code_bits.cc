@@ -8,11 +8,15 @@
 namespace kvist {
 namespace {
 
+bool HasBits(Codec codec, int bits) {
+  return CodePlanes(codec, bits) != 0 || bits == DefaultBits(codec).key || IsKeptWide(codec, bits);
+}
+
 absl::Status CheckBits(Codec codec, int bits, absl::string_view name) {
-  if (CodePlanes(codec, bits) != 0 || bits == DefaultBits(codec).key) return absl::OkStatus();
+  if (HasBits(codec, bits)) return absl::OkStatus();
   std::string known;
   for (int other = 1; other <= 16; ++other) {
-    if (CodePlanes(codec, other) == 0 && other != DefaultBits(codec).key) continue;
+    if (!HasBits(codec, other)) continue;
     absl::StrAppend(&known, known.empty() ? "" : ", ", other);
   }
   return absl::InvalidArgumentError(
@@ -42,11 +46,15 @@ absl::StatusOr<BlockBits> BitsOf(const EncodeOptions& options, const BlockShape&
          {CheckBits(options.codec, of_layer.key, "key_bits"), CheckBits(options.codec, of_layer.value, "value_bits")}) {
       if (!status.ok()) return status;
     }
-    if (layer == 0) bits.most = bits.least = of_layer.key;
-    bits.most = std::max({bits.most, of_layer.key, of_layer.value});
-    bits.least = std::min({bits.least, of_layer.key, of_layer.value});
+    for (int of_side : {of_layer.key, of_layer.value}) {
+      if (IsKeptWide(options.codec, of_side)) continue;
+      bits.most = std::max(bits.most, of_side);
+      bits.least = bits.least == 0 ? of_side : std::min(bits.least, of_side);
+    }
   }
-  return bits;
+  if (bits.most != 0) return bits;
+  return absl::InvalidArgumentError(absl::StrCat("all layers have 8 bits; ", std::string(CodecName(options.codec)),
+                                                 " needs one with fewer, i8 is made for 8"));
 }
 
 }  // namespace kvist

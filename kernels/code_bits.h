@@ -34,6 +34,9 @@ constexpr int BitsOfPlanes(Codec codec, int planes) {
   return planes == 4 ? 8 : planes + 1;
 }
 
+// Trellis has no codes of 8 bits: a side that is worth them is kept as a raised tile is, in rotated rows of 8 bits.
+constexpr bool IsKeptWide(Codec codec, int bits) { return codec == Codec::kTrellis && bits == 8; }
+
 // Bits of a codec whose caller chose none.
 constexpr LayerBits DefaultBits(Codec codec) {
   if (codec == Codec::kI8 || codec == Codec::kFp8p) return {8, 8};
@@ -42,7 +45,7 @@ constexpr LayerBits DefaultBits(Codec codec) {
   return codec == Codec::kLadder ? LayerBits{4, 4} : LayerBits{16, 16};
 }
 
-// The bits of a block's tiles, by layer.
+// The bits of a block's tiles, by layer; the most and the least of those in the codec's own codes.
 struct BlockBits {
   std::vector<LayerBits> layers;
   int most = 0, least = 0;

@@ -43,21 +43,27 @@ size_t MaxBlockBytes(const BlockShape& shape, Codec codec) {
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options) {
   const Codec codec = options.codec;
   const TileSizes sizes(codec, shape, identity.first_position);
-  const size_t heads = shape.heads;
+  const size_t exact = options.exact_heads, heads = shape.heads - exact;
   const absl::StatusOr<BlockBits> bits = BitsOf(options, shape);
   if (!bits.ok()) return 0;
   BlockHeader header;
   header.codec = codec;
   header.code_bits = bits->most;
   header.shape = shape;
-  const size_t records = heads * (sizes.Record(TileMode::kOwn, true) + sizes.Record(TileMode::kOwn, false));
-  const size_t side = KeepsValues(codec) ? 2 * heads * sizes.Record(TileMode::kRaw16, false) : 4 * heads + records;
+  const auto record = [&](int of_side, bool is_key) {
+    return sizes.Record(IsKeptWide(codec, of_side) ? TileMode::kRotatedI8 : TileMode::kOwn, is_key);
+  };
+  const auto side = [&](const LayerBits& layer) {
+    if (KeepsValues(codec)) return 2 * heads * sizes.Record(TileMode::kRaw16, false);
+    return 4 * size_t{shape.heads} + heads * (record(layer.key, true) + record(layer.value, false)) +
+           2 * exact * sizes.Record(TileMode::kRaw16, false);
+  };
   uint64_t end = header.PrefixBytes();
   for (int plane = 0; plane < header.Planes(); ++plane) {
     for (const LayerBits& layer : bits->layers) {
       const size_t tiles =
           heads * ((plane <= CodePlanes(codec, layer.key)) + (plane <= CodePlanes(codec, layer.value)));
-      end = AlignPlane(end) + (plane == 0 ? side : tiles * sizes.CodePlane(plane));
+      end = AlignPlane(end) + (plane == 0 ? side(layer) : tiles * sizes.CodePlane(plane));
     }
   }
   return end;

@@ -37,6 +37,7 @@ class TileEncoder {
       : shape_{shape.tokens, KeepsValues(options.codec) ? uint32_t(shape.RowUnits()) : shape.head_dim, shape.dtype},
         sizes_(options.codec, shape, identity.first_position),
         options_(options),
+        heads_(shape.heads),
         values_(shape.TileElements()),
         decoded_(shape.TileElements()),
         rotated_(shape.TileElements()),
@@ -52,8 +53,10 @@ class TileEncoder {
     for (size_t t = 0; t < shape_.tokens; ++t) {
       std::memcpy(&values_[t * shape_.head_dim], pages.Row(kv, layer, head, t), 2 * size_t{shape_.head_dim});
     }
-    const bool is_key = kv == 0;
-    if (sizes_.codec == Codec::kX16) {
+    const bool is_key = kv == 0, is_exact = head + options_.exact_heads >= heads_;
+    if (is_exact) {
+      Raw16();
+    } else if (sizes_.codec == Codec::kX16) {
       if (!X16()) Raw16();
     } else if (KeepsValues(sizes_.codec) || !simd::AllFinite(shape_, values_.data())) {
       Raw16();
@@ -62,8 +65,9 @@ class TileEncoder {
       if (!KeepsFloor(is_key)) Raw16();
     } else {
       simd::Rotate(shape_, values_.data(), rotated_.data());
-      Rotated(is_key);
-      if (!KeepsFloor(is_key)) RotatedI8();
+      const bool is_wide = IsKeptWide(sizes_.codec, bits);
+      if (!is_wide) Rotated(is_key);
+      if (is_wide || !KeepsFloor(is_key)) RotatedI8();
       if (tile_.mode == TileMode::kRotatedI8 && !KeepsFloor(is_key)) Raw16();
     }
     return tile_;
@@ -143,6 +147,7 @@ class TileEncoder {
   const simd::TileShape shape_;
   const TileSizes sizes_;
   const EncodeOptions& options_;
+  const uint32_t heads_;
   int bits_ = 0;
   float floor_db_ = 0;
   std::vector<uint16_t> values_, decoded_;  // [tokens][head_dim]
@@ -242,12 +247,24 @@ void EncodeQ(const ConstPages& pages, const EncodeOptions& options, Pieces& piec
   }
 }
 
+absl::Status CheckExactHeads(const EncodeOptions& options, const BlockShape& shape) {
+  if (options.exact_heads == 0) return absl::OkStatus();
+  if (!IsRotated(options.codec)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("exact_heads ", options.exact_heads, "; only ladder and trellis keep some heads as they are"));
+  }
+  if (options.exact_heads < shape.heads) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("exact_heads ", options.exact_heads, " of ", shape.heads,
+                                                 "; one must be left to code, raw16 keeps all as they are"));
+}
+
 }  // namespace
 
 absl::Status ValidateOptions(const EncodeOptions& options, const BlockShape& shape) {
   if (absl::Status status = ValidateShape(shape); !status.ok()) return status;
   if (absl::Status status = CheckTakes(options.codec, shape.dtype); !status.ok()) return status;
   if (absl::Status status = FloorOf(options).status(); !status.ok()) return status;
+  if (absl::Status status = CheckExactHeads(options, shape); !status.ok()) return status;
   if (options.codec == Codec::kQ) return CheckEncodesQ(options, shape);
   if (options.profile != nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(CodecName(options.codec)), " needs no profile"));

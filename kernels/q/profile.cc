@@ -92,7 +92,7 @@ absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
       const ProfileSide& side = from.sides[kv];
       layer.sides[kv] = {Widened(side.mean), Expanded(side.predictor), Expanded(side.synthesis),
                          side.coded_rows,    side.base_classes,        {},
-                         Widened(side.own),  Widened(side.around)};
+                         Widened(side.own),  Widened(side.around),     Widen(side.sensitivity, Dtype::kBf16)};
     }
     from = {};  // the file's form is not needed beside the numbers
   }

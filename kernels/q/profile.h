@@ -32,6 +32,7 @@ class Profile {
     std::vector<int8_t> base_classes;  // [d]
     std::vector<float> analysis;       // [d][coded_rows]: the inverse of synthesis; empty before PrepareEncoding
     std::vector<float> own, around;    // importance
+    float sensitivity = 0;             // what errors as large as the values would cost answers
   };
   struct Layer {
     std::array<Side, 2> sides;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/half.h"
 #include "kernels/header.h"
 #include "kernels/q/rans.h"
 
@@ -33,7 +34,7 @@ uint64_t BodyBytes(const ProfileFacts& facts) {
     for (size_t kv : kSideOrder) {
       const uint64_t sources = facts.Sources(layer, kv);
       bytes += 2 * width + (sources == 0 ? 0 : MatrixBytes(sources, width)) + MatrixBytes(width, width) + 2 + width;
-      bytes += 2 * (facts.OwnFeatures() + kAroundFeatures);
+      bytes += 2 * (facts.OwnFeatures() + kAroundFeatures + 1);
     }
   }
   return bytes;
@@ -94,6 +95,7 @@ void VisitBody(Archive& archive, File& file) {
     for (size_t kv : kSideOrder) {
       archive(layer.sides[kv].own);
       archive(layer.sides[kv].around);
+      archive.Number(layer.sides[kv].sensitivity);
     }
   }
 }
@@ -166,6 +168,11 @@ absl::Status CheckBody(const ProfileFile& file) {
       if (side.coded_rows > file.facts.Width()) {
         return Wrong(absl::StrCat("layer ", layer, ": coded rows"), side.coded_rows,
                      absl::StrCat("0 to ", file.facts.Width()));
+      }
+      finite = finite && IsBf16Finite(side.sensitivity);
+      if (side.sensitivity >= 0x8000) {
+        return Wrong(absl::StrCat("layer ", layer, ": sensitivity"), Widen(side.sensitivity, Dtype::kBf16),
+                     "numbers from 0");
       }
     }
     if (!finite) return absl::InvalidArgumentError(absl::StrCat("profile: layer ", layer, " has NaN or infinity"));

@@ -76,7 +76,8 @@ struct ProfileSide {
   uint16_t coded_rows = 0;           // that decoding uses, the first ones
   std::vector<int8_t> base_classes;  // [d]
   std::vector<uint16_t> own,
-      around;  // bf16: importance from the own layer [OwnFeatures()] and from others [kAroundFeatures]
+      around;                // bf16: importance from the own layer [OwnFeatures()] and from others [kAroundFeatures]
+  uint16_t sensitivity = 0;  // bf16, not below 0: what errors as large as the values would cost answers
 };
 
 struct ProfileLayer {

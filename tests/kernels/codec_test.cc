@@ -136,6 +136,40 @@ TEST_P(CodecShapes, TrellisStaysNearItsTheory) {
   EXPECT_NEAR(SqnrDb(Shape(), values, decoded, half, half), 10.8, 0.7);
 }
 
+TEST_P(CodecShapes, TrellisKeepsASideOfEightBitsInRows) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const LayerBits layers[] = {{8, 2}, {3, 8}};
+  const EncodeOptions options = {.codec = Codec::kTrellis, .layer_bits = layers};
+  const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 4096);
+  EXPECT_EQ(block.size(), NominalBlockBytes(IdentityAt(4096), Shape(), options));
+  const BlockView view = ParseOrDie(block);
+  EXPECT_EQ(view.code_bits(), 3);
+  EXPECT_EQ(view.raised_tiles(), 2 * Shape().heads);
+  const std::vector<uint16_t> decoded = DecodeOrDie(view);
+  const size_t layer = Shape().TileElements() * Shape().heads;
+  EXPECT_GT(SqnrDb(Shape(), values, decoded, 0, layer), 38);
+  EXPECT_LT(SqnrDb(Shape(), values, decoded, layer, layer), 20);
+  EXPECT_LT(SqnrDb(Shape(), values, decoded, 2 * layer, layer), 14);
+  EXPECT_GT(SqnrDb(Shape(), values, decoded, 3 * layer, layer), 38);
+}
+
+TEST_P(CodecShapes, ExactHeadsComeBackBitForBitAndTheOthersAreCoded) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  for (Codec codec : {Codec::kLadder, Codec::kTrellis}) {
+    const EncodeOptions options = {.codec = codec, .exact_heads = 1};
+    const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 0);
+    EXPECT_EQ(block.size(), NominalBlockBytes(IdentityAt(0), Shape(), options));
+    EXPECT_EQ(ParseOrDie(block).raised_tiles(), 2 * Shape().layers);
+    const std::vector<uint16_t> decoded = DecodeOrDie(ParseOrDie(block));
+    const size_t tile = Shape().TileElements();
+    for (size_t i = 0; i < 2 * Shape().layers * Shape().heads; ++i) {
+      const bool is_exact = i % Shape().heads == Shape().heads - 1;
+      const bool is_equal = std::equal(&values[i * tile], &values[i * tile] + tile, &decoded[i * tile]);
+      EXPECT_EQ(is_equal, is_exact) << i;
+    }
+  }
+}
+
 TEST_P(CodecShapes, TrellisPlanesAreNotToBeDropped) {
   const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
   const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, Codec::kTrellis, 0);
@@ -398,6 +432,14 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
             "INVALID_ARGUMENT: key_bits 5; ladder has 0 (its own), 2, 3, 4, 8");
   EXPECT_EQ(message(kShape, {.codec = Codec::kI8, .value_bits = 4}, out.size()),
             "INVALID_ARGUMENT: value_bits 4; i8 has 0 (its own), 8");
+  EXPECT_EQ(message(kShape, {.codec = Codec::kTrellis, .key_bits = 4}, out.size()),
+            "INVALID_ARGUMENT: key_bits 4; trellis has 0 (its own), 2, 3, 8");
+  EXPECT_EQ(message(kShape, {.codec = Codec::kTrellis, .key_bits = 8, .value_bits = 8}, out.size()),
+            "INVALID_ARGUMENT: all layers have 8 bits; trellis needs one with fewer, i8 is made for 8");
+  EXPECT_EQ(message(kShape, {.codec = Codec::kI8, .exact_heads = 1}, out.size()),
+            "INVALID_ARGUMENT: exact_heads 1; only ladder and trellis keep some heads as they are");
+  EXPECT_EQ(message(kShape, {.exact_heads = 2}, out.size()),
+            "INVALID_ARGUMENT: exact_heads 2 of 2; one must be left to code, raw16 keeps all as they are");
   const LayerBits layers[2] = {};
   EXPECT_EQ(message(kShape, {.layer_bits = layers}, out.size()),
             "INVALID_ARGUMENT: layer_bits of 2 layers; the block has 1");

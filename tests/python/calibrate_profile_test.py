@@ -82,6 +82,7 @@ class LimitsTest(unittest.TestCase):
             ({"inverse": dataclasses.replace(k.inverse, column=k.inverse.column[1:])}, "inverse of K of layer 1: scales of columns"),
             ({"base": k.base.astype(np.int16)}, "base classes of K of layer 1"), ({"first": k.first[1:]}, "importance of K of layer 1"),
             ({"second": k.second[1:]}, "second importance of K of layer 1"),
+            ({"sensitivity": -1.0}, "sensitivity of K of layer 1: -1.0 is below 0"), ({"sensitivity": 1.0001}, "sensitivity of K of layer 1 is not of bf16"),
         ):  # fmt: skip
             with self.subTest(named=named):
                 self.refused(side_of(whole, 1, True, **changes), named)

@@ -41,4 +41,4 @@ def profile(source_layers: int = 0, reset: int = 0) -> Profile:
     turns = arithmetic.turns_of(10000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM))
     settings = fit.Settings(source_layers, reset, THETA)
     guess = fit.guess_of(values(), weights(), HEADS)
-    return fit.fit(values(), fisher(), guess, fit.Rope(1, turns), settings, {"model": "none"})
+    return fit.fit(values(), fisher(), weights(), guess, fit.Rope(1, turns), settings, {"model": "none"})

@@ -58,7 +58,7 @@ def make_profile(heads, dim, layers, style, factor, before, key_from_value, rese
             body += matrix(sources, width, 56) + matrix(width, width, 104)
             body += struct.pack("<H", RANDOM.choice((width, width - 5, 3)))
             body += bytes(RANDOM.choice((0, 5, 12, 20, 30, 47, 60, 246)) for _ in range(width))
-    body += bytes(2 * layers * (2 * width + 2 * (1 + 2 * heads + 4 * width + 17)))
+    body += bytes(2 * layers * (2 * width + 2 * (1 + 2 * heads + 4 * width + 17 + 1)))
     head = struct.pack("<8sHBBBBHHIff", b"KVISTPRF", 1, style, before, key_from_value, resets, heads, dim, layers, 0.07, factor)
     turns = struct.pack("<%dQ" % (dim // 2), *(RANDOM.getrandbits(64) >> RANDOM.randint(2, 40) for _ in range(dim // 2)))
     notes, packed = b"{}", zlib.compress(body, 9)

@@ -42,6 +42,7 @@ TEST(ProfileFile, IsReadAsItWasWritten) {
         EXPECT_EQ(got.synthesis.codes, side.synthesis.codes);
         EXPECT_EQ(got.mean, side.mean);
         EXPECT_EQ(got.around, side.around);
+        EXPECT_EQ(got.sensitivity, side.sensitivity);
       }
     }
     EXPECT_EQ(WriteOrDie(*read), bytes);
@@ -95,7 +96,7 @@ TEST(ProfileFile, ABodyThatIsTooSmallForItsNumbersIsRefusedBeforeAnyMemoryIsTake
   StoreLe(1024, 4, &bytes[kAtLayers]);
   StoreLe(10, 4, &bytes[at_body]);
   bytes.resize(at_body + 4 + 10);
-  EXPECT_THAT(Refusal(bytes), HasSubstr("a body of 10 bytes cannot hold 14767872"));
+  EXPECT_THAT(Refusal(bytes), HasSubstr("a body of 10 bytes cannot hold 14771968"));
 }
 
 TEST(ProfileFile, EachWrongNumberOfTheBodyIsNamed) {
@@ -118,6 +119,10 @@ TEST(ProfileFile, EachWrongNumberOfTheBodyIsNamed) {
               HasSubstr("layer 1 has NaN or infinity"));
   EXPECT_THAT(with([](ProfileFile& file) { file.layers[0].sides[1].own[5] = 0xffff; }),
               HasSubstr("layer 0 has NaN or infinity"));
+  EXPECT_THAT(with([](ProfileFile& file) { file.layers[0].sides[1].sensitivity = 0x7fc0; }),
+              HasSubstr("layer 0 has NaN or infinity"));
+  EXPECT_THAT(with([](ProfileFile& file) { file.layers[1].sides[1].sensitivity = 0xbf80; }),
+              HasSubstr("layer 1: sensitivity -1; allowed are numbers from 0"));
   EXPECT_THAT(with([](ProfileFile& file) { file.facts.heads = 9; }), HasSubstr("heads 9"));
 }
 

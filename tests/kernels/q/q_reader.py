@@ -78,7 +78,7 @@ class Profile:
             self.steps[kv], self.shifts[kv] = body.take("32H"), body.take("8H")
             need(sum(self.steps[kv]) == sum(self.shifts[kv]) == 4096, "frequencies")
         self.sides = [self._layer(body, layer) for layer in range(self.layers)]
-        self.importance = body.take("%dH" % (self.layers * (2 * self.width + 2 * (1 + 2 * self.heads + 4 * self.width + 17))))
+        self.importance = body.take("%dH" % (self.layers * (2 * self.width + 2 * (1 + 2 * self.heads + 4 * self.width + 17 + 1))))
         need(body.at == len(body.data), "bytes of the body")
 
     @staticmethod

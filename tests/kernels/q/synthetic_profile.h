@@ -85,6 +85,7 @@ inline ProfileFile MakeProfileFile(const SyntheticProfile& wanted) {
       for (int8_t& code : side.predictor.codes) code = int8_t(int(random() % 31) - 15);
       for (uint16_t& weight : side.own) weight = Bf16FromFloat(float(int(random() % 17) - 8) / 1024);
       side.around[1] = Bf16FromFloat(1);  // the own importance as it is
+      side.sensitivity = Bf16FromFloat(float(1 + random() % 16));
       std::fill(layer.deviations.begin(), layer.deviations.end(), Bf16FromFloat(1));
     }
   }

@@ -78,7 +78,7 @@ def _calibrate(given: argparse.Namespace) -> None:
     start = time.perf_counter()
     guess = fit.guess_of(found.values, found.weights, engine.kv_heads)
     _say(f"importance: {time.perf_counter() - start:.0f} s")
-    profile = fit.fit(found.values, found.fisher, guess, derived.rope, settings, about, lambda layer: _say(f"layer {layer + 1}/{len(found.values)}"))
+    profile = fit.fit(found.values, found.fisher, found.weights, guess, derived.rope, settings, about, lambda layer: _say(f"layer {layer + 1}/{len(found.values)}"))
     reached = quality.judge(profile, engine, judged, _say)
     profile = dataclasses.replace(profile, about={**about, "judged": reached})
     content = profile_file.write(profile)

@@ -46,6 +46,7 @@ class Side:
     base: np.ndarray  # int8 [d], class of each component at step theta
     first: np.ndarray  # [first_width], importance of a token from its row
     second: np.ndarray  # [SECOND], from those of the layers around
+    sensitivity: float = 0.0  # what errors as large as the values would cost answers; bf16 holds it exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Profile:
                 _bf16(side.mean, (d,), f"mean {where}")
                 _bf16(side.first, (weights,), f"importance {where}")
                 _bf16(side.second, (SECOND,), f"second importance {where}")
+                _bf16(np.float32([side.sensitivity]), (1,), f"sensitivity {where}")
+                _require(side.sensitivity >= 0, f"sensitivity {where}: {side.sensitivity} is below 0")
                 sources = self.source_rows(index, name == "K")
                 _require((side.predictor is None) == (sources == 0), f"predictor {where}: it has {sources} sources")
                 if side.predictor is not None:

@@ -43,7 +43,7 @@ class _Shape:
             for key in (False, True):
                 if rows := self.source_rows(layer, key):
                     total += rows + d + rows * d
-                total += 2 * d + (2 * d + d * d) + 2 + d + 2 * (first + SECOND)
+                total += 2 * d + (2 * d + d * d) + 2 + d + 2 * (first + SECOND + 1)
         return total
 
 
@@ -84,7 +84,9 @@ def _body(profile: Profile) -> bytes:
         for side in (layer.v, layer.k):
             parts += [_narrow(side.mean), _matrix_bytes(side.predictor), _matrix_bytes(side.inverse), struct.pack("<H", side.rows), side.base.tobytes()]
     for layer in profile.layers:
-        parts += [_narrow(layer.deviation), _narrow(layer.v.first), _narrow(layer.v.second), _narrow(layer.k.first), _narrow(layer.k.second)]
+        parts.append(_narrow(layer.deviation))
+        for side in (layer.v, layer.k):
+            parts += [_narrow(side.first), _narrow(side.second), _narrow(np.float32([side.sensitivity]))]
     return b"".join(parts)
 
 
@@ -144,8 +146,8 @@ def _decoding(cursor: _Cursor, shape: _Shape, layer: int, key: bool) -> dict[str
 
 
 def _importance(cursor: _Cursor, shape: _Shape) -> dict[str, Any]:
-    first = _bf16(cursor, first_width(shape.heads, shape.head_dim), "importance")
-    return {"first": first, "second": _bf16(cursor, SECOND, "importance")}
+    first, second = _bf16(cursor, first_width(shape.heads, shape.head_dim), "importance"), _bf16(cursor, SECOND, "importance")
+    return {"first": first, "second": second, "sensitivity": float(_bf16(cursor, 1, "importance")[0])}
 
 
 def _layers(cursor: _Cursor, shape: _Shape) -> tuple[Layer, ...]:
