@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define KVIST_ABI_VERSION 3
+#define KVIST_ABI_VERSION 4
 #define KVIST_ERROR_BYTES 512
 
 /* Codes are those of gRPC and absl::StatusCode. */
@@ -35,6 +35,7 @@ typedef enum kvist_code {
 } kvist_code;
 
 typedef struct kvist_client kvist_client;
+typedef struct kvist_profile kvist_profile; /* of codec "q", for one model: immutable, named by a digest */
 typedef struct kvist_error {
   char message[KVIST_ERROR_BYTES];
 } kvist_error;
@@ -113,11 +114,13 @@ typedef struct kvist_encode_options {
   const uint8_t* key;              /* 32 bytes; NULL = zeros: a block that no node will take */
   const uint8_t* namespace_digest; /* 16 bytes; NULL = zeros */
   uint32_t key_bits, value_bits;   /* as in kvist_options */
+  const kvist_profile* profile;    /* that "q" needs; NULL for all others */
 } kvist_encode_options;
 
 typedef struct kvist_decode_options {
-  size_t size_bytes;  /* sizeof(kvist_decode_options), so that later fields can follow */
-  uint32_t precision; /* bits per code; 0 = the highest that the bytes hold */
+  size_t size_bytes;            /* sizeof(kvist_decode_options), so that later fields can follow */
+  uint32_t precision;           /* bits per code; 0 = the highest that the bytes hold */
+  const kvist_profile* profile; /* that a block of "q" names by its digest; NULL for all others */
 } kvist_decode_options;
 
 /* What a block's header says (kernels/FORMAT.md, "Header"). */
@@ -183,6 +186,23 @@ kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, s
  * blocks and bytes fetched and stored, encode and decode seconds, misses by reason, checksum failures. As
  * kvist_stats_json. */
 kvist_code kvist_metrics_text(kvist_client* client, char* text, size_t capacity, size_t* needed, kvist_error* error);
+
+/* Profiles of codec "q", which `kvist calibrate` makes. A handle may be used by any number of threads and outlives every
+ * call that it is given to; what was opened is immutable. To read takes the parse alone; what encoding needs beside it,
+ * up to seconds of work and the memory again, the first encode makes. */
+
+/* Checks every number of the file's bytes, which it copies, and says which one is wrong. */
+kvist_code kvist_profile_open(const uint8_t* bytes, size_t n_bytes, kvist_profile** profile, kvist_error* error);
+void kvist_profile_destroy(kvist_profile* profile);
+
+/* What names it in blocks and namespaces, the first 16 bytes of the file's SHA-256, into `digest`. */
+kvist_code kvist_profile_digest(const kvist_profile* profile, uint8_t* digest, kvist_error* error);
+
+/* Digest, facts, and what the file says to people:
+ * {"digest", "file_bytes", "layers", "heads", "head_dim", "rope", "rope_factor", "step", "layers_before",
+ * "key_from_value", "layers_between_resets", "notes"}. As kvist_stats_json. */
+kvist_code kvist_profile_json(const kvist_profile* profile, char* json, size_t capacity, size_t* needed,
+                              kvist_error* error);
 
 /* Encoding and decoding here, without a cluster: to judge a codec, or to look at a block. Pure; any number of threads. */
 

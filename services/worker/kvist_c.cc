@@ -56,8 +56,7 @@ kvist_code GiveText(kvist_client* client, std::pair<const char*, bool> place, ch
     if (!given.ok()) return given;
     const absl::StatusOr<std::string> text = make();
     if (!text.ok()) return text.status();
-    *needed = text->size() + 1;
-    if (*needed <= capacity) std::memcpy(out, text->c_str(), *needed);
+    kvist::GiveText(*text, out, capacity, needed);
     return absl::OkStatus();
   });
 }
