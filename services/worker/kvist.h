@@ -50,11 +50,13 @@ typedef struct kvist_namespace {
   uint32_t layers, heads, head_dim; /* of this rank's slice */
   uint32_t tp_rank, tp_size, pp_rank, pp_size;
   uint32_t tokens_per_block; /* 16 to 256, a multiple of 16 */
+  const uint8_t*
+      profile_digest; /* 16 bytes, of a profile that blocks need; NULL = that of kvist_options.profile, or none */
 } kvist_namespace;
 
 typedef struct kvist_options {
   const char* cluster_file;      /* static cluster file; may be NULL if there are seeds */
-  const char* codec;             /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p"; NULL = "ladder" */
+  const char* codec;             /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p", "q"; NULL = "ladder" */
   float floor_db;                /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;        /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;          /* of every call; 0 = 5000 */
@@ -63,6 +65,9 @@ typedef struct kvist_options {
   const char* seeds;             /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
   uint32_t replicas;             /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
   uint32_t key_bits, value_bits; /* for Put: of a code of "ladder" or "trellis"; 0 = the codec's own */
+  const kvist_profile*
+      profile; /* that "q" puts and gets with. NULL: what gets need is fetched from the nodes, and until
+                                    then blocks are "no_profile" misses */
 } kvist_options;
 
 /* Who the client is to the nodes, and how it knows them: mutual TLS, a bearer token, or both; then the token counts. All
@@ -203,6 +208,17 @@ kvist_code kvist_profile_digest(const kvist_profile* profile, uint8_t* digest, k
  * "key_from_value", "layers_between_resets", "notes"}. As kvist_stats_json. */
 kvist_code kvist_profile_json(const kvist_profile* profile, char* json, size_t capacity, size_t* needed,
                               kvist_error* error);
+
+/* The file's bytes, which kvist_profile_open takes: *needed says how many, and they are written if `capacity` is enough. */
+kvist_code kvist_profile_bytes(const kvist_profile* profile, uint8_t* bytes, size_t capacity, size_t* needed,
+                               kvist_error* error);
+
+/* Fetches the profile of this digest (16 bytes) from the nodes; if it is the namespace's, kvist_get has it from now on. */
+kvist_code kvist_profile_fetch(kvist_client* client, const uint8_t* digest, kvist_profile** profile,
+                               kvist_error* error);
+
+/* Has all nodes keep the profile; `nodes` counts those that do. A put of "q" does so by itself, node by node. */
+kvist_code kvist_profile_put(kvist_client* client, const kvist_profile* profile, uint32_t* nodes, kvist_error* error);
 
 /* Encoding and decoding here, without a cluster: to judge a codec, or to look at a block. Pure; any number of threads. */
 

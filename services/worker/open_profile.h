@@ -37,7 +37,7 @@ class OpenProfile {
  private:
   const std::string file_;
   mutable std::once_flag once_;
-  mutable Profile profile_;  // what decoding reads of it never changes
+  mutable Profile profile_;        // what decoding reads of it never changes
   mutable absl::Status prepared_;  // set under once_
 };
 

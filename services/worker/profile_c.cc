@@ -48,4 +48,17 @@ kvist_code kvist_profile_json(const kvist_profile* profile, char* json, size_t c
   });
 }
 
+kvist_code kvist_profile_bytes(const kvist_profile* profile, uint8_t* bytes, size_t capacity, size_t* needed,
+                               kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    const absl::Status given =
+        Require({{"profile", profile}, {"bytes", bytes != nullptr || capacity == 0}, {"needed", needed}});
+    if (!given.ok()) return given;
+    const std::string& file = profile->open->file();
+    *needed = file.size();
+    if (*needed <= capacity) std::copy(file.begin(), file.end(), bytes);
+    return absl::OkStatus();
+  });
+}
+
 }  // extern "C"

@@ -17,6 +17,7 @@ class Namespace(ctypes.Structure):
         ("tenant_salt", ctypes.c_char_p),
         *((name, ctypes.c_uint32) for name in (
             "layers", "heads", "head_dim", "tp_rank", "tp_size", "pp_rank", "pp_size", "tokens_per_block")),
+        ("profile_digest", ctypes.POINTER(ctypes.c_uint8)),
     ]
 
 
@@ -28,6 +29,7 @@ class Options(ctypes.Structure):
         *((name, ctypes.c_uint32) for name in ("min_precision", "deadline_ms", "lease_ms", "threads")),
         ("seeds", ctypes.c_char_p),
         *((name, ctypes.c_uint32) for name in ("replicas", "key_bits", "value_bits")),
+        ("profile", ctypes.c_void_p),
     ]
 
 
@@ -173,6 +175,9 @@ PROTOTYPES = {
     "kvist_profile_destroy": (None, [ctypes.c_void_p]),
     "kvist_profile_digest": (ctypes.c_int, [ctypes.c_void_p, _Bytes, _Error]),
     "kvist_profile_json": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, _Size, _Error]),
+    "kvist_profile_bytes": (ctypes.c_int, [ctypes.c_void_p, _Bytes, ctypes.c_size_t, _Size, _Error]),
+    "kvist_profile_fetch": (ctypes.c_int, [ctypes.c_void_p, _Bytes, ctypes.POINTER(ctypes.c_void_p), _Error]),
+    "kvist_profile_put": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), _Error]),
     "kvist_encode_bound": (ctypes.c_int, [ctypes.POINTER(Shape), ctypes.POINTER(EncodeOptions), _Size, _Error]),
     "kvist_encode": (
         ctypes.c_int,

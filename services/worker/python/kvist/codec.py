@@ -31,14 +31,33 @@ class Profile:
 
     def __init__(self, file: PathLike | bytes, *, library: PathLike | None = None):
         content = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
-        opened, handle, digest = _library(library), ctypes.c_void_p(), (ctypes.c_uint8 * 16)()
+        opened, handle = _library(library), ctypes.c_void_p()
         _checks.call(opened, "kvist_profile_open", *_bytes("profile", content), ctypes.byref(handle))
-        self._end = weakref.finalize(self, opened.kvist_profile_destroy, handle)
-        self._library, self._handle = opened, handle
-        _checks.call(opened, "kvist_profile_digest", handle, digest)
+        self._take(opened, handle)
+
+    @classmethod
+    def _of(cls, library: ctypes.CDLL, handle: ctypes.c_void_p) -> "Profile":
+        """A handle that the library made; it is the Profile's from now on."""
+        profile = cls.__new__(cls)
+        profile._take(library, handle)
+        return profile
+
+    def _take(self, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
+        self._end = weakref.finalize(self, library.kvist_profile_destroy, handle)
+        self._library, self._handle = library, handle
+        digest = (ctypes.c_uint8 * 16)()
+        _checks.call(library, "kvist_profile_digest", handle, digest)
         self.digest = bytes(digest)
         self.facts: dict[str, Any] = json.loads(self._json())
         self.notes = self.facts.pop("notes")
+
+    def __bytes__(self) -> bytes:
+        """The file."""
+        needed = ctypes.c_size_t()
+        _checks.call(self._library, "kvist_profile_bytes", self._handle, None, 0, ctypes.byref(needed))
+        content = (ctypes.c_uint8 * needed.value)()
+        _checks.call(self._library, "kvist_profile_bytes", self._handle, content, len(content), ctypes.byref(needed))
+        return bytes(content)
 
     def _json(self) -> str:
         needed = ctypes.c_size_t()
@@ -103,9 +122,9 @@ def encode(
         value_bits=_checks.count("value_bits", value_bits),
         floor_db=_checks.number("floor_db", floor_db),
         first_position=_checks.count("first_position", first_position),
-        key=_digest("key", key, 32),
-        namespace_digest=_digest("namespace_digest", namespace_digest, 16),
-        profile=_handle(profile),
+        key=_checks.digest("key", key, 32),
+        namespace_digest=_checks.digest("namespace_digest", namespace_digest, 16),
+        profile=handle_of(profile),
     )
     values = _checks.pointer("kv", kv)
     opened, size = _library(library), ctypes.c_size_t()
@@ -125,7 +144,7 @@ def decode(block: bytes, precision: int = 0, *, profile: Profile | None = None, 
     options = _abi.DecodeOptions(
         size_bytes=ctypes.sizeof(_abi.DecodeOptions),
         precision=_checks.count("precision", precision),
-        profile=_handle(profile),
+        profile=handle_of(profile),
     )
     given = [*_bytes("block", block), ctypes.byref(options), _checks.pointer("kv", kv), kv.size]
     _checks.call(_library(library), "kvist_decode", *given)
@@ -150,18 +169,11 @@ def _bytes(name: str, value: bytes) -> tuple[Any, int]:
     return ctypes.cast(ctypes.c_char_p(value), ctypes.POINTER(ctypes.c_uint8)), len(value)
 
 
-def _handle(profile: Profile | None) -> ctypes.c_void_p | None:
+def handle_of(profile: Profile | None) -> ctypes.c_void_p | None:
+    """For the C ABI; the Profile must outlive the call."""
     if profile is not None and not isinstance(profile, Profile):
         raise ValueError(f"profile must be a kvist.codec.Profile, not {type(profile).__name__}")
     return None if profile is None else profile._handle
-
-
-def _digest(name: str, value: bytes | None, length: int) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, bytes) or len(value) != length:
-        raise ValueError(f"{name} must be {length} bytes, not {value!r}")
-    return (ctypes.c_uint8 * length).from_buffer_copy(value)
 
 
 def _python(value: Any) -> Any:
