@@ -114,6 +114,8 @@ absl::StatusOr<uint64_t> BlockMover::Fetch(const Key& key, const BlockTraits& tr
   if (absl::Status written = (*reservation)->Write(0, sink.bytes); !written.ok()) return written;
   if (options_.reading.content_of) (*reservation)->SetContent(options_.reading.content_of((*reservation)->pieces()));
   if (absl::Status committed = (*reservation)->Commit(sink.bytes.size()); !committed.ok()) return committed;
+  const absl::Span<const uint8_t> whole = sink.bytes;
+  if (options_.reading.came) options_.reading.came(key, {&whole, 1});
   return sink.bytes.size();
 }
 

@@ -30,6 +30,8 @@ struct BlockReading {
   std::function<absl::StatusOr<std::string>(absl::Span<const absl::Span<const uint8_t>> pieces)> namespace_of;
   // What a block stands for, for the store's account. Empty = not to be known.
   std::function<BlockContent(absl::Span<const absl::Span<const uint8_t>> pieces)> content_of;
+  // Told of each block that was fetched and stored. Empty = nobody wants to know.
+  std::function<void(const Key& key, absl::Span<const absl::Span<const uint8_t>> pieces)> came;
 };
 
 // What a copy is sent with.

@@ -1,3 +1,4 @@
+#include <array>
 #include <memory>
 #include <utility>
 
@@ -75,7 +76,14 @@ absl::Status Put(const Command& command, Prompt& prompt, std::ostream& out) {
   return absl::UnavailableError(absl::StrCat(result->failed, " blocks were not stored: ", result->failure));
 }
 
+// What Get will need, if the namespace names one: a command has no second Get for which it could come in the background.
+absl::Status FetchProfileOf(Client& client) {
+  const auto& digest = client.ns().profile_digest;
+  return digest == std::array<uint8_t, 16>{} ? absl::OkStatus() : client.FetchProfile(digest).status();
+}
+
 absl::Status Get(const Command& command, Prompt& prompt, std::ostream& out) {
+  const absl::Status profile = FetchProfileOf(*prompt.client);
   const absl::StatusOr<PrefixMatch> match = prompt.client->Match(prompt.chain);
   if (!match.ok()) return match.status();
   const BlockShape shape = prompt.client->ns().Shape();
@@ -90,6 +98,7 @@ absl::Status Get(const Command& command, Prompt& prompt, std::ostream& out) {
     result->miss_node = match->miss_node();
     result->why = match->why();
   }
+  if (result->miss == v1::MISS_REASON_NO_PROFILE) result->why = std::string(profile.message());
   const size_t tokens = result->blocks * shape.tokens;
   if (absl::Status written = WriteKvFile(command.kv_file, shape, kv, tokens); !written.ok()) return written;
   Print(Json{{"blocks", result->blocks},
@@ -238,6 +247,8 @@ absl::Status RunCommand(const Command& command, Transport* transport, std::ostre
       return RunTop(command, transport, out);
     case Act::kToken:
       return RunToken(command, out);
+    case Act::kProfile:
+      return RunProfile(command, transport, out);
     default:
       return RunClientCommand(command, transport, out);
   }

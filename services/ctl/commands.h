@@ -27,6 +27,9 @@ absl::Status RunTop(const Command& command, Transport* transport, std::ostream& 
 // token: prints one, and the line for the token file.
 absl::Status RunToken(const Command& command, std::ostream& out);
 
+// profile: shows one, by its file or from the nodes; has the nodes keep one; fetches one into a file.
+absl::Status RunProfile(const Command& command, Transport* transport, std::ostream& out);
+
 absl::Status RunCommand(const Command& command, Transport* transport, std::ostream& out);
 
 }  // namespace kvist

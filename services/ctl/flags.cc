@@ -25,7 +25,8 @@ struct RawFlags {
                                                      value_bits = "0", threads = "2", replicas = "1", keys = "100000",
                                                      seed = "1";
   std::string node_id, drain_deadline, drain_budget, interval = "2s", tls_cert, tls_key, tls_ca, tls_server_name,
-                                                     bearer_file, token_name;
+                                                     bearer_file, token_name, profile_file, profile_act, profile,
+                                                     output_file;
   bool json = false, version = false, once = false;
 };
 
@@ -33,10 +34,10 @@ struct ActFlags {
   Act act;
   const char* name;
   const char* about;
-  bool prompt = false, kv = false, encodes = false, random = false, drains = false, live = false,
-       makes_token = false;  // its groups of flags
+  bool prompt = false, kv = false, encodes = false, random = false, drains = false, live = false, makes_token = false,
+       profile = false;  // its groups of flags
 };
-constexpr std::array<ActFlags, 10> kActs = {{
+constexpr std::array<ActFlags, 11> kActs = {{
     {.act = Act::kPut,
      .name = "put",
      .about = "Encodes and stores the full blocks of a prompt",
@@ -72,6 +73,10 @@ constexpr std::array<ActFlags, 10> kActs = {{
      .name = "token",
      .about = "Makes a bearer token, and the line for the nodes' token file",
      .makes_token = true},
+    {.act = Act::kProfile,
+     .name = "profile",
+     .about = "Shows a profile of codec q, has the nodes keep one, or fetches one from them",
+     .profile = true},
 }};
 
 // Keys are enough for what needs no positions in a KV file.
@@ -97,13 +102,24 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
     app->add_option("--replicas", raw->replicas, "Nodes that keep each block, as the workers of the namespace say")
         ->capture_default_str();
   }
+  if (act.prompt && !act.random) {
+    app->add_option("--profile", raw->profile_file,
+                    "Profile of codec q; the namespace is the one that names it. Without it get asks the nodes");
+  }
+  if (act.profile) {
+    app->add_option("ACT", raw->profile_act, "show, put or get");
+    app->add_option("PROFILE", raw->profile, "The profile's file, or its digest");
+    app->add_option("-o,--output", raw->output_file, "File that get writes");
+  }
   if (act.kv) {
     app->add_option("--kv", raw->kv, "16-bit KV, [2, layers, heads, tokens, head_dim]: read by put, written by get");
     app->add_option("--threads", raw->threads, "Threads that encode or decode")->capture_default_str();
   }
   if (act.encodes) {
-    app->add_option("--codec", raw->codec,
-                    "raw16, x16 (the same bits in fewer bytes), i8, ladder or trellis; fp8p for dtypes of one byte")
+    app->add_option(
+           "--codec", raw->codec,
+           "raw16, x16 (the same bits in fewer bytes), i8, ladder or trellis; fp8p for dtypes of one byte; q with "
+           "--profile")
         ->capture_default_str();
     app->add_option("--floor-db", raw->floor_db, "Least SQNR of a tile; 0 = the codec's own")->capture_default_str();
     app->add_option("--key-bits", raw->key_bits,
@@ -149,9 +165,24 @@ class Problems {
   std::vector<std::string> problems_;
 };
 
+bool IsDigest(const std::string& text) {
+  return text.size() == 32 && text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
+}
+
+void RequireProfile(const RawFlags& raw, Problems* problems) {
+  const bool puts = raw.profile_act == "put", gets = raw.profile_act == "get";
+  problems->Require(puts || gets || raw.profile_act == "show", "ACT", "needed: one of show, put, get");
+  problems->Require(!raw.profile.empty(), "PROFILE", "needed: the profile's file, or its digest");
+  if (puts) problems->Require(!IsDigest(raw.profile), "PROFILE", "put takes the profile's file");
+  if (gets) problems->Require(IsDigest(raw.profile), "PROFILE", "get takes a digest, 32 hex digits");
+  problems->Require(gets != raw.output_file.empty(), "--output", "get needs it, the others do not: the file to write");
+}
+
 void RequireFiles(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   if (act.makes_token) return problems->Require(!raw.token_name.empty(), "NAME", "needed: the name of the token");
-  problems->Require(!raw.cluster.empty() || !raw.nodes.empty(), "--cluster or --node",
+  if (act.profile) RequireProfile(raw, problems);
+  const bool shows_file = act.profile && raw.profile_act == "show" && !IsDigest(raw.profile);
+  problems->Require(shows_file || !raw.cluster.empty() || !raw.nodes.empty(), "--cluster or --node",
                     "needed: the static cluster file, or the address of any node");
   problems->Require(raw.cluster.empty() || raw.nodes.empty(), "--node", "give either --cluster or --node");
   if (act.drains) problems->Require(!raw.node_id.empty(), "NODE", "needed: the id of the node to drain");
@@ -183,6 +214,12 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   command.tls.server_name = raw.tls_server_name;
   command.bearer_file = raw.bearer_file;
   command.token_name = raw.token_name;
+  command.profile_file = raw.profile_file;
+  command.profile_act = raw.profile_act == "put"   ? ProfileAct::kPut
+                        : raw.profile_act == "get" ? ProfileAct::kGet
+                                                   : ProfileAct::kShow;
+  command.profile = raw.profile;
+  command.output_file = raw.output_file;
   const bool by_token = command.tls.ca_alone() && !raw.bearer_file.empty();
   const absl::Status tls = by_token ? absl::OkStatus() : CheckAllOrNone(command.tls);
   problems->Require(tls.ok(), "--tls-cert, --tls-key, --tls-ca",
@@ -268,7 +305,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
     parsed.command = Read(kActs[i], raw, &problems);
   }
   problems.Require(acts == 1, "command",
-                   "give one of put, get, match, explain, stats, erase, ring, drain, top, token, eval");
+                   "give one of put, get, match, explain, stats, erase, ring, drain, top, token, profile, eval");
   if (!problems.status().ok()) return problems.status();
   return parsed;
 }

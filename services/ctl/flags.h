@@ -13,7 +13,8 @@
 
 namespace kvist {
 
-enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain, kTop, kToken };
+enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain, kTop, kToken, kProfile };
+enum class ProfileAct { kShow, kPut, kGet };
 
 struct Command {
   Act act = Act::kStats;
@@ -37,6 +38,10 @@ struct Command {
   absl::Duration interval = absl::Seconds(2);  // of `top`, between two looks
   bool once = false;                           // of `top`: one frame
   std::string token_name;                      // of `token`
+  std::string profile_file;                    // that codec q works with; "" = none, or what nodes have
+  ProfileAct profile_act = ProfileAct::kShow;  // of `profile`
+  std::string profile;                         // of `profile`: a file, or 32 hex digits
+  std::string output_file;                     // of `profile get`
 };
 
 struct ParsedCommand {

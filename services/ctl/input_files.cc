@@ -174,6 +174,22 @@ absl::StatusOr<std::vector<Key>> ReadChainFile(const std::string& path) {
   return text.ok() ? ParseChain(path, *text) : text.status();
 }
 
+absl::StatusOr<std::shared_ptr<const OpenProfile>> ReadProfileFile(const std::string& path) {
+  absl::StatusOr<std::string> file = ReadText(path);
+  if (!file.ok()) return file.status();
+  absl::StatusOr<std::shared_ptr<const OpenProfile>> profile = OpenProfile::Open(*std::move(file));
+  if (profile.ok()) return profile;
+  return absl::Status(profile.status().code(), absl::StrCat(path, ": ", profile.status().message()));
+}
+
+absl::Status WriteProfileFile(const std::string& path, const OpenProfile& profile) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(profile.file().data(), static_cast<std::streamsize>(profile.file().size()));
+  file.close();
+  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Kv> ReadKvFile(const std::string& path, const BlockShape& shape, size_t least_tokens) {
   std::error_code failed;
   const uintmax_t size_bytes = std::filesystem::file_size(path, failed);

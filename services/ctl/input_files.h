@@ -9,11 +9,14 @@
 //   KV         uint16[2][layers][heads][tokens][head_dim], little-endian, nothing else: the layout of the C ABI; uint8 of
 //              the dtypes of one byte
 //
+//   profile    what `kvist calibrate` makes (kernels/FORMAT.md, "Profile files")
+//
 // Errors: InvalidArgument and NotFound name the file, and everything that is wrong in it at once.
 #ifndef KVIST_SERVICES_CTL_INPUT_FILES_H_
 #define KVIST_SERVICES_CTL_INPUT_FILES_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,6 +25,7 @@
 #include "absl/strings/string_view.h"
 #include "cachestore/key.h"
 #include "services/worker/keys.h"
+#include "services/worker/open_profile.h"
 
 namespace kvist {
 
@@ -33,6 +37,11 @@ absl::StatusOr<std::vector<Key>> ReadChainFile(const std::string& path);
 absl::StatusOr<Namespace> ParseNamespace(const std::string& path, absl::string_view text);
 absl::StatusOr<std::vector<uint32_t>> ParseTokens(const std::string& path, absl::string_view text);
 absl::StatusOr<std::vector<Key>> ParseChain(const std::string& path, absl::string_view text);
+
+// Errors: also those of OpenProfile::Open.
+absl::StatusOr<std::shared_ptr<const OpenProfile>> ReadProfileFile(const std::string& path);
+// Errors: Unavailable if the file cannot be written.
+absl::Status WriteProfileFile(const std::string& path, const OpenProfile& profile);
 
 struct Kv {
   std::vector<uint16_t> values;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "services/cluster/static_file.h"
+#include "services/ctl/input_files.h"
 
 namespace kvist {
 
@@ -17,6 +18,11 @@ absl::StatusOr<std::unique_ptr<Client>> OpenClient(const Command& command, Names
     options.view = *std::move(view);
   }
   options.ns = std::move(ns);
+  if (!command.profile_file.empty()) {
+    absl::StatusOr<std::shared_ptr<const OpenProfile>> profile = ReadProfileFile(command.profile_file);
+    if (!profile.ok()) return profile.status();
+    options.profile = *std::move(profile);
+  }
   options.transport = transport;
   options.deadline = command.deadline;
   options.codec = command.codec;

@@ -96,6 +96,12 @@ std::string_view BlockHead::HeadBytes() const {
   return AsText(bytes).substr(0, size.ok() ? *size : 0);
 }
 
+std::string BlockHead::ProfileDigest() const {
+  if (view_.codec() != Codec::kQ) return "";
+  const auto& digest = view_.identity().profile_digest;
+  return std::string(digest.begin(), digest.end());
+}
+
 BlockContent BlockHead::content() const {
   return {.tokens = view_.shape().tokens, .plain_bytes = view_.shape().PlainBytes()};
 }

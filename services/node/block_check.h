@@ -36,6 +36,7 @@ class BlockHead {
   const BlockView& view() const { return view_; }
   bool IsOf(std::string_view namespace_digest) const;  // true also for an empty digest
   std::string_view HeadBytes() const;                  // header and table
+  std::string ProfileDigest() const;                   // that decoding needs, 16 bytes; "" = none
   BlockContent content() const;                        // for the store that keeps the block
 
  private:

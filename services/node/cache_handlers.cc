@@ -350,6 +350,16 @@ absl::StatusOr<std::unique_ptr<PutSession>> CacheHandlers::OpenPut(const Caller&
   return OpenPutSession(impl_, caller, deadline);
 }
 
+absl::StatusOr<std::unique_ptr<ProfilePutSession>> CacheHandlers::OpenPutProfile(const Caller& caller,
+                                                                                 absl::Time deadline) {
+  return OpenProfilePutSession(impl_, caller, deadline);
+}
+
+absl::StatusOr<std::shared_ptr<const std::string>> CacheHandlers::GetProfile(const Caller& caller,
+                                                                             const v1::GetProfileRequest& request) {
+  return impl_->Counted(Method::kGetProfile, [&] { return FindProfile(impl_.get(), caller, request); });
+}
+
 absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_by) {
   return kvist::DropIfDamaged(impl_.get(), key, found_by);
 }
@@ -362,6 +372,9 @@ void CacheHandlers::AddDebugPages(DebugPages* pages) {
   pages->Add("namespaces", [state = impl_, tenant_name] {
     return NamespacesTable(state->namespaces.Largest(kShownNamespaces), tenant_name);
   });
+  if (impl_->options.profiles != nullptr) {
+    pages->Add("profiles", [state = impl_] { return ProfilesTable(*state->options.profiles); });
+  }
   pages->Add("bounds", [state = impl_] {
     return BoundsTable(state->options.limits, state->options.admission, state->options.capacity_bytes,
                        state->admission);

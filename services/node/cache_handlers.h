@@ -36,6 +36,7 @@
 namespace kvist {
 
 class DebugPages;
+class ProfileShelf;
 
 struct ServiceIdentity {
   std::string version, node_id;
@@ -61,6 +62,8 @@ struct Hooks {
   std::function<bool()> taking_blocks;
   // A copy came whose bytes differ from the stored block's, both being valid. The first was kept.
   std::function<void(const Key& key)> conflict;
+  // A block was stored whose profile the node may lack: `tenant` by name, 16 bytes of digest.
+  std::function<void(const std::string& tenant, const std::string& digest)> needs_profile;
   // A reader found damage in a block that is whole as the store gives it: it may have read another copy of it.
   std::function<void(const Key& key)> doubted;
   // A resting block was damaged and has been dropped; a node that takes blocks may fetch it again.
@@ -79,7 +82,8 @@ struct CacheHandlersOptions {
   std::function<std::shared_ptr<const View>()> view;           // null view: there is none yet. Empty = never one
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   std::shared_ptr<const Access> access;                        // null: every caller may do everything
-  std::function<TenantHolding(TenantId)> held;                 // in the host tier; empty = not told in ServerInfo
+  ProfileShelf* profiles = nullptr;             // outlives the handlers and their sessions; null: none are kept
+  std::function<TenantHolding(TenantId)> held;  // in the host tier; empty = not told in ServerInfo
   Hooks hooks;
 };
 
@@ -105,6 +109,12 @@ class CacheHandlers {
   absl::StatusOr<std::unique_ptr<GetSession>> OpenGet(const Caller& caller, const v1::GetRequest& request,
                                                       absl::Time deadline);
   absl::StatusOr<std::unique_ptr<PutSession>> OpenPut(const Caller& caller, absl::Time deadline);
+
+  // Errors: InvalidArgument also for a deadline further away than a minute.
+  absl::StatusOr<std::unique_ptr<ProfilePutSession>> OpenPutProfile(const Caller& caller, absl::Time deadline);
+  // Null if it is not here.
+  absl::StatusOr<std::shared_ptr<const std::string>> GetProfile(const Caller& caller,
+                                                                const v1::GetProfileRequest& request);
 
   // Counts a call that was refused before it came here.
   void CountRefused(Method method, const absl::Status& why);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "services/node/get_stream.h"
+#include "services/node/profile_streams.h"
 #include "services/node/put_stream.h"
 #include "services/runtime/trace.h"
 #include "services/transport/grpc_status.h"
@@ -48,6 +49,16 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::Put(grpc::CallbackServe
                                                              grpc::ByteBuffer* response) {
   const TraceScope trace(TraceOf(*context));
   return NewPutStream(context, response, callers_.Of(*context), handlers_);
+}
+grpc::ServerReadReactor<v1::PutProfileRequest>* CacheService::PutProfile(grpc::CallbackServerContext* context,
+                                                                         v1::PutProfileResponse* response) {
+  const TraceScope trace(TraceOf(*context));
+  return NewPutProfileStream(context, response, callers_.Of(*context), handlers_);
+}
+grpc::ServerWriteReactor<v1::GetProfileResponse>* CacheService::GetProfile(grpc::CallbackServerContext* context,
+                                                                           const v1::GetProfileRequest* request) {
+  const TraceScope trace(TraceOf(*context));
+  return NewGetProfileStream(context, *request, callers_.Of(*context), handlers_);
 }
 grpc::ServerUnaryReactor* CacheService::Match(grpc::CallbackServerContext* context, const v1::MatchRequest* request,
                                               v1::MatchResponse* response) {

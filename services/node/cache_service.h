@@ -18,10 +18,12 @@
 namespace kvist {
 
 // Unary methods with protobuf's messages; Get and Put with raw bytes (transport/part_stream.h).
-using RawStreamsService = v1::Cache::WithRawCallbackMethod_Get<v1::Cache::WithRawCallbackMethod_Put<
-    v1::Cache::WithCallbackMethod_Match<v1::Cache::WithCallbackMethod_Erase<v1::Cache::WithCallbackMethod_Release<
-        v1::Cache::WithCallbackMethod_ServerInfo<v1::Cache::WithCallbackMethod_Explain<
-            v1::Cache::WithCallbackMethod_Describe<v1::Cache::WithCallbackMethod_Report<v1::Cache::Service>>>>>>>>>;
+using RawStreamsService = v1::Cache::WithRawCallbackMethod_Get<
+    v1::Cache::WithRawCallbackMethod_Put<v1::Cache::WithCallbackMethod_Match<v1::Cache::WithCallbackMethod_Erase<
+        v1::Cache::WithCallbackMethod_Release<v1::Cache::WithCallbackMethod_ServerInfo<
+            v1::Cache::WithCallbackMethod_Explain<v1::Cache::WithCallbackMethod_Describe<
+                v1::Cache::WithCallbackMethod_Report<v1::Cache::WithCallbackMethod_PutProfile<
+                    v1::Cache::WithCallbackMethod_GetProfile<v1::Cache::Service>>>>>>>>>>>;
 
 class CacheService final : public RawStreamsService {
  public:
@@ -33,6 +35,10 @@ class CacheService final : public RawStreamsService {
                                                   const grpc::ByteBuffer* request) override;
   grpc::ServerReadReactor<grpc::ByteBuffer>* Put(grpc::CallbackServerContext* context,
                                                  grpc::ByteBuffer* response) override;
+  grpc::ServerReadReactor<v1::PutProfileRequest>* PutProfile(grpc::CallbackServerContext* context,
+                                                             v1::PutProfileResponse* response) override;
+  grpc::ServerWriteReactor<v1::GetProfileResponse>* GetProfile(grpc::CallbackServerContext* context,
+                                                               const v1::GetProfileRequest* request) override;
   grpc::ServerUnaryReactor* Match(grpc::CallbackServerContext* context, const v1::MatchRequest* request,
                                   v1::MatchResponse* response) override;
   grpc::ServerUnaryReactor* Erase(grpc::CallbackServerContext* context, const v1::EraseRequest* request,

@@ -32,6 +32,7 @@ struct RawFlags {
               max_pinned = "0.25", max_reserved = "0.5", read_stall = "10s", write_stall = "10s",
               min_read_rate = "64KiB", min_write_rate = "64KiB", max_connections = "4096", slow_call = "1s";
   std::string device_capacity, device = "0", device_staging = "64MiB", device_socket, nccl;
+  std::string profile_capacity = "256MiB", profiles;
   std::string access, tokens, access_refresh = "10s", peer_token;
   std::string tls_cert, tls_key, tls_ca, tls_server_name, tls_refresh = "10s";
   bool no_prefault = false, version = false, enable_test_faults = false, insecure = false, debug_pages = false;
@@ -287,6 +288,8 @@ absl::StatusOr<NodeConfig> Validate(const RawFlags& raw) {
   if (!raw.drain_budget.empty()) {
     problems.Take("--drain-budget", ParseByteSize(raw.drain_budget), &config.drain_budget_bytes);
   }
+  problems.Take("--profile-capacity", ParseSizeOrZero(raw.profile_capacity), &config.profiles.capacity_bytes);
+  config.profiles.folder = raw.profiles;
   problems.Take("--scrub-rate", ParseSizeOrZero(raw.scrub_rate), &config.scrub_rate);
   problems.Take("--scrub-pause", ParseDurationWithin(raw.scrub_pause, absl::Hours(24)), &config.scrub_pause);
   if (absl::Status status = SetLogLevel(raw.log_level); !status.ok())
@@ -387,6 +390,11 @@ absl::StatusOr<ParsedFlags> ParseFlags(int argc, const char* const* argv) {
   app.add_option("--capacity", raw.capacity, "Host tier, for example 8GiB (default: from the cluster file)");
   app.add_option("--http", raw.http, "Port of /metrics, /healthz and /readyz")->capture_default_str();
   app.add_option("--drain", raw.drain, "Time that open calls get to end in on SIGTERM")->capture_default_str();
+  app.add_option(
+      "--profiles", raw.profiles,
+      "Folder of this node's own in which profiles of calibrated codecs outlive it (default: they go with it)");
+  app.add_option("--profile-capacity", raw.profile_capacity, "Bytes of those profiles; more are refused")
+      ->capture_default_str();
   app.add_option("--scrub-rate", raw.scrub_rate, "Bytes of resting blocks verified a second; 0 = none")
       ->capture_default_str();
   app.add_option("--scrub-pause", raw.scrub_pause, "Pause between two passes of that")->capture_default_str();

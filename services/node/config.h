@@ -12,6 +12,7 @@
 #include "services/cluster/membership.h"
 #include "services/cluster/view.h"
 #include "services/node/limits.h"
+#include "services/node/profile_shelf.h"
 #include "services/transport/tls.h"
 
 namespace kvist {
@@ -48,6 +49,7 @@ struct NodeConfig {
   uint64_t drain_budget_bytes = 0;                    // of that; 0 = half of the capacity
   uint64_t scrub_rate = 64ull << 20;                  // bytes of resting blocks verified a second; 0 = none
   absl::Duration scrub_pause = absl::Seconds(10);
+  ProfileShelfOptions profiles;
   AdmissionLimits admission;
   absl::Duration slow_call = absl::Seconds(1);  // a call that takes so long is logged
   uint32_t max_connections = 4096;              // of the data port

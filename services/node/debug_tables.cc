@@ -69,6 +69,18 @@ DebugTable TenantsTable(std::vector<TenantReading> tenants) {
   return table;
 }
 
+DebugTable ProfilesTable(const ProfileShelf& shelf) {
+  const ProfileShelfFigures figures = shelf.figures();
+  DebugTable table{absl::StrCat("Profiles kept, ", figures.bytes, " of at most ", figures.capacity_bytes, " bytes"),
+                   {"digest", "tenant", "bytes"},
+                   {}};
+  for (const ProfileShelf::Entry& entry : shelf.entries()) {
+    table.rows.push_back(
+        {absl::BytesToHexString(entry.place.digest), entry.place.tenant, absl::StrCat(entry.size_bytes)});
+  }
+  return table;
+}
+
 DebugTable BoundsTable(const Limits& limits, const AdmissionLimits& admission, uint64_t capacity_bytes,
                        const Admission& now) {
   DebugTable table{"Bounds in force", {"what", "at most", "now"}, {}};

@@ -14,6 +14,7 @@
 #include "services/node/debug_pages.h"
 #include "services/node/limits.h"
 #include "services/node/namespaces.h"
+#include "services/node/profile_shelf.h"
 #include "services/node/tenant_metrics.h"
 
 namespace kvist {
@@ -27,6 +28,8 @@ DebugTable NamespacesTable(const std::vector<Namespaces::Summary>& namespaces,
 
 // Those that hold most first.
 DebugTable TenantsTable(std::vector<TenantReading> tenants);
+
+DebugTable ProfilesTable(const ProfileShelf& shelf);
 
 DebugTable BoundsTable(const Limits& limits, const AdmissionLimits& admission, uint64_t capacity_bytes,
                        const Admission& now);

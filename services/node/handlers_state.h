@@ -53,6 +53,16 @@ struct HandlersState {
         absl::StrCat("the request is for tenant '", named, "', and this node has no access file that names it"));
   }
 
+  // The name of the tenant whose profiles a request concerns that may name one.
+  absl::StatusOr<std::string> TenantNameFor(const Caller& caller, const std::string& named) const {
+    const absl::StatusOr<TenantId> tenant = TenantFor(caller, named);
+    if (!tenant.ok()) return tenant.status();
+    return named.empty() ? caller.tenant_name : named;
+  }
+  std::string TenantName(TenantId tenant) const {
+    return options.access == nullptr ? "" : options.access->NameOf(tenant);
+  }
+
   CacheHandlersOptions options;  // constant until the handlers go
   Admission admission;
   Namespaces namespaces;
@@ -72,6 +82,11 @@ absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<Handl
                                                            const v1::GetRequest& request, absl::Time deadline);
 absl::StatusOr<std::unique_ptr<PutSession>> OpenPutSession(std::shared_ptr<HandlersState> state, const Caller& caller,
                                                            absl::Time deadline);
+
+absl::StatusOr<std::unique_ptr<ProfilePutSession>> OpenProfilePutSession(std::shared_ptr<HandlersState> state,
+                                                                         const Caller& caller, absl::Time deadline);
+absl::StatusOr<std::shared_ptr<const std::string>> FindProfile(HandlersState* state, const Caller& caller,
+                                                               const v1::GetProfileRequest& request);
 
 absl::StatusOr<v1::ExplainResponse> ExplainBlocks(HandlersState* state, const Caller& caller,
                                                   const v1::ExplainRequest& request);

@@ -85,6 +85,25 @@ class LocalChannel final : public Channel {
     }
   }
 
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                    absl::Time deadline) override {
+    absl::StatusOr<std::unique_ptr<ProfilePutSession>> session =
+        Call(deadline, [&] { return handlers_->OpenPutProfile(caller_, deadline); });
+    if (!session.ok()) return session.status();
+    const absl::StatusOr<bool> wanted = (*session)->Name(name);
+    if (!wanted.ok()) return wanted.status();
+    if (!*wanted) return v1::PutProfileResponse();
+    if (absl::Status written = (*session)->Write(file); !written.ok()) return written;
+    return (*session)->Commit();
+  }
+
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
+    const absl::StatusOr<std::shared_ptr<const std::string>> file =
+        Call(deadline, [&] { return handlers_->GetProfile(caller_, request); });
+    if (!file.ok()) return file.status();
+    return *file == nullptr ? "" : **file;
+  }
+
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override {
     absl::StatusOr<std::unique_ptr<PutSession>> session =
         Call(deadline, [&] { return handlers_->OpenPut(caller_, deadline); });

@@ -22,9 +22,9 @@ using prometheus::MetricType;
 const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {
     .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
 
-constexpr std::array<std::string_view, kMethods> kMethodNames = {"match",   "get",         "put",     "erase",
-                                                                 "release", "server_info", "explain", "describe",
-                                                                 "report",  "get_view",    "adopt",   "drain"};
+constexpr std::array<std::string_view, kMethods> kMethodNames = {
+    "match",    "get",    "put",      "erase", "release", "server_info", "explain",
+    "describe", "report", "get_view", "adopt", "drain",   "put_profile", "get_profile"};
 constexpr std::array<const char*, 4> kFoundBy = {"scrub", "report", "copy", "read"};
 constexpr std::array<const char*, 3> kStreamEnds = {"slow_reader", "slow_writer", "deadline"};
 constexpr std::array<std::string_view, 3> kRefusalCauses = {"checksum", "identity", "format"};

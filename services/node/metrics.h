@@ -46,9 +46,11 @@ enum class Method : uint8_t {
   kReport,
   kGetView,
   kAdopt,
-  kDrain
+  kDrain,
+  kPutProfile,
+  kGetProfile
 };
-inline constexpr int kMethods = 12;
+inline constexpr int kMethods = 14;
 std::string_view MethodName(Method method);  // "match", ...
 
 // How a damaged block came to light.

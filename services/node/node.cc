@@ -57,6 +57,7 @@ NodeCoreOptions CoreOptions(const NodeConfig& config) {
   options.drain_budget_bytes = config.drain_budget_bytes;
   options.scrub_rate = config.scrub_rate;
   options.scrub_pause = config.scrub_pause;
+  options.profiles = config.profiles;
   options.make_hooks = [capacity_bytes = config.capacity_bytes](const NodeParts& parts) {
     return ReplicationHooks(parts, capacity_bytes);
   };

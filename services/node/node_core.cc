@@ -10,6 +10,7 @@
 #include "services/node/debug_tables.h"
 #include "services/node/log.h"
 #include "services/node/member.h"
+#include "services/node/profile_seeker.h"
 #include "services/node/scrubber.h"
 #include "services/node/tier_figures.h"
 #include "services/runtime/timer.h"
@@ -30,14 +31,24 @@ class NodeCoreImpl final : public NodeCore {
   absl::Status Create() {
     if (absl::Status status = CreateStore(); !status.ok()) return status;
     metrics_ = std::make_unique<Metrics>(options_.id.value, kVersion);
+    absl::StatusOr<std::unique_ptr<ProfileShelf>> shelf = ProfileShelf::Open(options_.profiles);
+    if (!shelf.ok()) return shelf.status();
+    shelf_ = *std::move(shelf);
+    seeker_ = std::make_unique<ProfileSeeker>(
+        ProfileSeeker::Uses{options_.id, shelf_.get(), runtime_, transport_, [this] { return view(); }});
     Hooks hooks;
     if (options_.make_hooks) {
       hooks = options_.make_hooks({options_.id, store_.get(), metrics_.get(), &debug_pages_, runtime_, transport_,
-                                   [this] { return view(); }, options_.access});
+                                   [this] { return view(); }, options_.access,
+                                   [this](TenantId tenant, const std::string& digest) {
+                                     const std::string name = options_.access ? options_.access->NameOf(tenant) : "";
+                                     seeker_->Need({name, digest});
+                                   }});
     }
     member_ = std::make_unique<Member>(OptionsOfMember(std::move(hooks.drain)), runtime_, membership_);
     handlers_ = std::make_unique<CacheHandlers>(OptionsOfHandlers(std::move(hooks)));
     AddFigures();
+    AddProfileFigures();
     if (options_.access != nullptr) {
       metrics_->SetTenants([this] { return ReadTenants(); });
       debug_pages_.Add("tenants", [this] { return TenantsTable(ReadTenants()); });
@@ -167,7 +178,11 @@ class NodeCoreImpl final : public NodeCore {
     handlers.device_info = options_.device_info;
     handlers.access = options_.access;
     handlers.held = [this](TenantId tenant) { return store_->Held(Tier::kHost, tenant); };
+    handlers.profiles = shelf_.get();
     handlers.hooks = std::move(hooks);
+    handlers.hooks.needs_profile = [this](const std::string& tenant, const std::string& digest) {
+      seeker_->Need({tenant, digest});
+    };
     handlers.hooks.drain = [this](const v1::DrainRequest& request) { return member_->Drain(request); };
     handlers.hooks.doubted = [this](const Key& key) { store_->DropDeviceCopy(key); };
     handlers.hooks.taking_blocks = [this] { return !stopped_ && !member_->draining(); };
@@ -224,6 +239,31 @@ class NodeCoreImpl final : public NodeCore {
                         [this] { return membership_->health().registrations; });
   }
 
+  void AddProfileFigures() {
+    const auto figure = [this](Metrics::Kind kind, const char* name, const char* help,
+                               std::map<std::string, std::string> labels, uint64_t ProfileShelfFigures::*read) {
+      metrics_->AddFigure(kind, name, help, std::move(labels),
+                          [this, read] { return static_cast<double>(shelf_->figures().*read); });
+    };
+    using Figures = ProfileShelfFigures;
+    figure(Metrics::Kind::kGauge, "kvist_profiles", "Profiles of calibrated codecs kept.", {}, &Figures::profiles);
+    figure(Metrics::Kind::kGauge, "kvist_profile_bytes", "Bytes of those.", {}, &Figures::bytes);
+    figure(Metrics::Kind::kGauge, "kvist_profile_capacity_bytes", "Bytes that profiles may take.", {},
+           &Figures::capacity_bytes);
+    constexpr char kGets[] = "Profiles asked for, by whether they were here.";
+    figure(Metrics::Kind::kCounter, "kvist_profile_gets_total", kGets, {{"result", "hit"}}, &Figures::hits);
+    figure(Metrics::Kind::kCounter, "kvist_profile_gets_total", kGets, {{"result", "miss"}}, &Figures::misses);
+    constexpr char kPuts[] =
+        "Profiles that came, kept or refused: wrong, or no room. What was here already is neither.";
+    figure(Metrics::Kind::kCounter, "kvist_profile_puts_total", kPuts, {{"result", "kept"}}, &Figures::kept);
+    figure(Metrics::Kind::kCounter, "kvist_profile_puts_total", kPuts, {{"result", "refused"}}, &Figures::refused);
+    figure(Metrics::Kind::kCounter, "kvist_damaged_profiles_total",
+           "Profiles in the folder that were damaged, dropped.", {}, &Figures::damaged);
+    metrics_->AddFigure(Metrics::Kind::kCounter, "kvist_profiles_fetched_total",
+                        "Profiles fetched from other nodes, for blocks that came without them.", {},
+                        [this] { return static_cast<double>(seeker_->found()); });
+  }
+
   void AddViewFigures() {
     for (const NodeState state : {NodeState::kServing, NodeState::kJoining, NodeState::kDraining}) {
       metrics_->AddFigure(
@@ -257,6 +297,8 @@ class NodeCoreImpl final : public NodeCore {
   // In the order of construction; destroyed in reverse, so that whoever calls goes before what it calls.
   std::unique_ptr<TieredStore> store_;
   std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<ProfileShelf> shelf_;
+  std::unique_ptr<ProfileSeeker> seeker_;
   DebugPages debug_pages_;
   std::unique_ptr<Member> member_;
   std::unique_ptr<CacheHandlers> handlers_;

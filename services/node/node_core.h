@@ -22,6 +22,7 @@
 #include "services/cluster/membership.h"
 #include "services/node/cache_handlers.h"
 #include "services/node/metrics.h"
+#include "services/node/profile_shelf.h"
 #include "services/runtime/runtime.h"
 #include "services/transport/transport.h"
 
@@ -39,6 +40,8 @@ struct NodeParts {
   Transport* transport = nullptr;
   std::function<std::shared_ptr<const View>()> view;
   std::shared_ptr<const Access> access;  // null: no tenants
+  // A block came past the handlers whose profile the node may lack; as of Hooks.
+  std::function<void(TenantId tenant, const std::string& digest)> needs_profile;
 };
 
 struct NodeCoreOptions {
@@ -53,6 +56,7 @@ struct NodeCoreOptions {
   std::function<absl::StatusOr<std::unique_ptr<DeviceTier>>(const TierRules& rules)> make_device_tier;
   std::function<std::optional<v1::DeviceInfo>()> device_info;  // for ServerInfo; empty = nothing to tell
   std::shared_ptr<const Access> access;  // who may do what, and its tenants' quotas; null: everybody everything
+  ProfileShelfOptions profiles;
   Limits limits;
   AdmissionLimits admission;
   absl::Duration slow_call = absl::Seconds(1);
@@ -86,7 +90,7 @@ struct NodeStatus {
 class NodeCore {
  public:
   // Takes the memory. `membership` may be null. All three outlive the core.
-  // Errors: InvalidArgument  an option; ResourceExhausted  the memory is not there, in a host or a device tier.
+  // Errors: InvalidArgument  an option, or a folder of profiles that cannot be used; ResourceExhausted  the memory is not there, in a host or a device tier.
   static absl::StatusOr<std::unique_ptr<NodeCore>> Create(NodeCoreOptions options, Runtime* runtime,
                                                           Transport* transport, Membership* membership);
   virtual ~NodeCore() = default;  // stops without draining; open sessions must be idle: they are ended

@@ -293,6 +293,7 @@ class PutState final : public OpenSession {
     const absl::StatusOr<BlockHead> head = BlockHead::Read(reservation_->pieces());
     if (!head.ok()) return head.status();
     reservation_->SetContent(head->content());
+    profile_digest_ = head->ProfileDigest();
     if (absl::Status status = reservation_->Commit(size_bytes); !status.ok()) return status;
     node_->metrics().lookups().CountStored(head->view());
     node_->metrics().tenants().CountStored(key_.tenant, size_bytes);
@@ -302,6 +303,9 @@ class PutState final : public OpenSession {
   // REQUIRES: the session is closed, so that nobody changes what is read here.
   void TellOfStored() {
     node_->namespaces.CountBlock(key_.tenant, namespace_digest_);
+    if (!profile_digest_.empty() && node_->options.hooks.needs_profile) {
+      node_->options.hooks.needs_profile(node_->TenantName(key_.tenant), profile_digest_);
+    }
     node_->metrics().namespaces().CountStored(namespace_digest_);
     if (copy_ && replicas_ > 1 && node_->options.hooks.copied) {
       node_->options.hooks.copied(key_.tenant, namespace_digest_, replicas_);
@@ -333,6 +337,7 @@ class PutState final : public OpenSession {
   std::string namespace_digest_;
   uint32_t replicas_ = 1;
   bool copy_ = false;
+  std::string profile_digest_;  // of the block, set by its commit; "" = it needs none
 
   std::mutex mutex_;
   std::optional<RpcTimer> timer_ ABSL_GUARDED_BY(mutex_);

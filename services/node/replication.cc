@@ -72,6 +72,11 @@ class Replication {
       options.tenant_name = [access = parts.access](TenantId tenant) { return access->NameOf(tenant); };
     }
     options.reading = ReadingOfThisFormat();
+    options.reading.came = [needs_profile = parts.needs_profile](const Key& key, Pieces pieces) {
+      const absl::StatusOr<BlockHead> head = BlockHead::Read(pieces);
+      const std::string digest = head.ok() ? head->ProfileDigest() : "";
+      if (!digest.empty() && needs_profile) needs_profile(key.tenant, digest);
+    };
     options.capacity_bytes = capacity_bytes;
     options.damaged = [metrics = parts.metrics](const Key& key, const absl::Status& why) {
       metrics->CountDamaged(FoundBy::kCopy);

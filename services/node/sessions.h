@@ -1,4 +1,4 @@
-// One Get and one Put as the node sees them, without a wire: the gRPC reactors and LocalChannel move their messages.
+// One Get, one Put and one PutProfile as the node sees them, without a wire: the gRPC reactors and LocalChannel move their messages.
 //
 // Units   bytes.
 // Threads a session is used by one thread at a time. `OnEnd` handlers are called from the node's sweep, on its thread.
@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kvist/v1/cache.pb.h"
 
@@ -73,6 +74,20 @@ class PutSession {
   virtual v1::PutResponse NotStored() const = 0;
 
   virtual void OnEnd(std::function<void()> act) = 0;  // as of GetSession
+};
+
+// A profile that is being put. It ends with its object; the call's deadline is its wire's.
+class ProfilePutSession {
+ public:
+  virtual ~ProfilePutSession() = default;  // gives back the room
+
+  // True: there is room, and the bytes may come. False: the node has the profile, and the call is over.
+  // Errors: those of ProfileShelf::Reserve; FailedPrecondition  it has a name already, or the node keeps no profiles.
+  virtual absl::StatusOr<bool> Name(const v1::ProfileName& name) = 0;
+  // The next bytes. Errors: OutOfRange  more than was said; FailedPrecondition  there is no name yet.
+  virtual absl::Status Write(absl::string_view bytes) = 0;
+  // Verifies all and keeps it. Errors: InvalidArgument  too few bytes; those of ProfileShelf::Keep.
+  virtual absl::StatusOr<v1::PutProfileResponse> Commit() = 0;
 };
 
 }  // namespace kvist

@@ -36,6 +36,8 @@ inline grpc::Status ToGrpc(const absl::Status& status, grpc::CallbackServerConte
 
 // Initial metadata of a Put whose space is reserved; its absence means that the call has ended already.
 inline constexpr char kReservedMetadata[] = "kvist-reserved";
+// Of PutProfile: the node wants the bytes.
+inline constexpr char kWantedMetadata[] = "kvist-wanted";
 
 }  // namespace kvist
 

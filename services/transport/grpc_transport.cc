@@ -176,6 +176,30 @@ absl::StatusOr<bool> Deliver(const grpc::ByteBuffer& message, GetSink* sink, v1:
   return response.has_trailer();
 }
 
+// The messages of a GetProfile. Memory is taken for what has come, not for what was announced.
+class ProfileBytes {
+ public:
+  absl::Status Take(const v1::GetProfileResponse& response) {
+    if (first_) announced_ = response.size_bytes();
+    first_ = false;
+    if (announced_ > kMaxProfileFileBytes || response.data().size() > announced_ - bytes_.size()) {
+      return absl::DataLossError("the node sent more than a profile has");
+    }
+    bytes_ += response.data();
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> Whole() {
+    if (first_) return absl::InternalError("the node ended a GetProfile without an answer");
+    if (bytes_.size() < announced_) return absl::DataLossError("the profile came incomplete");
+    return std::move(bytes_);
+  }
+
+ private:
+  bool first_ = true;
+  uint64_t announced_ = 0;
+  std::string bytes_;
+};
+
 class GrpcChannel : public Channel {
  public:
   GrpcChannel(std::shared_ptr<grpc::Channel> channel, std::shared_ptr<const TlsIdentity> tls,
@@ -236,6 +260,46 @@ class GrpcChannel : public Channel {
     auto stream = std::make_unique<GrpcPutStream>(&raw_stub_, deadline, token_.get());
     if (absl::Status status = stream->Reserve(reserve); !status.ok()) return Told(std::move(status));
     return stream;
+  }
+
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                    absl::Time deadline) override {
+    grpc::ClientContext context;
+    Prepare(deadline, token_.get(), &context);
+    v1::PutProfileResponse response;
+    const std::unique_ptr<grpc::ClientWriter<v1::PutProfileRequest>> writer = stub_->PutProfile(&context, &response);
+    v1::PutProfileRequest request;
+    *request.mutable_name() = name;
+    bool writes = writer->Write(request);
+    writer->WaitForInitialMetadata();
+    writes = writes && context.GetServerInitialMetadata().count(kWantedMetadata) > 0;
+    while (writes && !file.empty()) {
+      request.set_data(std::string(file.substr(0, kMaxPartBytes)));
+      writes = writer->Write(request);
+      file.remove_prefix(std::min(file.size(), kMaxPartBytes));
+    }
+    writer->WritesDone();
+    const grpc::Status status = writer->Finish();
+    if (!status.ok()) return Told(FromGrpc(status, context));
+    return response;
+  }
+
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
+    grpc::ClientContext context;
+    Prepare(deadline, token_.get(), &context);
+    const std::unique_ptr<grpc::ClientReader<v1::GetProfileResponse>> reader = stub_->GetProfile(&context, request);
+    ProfileBytes bytes;
+    v1::GetProfileResponse response;
+    while (reader->Read(&response)) {
+      if (absl::Status taken = bytes.Take(response); !taken.ok()) {
+        context.TryCancel();
+        reader->Finish();
+        return taken;
+      }
+    }
+    const grpc::Status status = reader->Finish();
+    if (!status.ok()) return Told(FromGrpc(status, context));
+    return bytes.Whole();
   }
 
  private:

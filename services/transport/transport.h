@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "kvist/v1/cache.pb.h"
@@ -21,7 +22,8 @@
 
 namespace kvist {
 
-inline constexpr size_t kMaxPartBytes = 1 << 20;  // of data in one Part of a stream
+inline constexpr size_t kMaxPartBytes = 1 << 20;          // of data in one message of a stream
+inline constexpr size_t kMaxProfileFileBytes = 64 << 20;  // of a profile
 
 // Receives one Get stream, in order, on the thread that called Channel::Get. A returned error ends the stream.
 class GetSink {
@@ -60,6 +62,11 @@ class Channel {
   virtual absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) = 0;
   // Returns when the node has reserved the space; AlreadyExists when it has the block, or another is writing it.
   virtual absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) = 0;
+  // Has the node keep a profile. `file` are its bytes, `name` says their digest and number.
+  virtual absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                            absl::Time deadline) = 0;
+  // The bytes that the node has under the digest, as they came; "" = it has none.
+  virtual absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) = 0;
 };
 
 class Transport {

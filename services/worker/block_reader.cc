@@ -78,12 +78,18 @@ BlockVerdict CheckBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& ex
   return CheckAll(BlockView::Parse(bytes), bytes.size(), expected);
 }
 
-BlockVerdict ReadBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& expected, const Pages& pages) {
+BlockVerdict ReadBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& expected, const Pages& pages,
+                       const Profile* profile) {
   const absl::StatusOr<BlockView> view = BlockView::Parse(bytes);
   if (BlockVerdict verdict = CheckAll(view, bytes.size(), expected); verdict.miss != v1::MISS_REASON_UNSPECIFIED) {
     return verdict;
   }
-  const absl::Status decoded = Decode(*view, {0, expected.shape.layers}, /*precision=*/0, Basis::kOriginal, pages);
+  const bool calibrated = view->codec() == Codec::kQ;
+  if (calibrated && profile == nullptr) {
+    return {v1::MISS_REASON_NO_PROFILE, "the block's profile is not here yet; it is asked of the nodes"};
+  }
+  const absl::Status decoded = Decode(*view, {0, expected.shape.layers}, /*precision=*/0, Basis::kOriginal, pages,
+                                      calibrated ? profile : nullptr);
   return decoded.ok() ? BlockVerdict() : Miss(v1::MISS_REASON_CHECKSUM, decoded);
 }
 

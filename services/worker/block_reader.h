@@ -37,8 +37,10 @@ BlockVerdict CheckBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& ex
 //   CHECKSUM           not a block, cut off, or a header, table or plane that differs from its checksum
 //   IDENTITY_MISMATCH  another key, namespace, profile, position or shape, or a format that this version does not read
 //   PRECISION          fewer bits per code, or a lower promised SQNR, than expected
+//   NO_PROFILE         of a codec that needs a profile, and `profile` is null
 // A block may be the leading planes of one (a lower precision), but must end where a plane ends.
-BlockVerdict ReadBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& expected, const Pages& pages);
+BlockVerdict ReadBlock(absl::Span<const uint8_t> bytes, const ExpectedBlock& expected, const Pages& pages,
+                       const Profile* profile);
 
 }  // namespace kvist
 

@@ -73,6 +73,12 @@ inline absl::Status Require(std::initializer_list<std::pair<const char*, bool>> 
       absl::StrCat(absl::StrJoin(missing, ", "), missing.size() == 1 ? " is NULL" : " are NULL"));
 }
 
+// `text` into the caller's memory if that is large enough; its length, NUL included, in any case.
+inline void GiveText(const std::string& text, char* out, size_t capacity, size_t* needed) {
+  *needed = text.size() + 1;
+  if (*needed <= capacity) std::memcpy(out, text.c_str(), *needed);
+}
+
 }  // namespace kvist
 
 #endif  // KVIST_SERVICES_WORKER_C_CALL_H_

@@ -23,6 +23,23 @@ constexpr int kMaxReplicas = 3;
 
 bool Within(absl::Duration duration, absl::Duration least) { return duration >= least && duration <= kLongestCall; }
 
+// What the profile, the namespace and the codec say of each other.
+absl::Status CheckProfile(const ClientOptions& options) {
+  if (options.codec == Codec::kQ && (options.key_bits != 0 || options.value_bits != 0)) {
+    return absl::InvalidArgumentError("q has no bits to choose: its profile decides");
+  }
+  if (options.profile == nullptr) {
+    if (options.codec != Codec::kQ) return absl::OkStatus();
+    return absl::InvalidArgumentError("codec q needs a profile of the model (`kvist calibrate` makes one)");
+  }
+  if (options.profile->digest() != options.ns.profile_digest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the namespace names profile ", DigestText(options.ns.profile_digest),
+                     "; the one that was given is ", DigestText(options.profile->digest())));
+  }
+  return ValidateNamespace(options.ns).ok() ? CheckProfileIsOf(*options.profile, options.ns.Shape()) : absl::OkStatus();
+}
+
 absl::Status Validate(const ClientOptions& options) {
   std::vector<std::string> problems;
   const auto require = [&](bool right, const std::string& otherwise) {
@@ -42,8 +59,10 @@ absl::Status Validate(const ClientOptions& options) {
   require(options.runtime != nullptr, "runtime is missing");
   const bool known = CodecName(options.codec) != "unknown";
   require(known, "codec is unknown");
+  if (const absl::Status profile = CheckProfile(options); !profile.ok()) require(false, std::string(profile.message()));
   // A client that only reads needs no codec for its dtype: Put says what is wrong.
-  if (known && ValidateNamespace(options.ns).ok() && TakesDtype(options.codec, options.ns.dtype)) {
+  if (known && options.codec != Codec::kQ && ValidateNamespace(options.ns).ok() &&
+      TakesDtype(options.codec, options.ns.dtype)) {
     const absl::Status bits = ValidateOptions(
         {.codec = options.codec, .key_bits = options.key_bits, .value_bits = options.value_bits}, options.ns.Shape());
     require(bits.ok(), std::string(bits.message()));
@@ -70,6 +89,9 @@ absl::Status Validate(const ClientOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(ClientOptions options) {
+  if (options.profile != nullptr && options.ns.profile_digest == decltype(options.ns.profile_digest){}) {
+    options.ns.profile_digest = options.profile->digest();
+  }
   if (absl::Status valid = Validate(options); !valid.ok()) return valid;
   auto core = std::make_unique<ClientCore>(std::move(options));
   if (absl::Status started = core->keeper.Start(core->options.view, core->Deadline()); !started.ok()) return started;
@@ -101,7 +123,8 @@ absl::StatusOr<GetResult> Client::Get(absl::Span<const Key> chain, BlockRange ra
                                                    ") are not within the prompt's ", chain.size(), " full blocks"));
   }
   absl::StatusOr<GetResult> result =
-      std::make_shared<FetchJob>(core_.get(), chain, range, std::make_shared<HostPages>(core_->runtime(), pages),
+      std::make_shared<FetchJob>(core_.get(), chain, range,
+                                 std::make_shared<HostPages>(core_->runtime(), pages, core_->profiles.profile()),
                                  core_->Deadline())
           ->Run();
   if (result.ok()) core_->CountGet(*result);
@@ -109,7 +132,9 @@ absl::StatusOr<GetResult> Client::Get(absl::Span<const Key> chain, BlockRange ra
 }
 
 absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPages& pages) {
-  const absl::Status encodes = ValidateOptions(core_->ForEncode(), core_->options.ns.Shape());
+  const absl::StatusOr<EncodeOptions> encode = core_->PreparedForEncode();
+  if (!encode.ok()) return encode.status();
+  const absl::Status encodes = ValidateOptions(*encode, core_->options.ns.Shape());
   if (!encodes.ok()) return encodes;
   const absl::Time deadline = core_->Deadline();
   const auto job = std::make_shared<PutJob>(core_.get(), chain, pages, deadline);
@@ -119,6 +144,43 @@ absl::StatusOr<PutResult> Client::Put(absl::Span<const Key> chain, const ConstPa
   // Blocks were committed from the root on, which leaves the root the least recently used; a Match touches them deepest
   // first, so that a chain nobody reads is evicted from its leaves. Best effort: nothing but the order depends on it.
   if (result.ok() && result->stored > 0) (void)MatchJob::Run(core_.get(), chain, absl::ZeroDuration(), deadline);
+  return result;
+}
+
+absl::StatusOr<ProfileRef> Client::FetchProfile(const std::array<uint8_t, 16>& digest) {
+  const ProfileRef own = core_->profiles.profile();
+  if (own != nullptr && own->digest() == digest) return own;
+  return core_->profiles.Fetch(digest, /*first=*/nullptr, core_->Deadline());
+}
+
+PutProfileResult Client::PutProfile(const OpenProfile& profile) {
+  const absl::Time deadline = core_->Now() + std::min(core_->options.deadline, ProfileKeeper::kLongestCall);
+  using Answer = absl::StatusOr<v1::PutProfileResponse>;
+  const LinkedViewRef view = core_->view();
+  std::vector<NodeQuestion<Answer>> asked;
+  const auto shared = std::make_shared<const std::string>(profile.file());  // a late call may outlive the caller's
+  v1::ProfileName name;
+  name.set_digest(std::string(profile.digest().begin(), profile.digest().end()));
+  name.set_size_bytes(shared->size());
+  for (const std::shared_ptr<NodeLink>& link : view->links) {
+    asked.push_back({link, [link, name, shared, deadline] {
+                       return link->Ask<v1::PutProfileResponse>(
+                           [&](Channel& node) { return node.PutProfile(name, *shared, deadline); });
+                     }});
+  }
+  PutProfileResult result;
+  result.nodes = asked.size();
+  const std::vector<Answer> answers = AskAll<Answer>(core_->runtime(), asked, deadline);
+  for (size_t i = 0; i < answers.size(); ++i) {
+    if (answers[i].ok()) {
+      ++(answers[i]->kept() ? result.kept : result.present);
+      continue;
+    }
+    ++result.failed;
+    if (result.failure.empty()) {
+      result.failure = std::string(AtNode(asked[i].node->id(), answers[i].status()).message());
+    }
+  }
   return result;
 }
 
@@ -212,6 +274,8 @@ ClientCounters Client::counters() const {
   counters.hedges = now.hedges;
   counters.damaged = now.damaged;
   counters.adoptions = now.adoptions;
+  counters.fetched_profiles = now.fetched_profiles;
+  counters.refused_profiles = now.refused_profiles;
   counters.fetched_bytes = now.fetched_bytes;
   counters.stored_bytes = now.stored_bytes;
   counters.encode_time = absl::Nanoseconds(now.encode_ns.load());

@@ -17,6 +17,7 @@
 #ifndef KVIST_SERVICES_WORKER_CLIENT_H_
 #define KVIST_SERVICES_WORKER_CLIENT_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -34,6 +35,7 @@
 #include "services/runtime/runtime.h"
 #include "services/transport/transport.h"
 #include "services/worker/keys.h"
+#include "services/worker/open_profile.h"
 #include "services/worker/retry.h"
 
 namespace kvist {
@@ -50,6 +52,9 @@ struct ClientOptions {
 
   Codec codec = Codec::kLadder;      // for Put
   int key_bits = 0, value_bits = 0;  // Put: as in EncodeOptions; 0 = the codec's own
+  // That codec q puts and gets with. Namespaces name it: `ns.profile_digest` is filled from it if it is zero. Without it
+  // blocks of q are NO_PROFILE misses until it has been fetched from a node, in the background.
+  std::shared_ptr<const OpenProfile> profile;
   // Put: EncodeOptions.floor_db. Get: a block whose promise is less is a miss. 0 = the codec's own; any.
   float floor_db = 0;
   int min_precision = 0;  // Get: a block with fewer bits per code, in the tiles that have most, is a miss; 0 = any
@@ -80,6 +85,11 @@ struct PutResult {
   float min_sqnr_db = 0;                                   // of the worst tile put now; 0 if none was
   absl::Duration encode_time, time;                        // CPU time over all threads; wall time
   std::string failure;                                     // the first block's that failed; a sentence
+};
+
+struct PutProfileResult {
+  size_t nodes = 0, kept = 0, present = 0, failed = 0;  // of the view; that keep it since now; that had it; that do not
+  std::string failure;                                  // the first; a sentence
 };
 
 struct EraseResult {
@@ -127,9 +137,10 @@ struct ClientCounters {
   uint64_t failovers = 0;  // segments and blocks that were asked of another node than the one that should have them
   uint64_t adoptions = 0;  // blocks that owners were told to fetch from where they were found
   uint64_t openings = 0;   // nodes that were given up for a while (health.h)
-  uint64_t fetched_bytes = 0, stored_bytes = 0;  // encoded, received and sent
-  absl::Duration encode_time, decode_time;       // CPU time over all threads
-  std::vector<uint64_t> misses;                  // by v1::MissReason: how often it ended a Match or a Get
+  uint64_t fetched_profiles = 0, refused_profiles = 0;  // from nodes; that came with other bytes, or were none
+  uint64_t fetched_bytes = 0, stored_bytes = 0;         // encoded, received and sent
+  absl::Duration encode_time, decode_time;              // CPU time over all threads
+  std::vector<uint64_t> misses;                         // by v1::MissReason: how often it ended a Match or a Get
 };
 
 struct ClientCore;
@@ -198,7 +209,15 @@ class Client {
   // largest that this client has seen since), then encoded; one whose tiles needed more is reserved again at its exact
   // size. A bound for any input would be four times a ladder block, and evict that much for nothing. What the node
   // takes for existing counts as present. Refusals are tried again within the deadline and the retry budget.
+  // Of codec q each node is given the profile before its first block, once in a life of the node.
   absl::StatusOr<PutResult> Put(absl::Span<const Key> chain, const ConstPages& pages);
+
+  // Fetches a profile from the nodes, one after the other; if it is the namespace's, Get has it from now on.
+  // Errors: NotFound  no node that answered has it; what others said is named.
+  absl::StatusOr<std::shared_ptr<const OpenProfile>> FetchProfile(const std::array<uint8_t, 16>& digest);
+
+  // Has every node of the view keep the profile, whatever the namespace's is.
+  PutProfileResult PutProfile(const OpenProfile& profile);
 
   absl::StatusOr<EraseResult> Erase(absl::Span<const Key> chain);
 

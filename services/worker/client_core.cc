@@ -40,6 +40,9 @@ ClientCore::ClientCore(ClientOptions client_options)
       locations(options.runtime),
       keeper({options.runtime, options.transport, &callers, &counters, BreakerFor(options),
               kMinLinkBuffers + options.threads, options.seeds, [this](size_t nodes) { Resize(nodes); }}),
+      profiles(
+          {options.runtime, &counters, [this] { return view(); }, options.ns.profile_digest, shape, options.deadline},
+          options.profile),
       buffers(options.runtime, 0, LargestBlockBytes(shape)),
       decoders(options.runtime, options.threads),
       callers(options.runtime, std::min(kMaxCallers, options.seeds.size())),
@@ -47,6 +50,15 @@ ClientCore::ClientCore(ClientOptions client_options)
 
 EncodeOptions ClientCore::ForEncode() const {
   return {options.codec, options.floor_db, options.key_bits, options.value_bits};
+}
+
+absl::StatusOr<EncodeOptions> ClientCore::PreparedForEncode() const {
+  EncodeOptions encode = ForEncode();
+  if (options.codec != Codec::kQ) return encode;
+  const absl::StatusOr<const Profile*> profile = options.profile->ForEncoding();
+  if (!profile.ok()) return profile.status();
+  encode.profile = *profile;
+  return encode;
 }
 
 void ClientCore::Resize(size_t nodes) {

@@ -20,6 +20,7 @@
 #include "services/worker/latency.h"
 #include "services/worker/locations.h"
 #include "services/worker/node_link.h"
+#include "services/worker/profile_keeper.h"
 #include "services/worker/retry.h"
 #include "services/worker/view_keeper.h"
 
@@ -37,7 +38,9 @@ struct ClientCore {
   absl::Time Deadline() const { return Now() + options.deadline; }
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
-  EncodeOptions ForEncode() const;
+  EncodeOptions ForEncode() const;  // but for the profile
+  // With it, prepared: up to seconds of work the first time.
+  absl::StatusOr<EncodeOptions> PreparedForEncode() const;
   ExpectedBlock Expected(const Key& key, size_t block) const;  // of any node that says it has the block
   void Resize(size_t nodes);                                   // before a view with so many is used
   // When a node that refused a call because it is full said to come again, jittered; empty if it said nothing.
@@ -64,6 +67,7 @@ struct ClientCore {
   std::atomic<size_t> reserve_bytes;  // for a block that is not encoded yet: the nominal size, or the largest seen
   Locations locations;
   ViewKeeper keeper;
+  ProfileKeeper profiles;
 
   // Destroyed in the reverse order: callers first, then the decoders that they submit to, then the buffers of both. The
   // keeper, whose thread has been stopped before, outlives them: their tasks hold links and tell it what they heard.

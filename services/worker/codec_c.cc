@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "kernels/codec.h"
 #include "services/worker/c_call.h"
 #include "services/worker/kvist.h"
+#include "services/worker/profile_c.h"
 
 namespace {
 
@@ -38,6 +40,7 @@ struct Wanted {
   kvist::BlockShape shape;
   kvist::BlockIdentity identity;
   kvist::EncodeOptions options;
+  std::shared_ptr<const kvist::OpenProfile> profile;  // if there is one
 };
 
 absl::StatusOr<Wanted> ReadWanted(const kvist_shape& shape, const kvist_encode_options* given) {
@@ -65,6 +68,10 @@ absl::StatusOr<Wanted> ReadWanted(const kvist_shape& shape, const kvist_encode_o
   if (options->key != nullptr) std::copy_n(options->key, 32, wanted.identity.key.begin());
   if (options->namespace_digest != nullptr) {
     std::copy_n(options->namespace_digest, 16, wanted.identity.namespace_digest.begin());
+  }
+  if (options->profile != nullptr) {
+    wanted.profile = options->profile->open;
+    wanted.identity.profile_digest = wanted.profile->digest();
   }
   if (problems.empty()) return wanted;
   return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
@@ -119,8 +126,13 @@ kvist_code kvist_encode(const kvist_shape* shape, const kvist_encode_options* op
         !given.ok()) {
       return given;
     }
-    const absl::StatusOr<Wanted> wanted = ReadWanted(*shape, options);
+    absl::StatusOr<Wanted> wanted = ReadWanted(*shape, options);
     if (!wanted.ok()) return wanted.status();
+    if (wanted->profile != nullptr) {
+      const absl::StatusOr<const kvist::Profile*> profile = wanted->profile->ForEncoding();
+      if (!profile.ok()) return profile.status();
+      wanted->options.profile = *profile;
+    }
     const kvist::ConstPages pages = kvist::ContiguousPages(kv, wanted->shape, wanted->shape.tokens);
     const absl::StatusOr<size_t> written =
         kvist::Encode(wanted->identity, wanted->shape, pages, wanted->options, absl::MakeSpan(block, capacity));
@@ -158,7 +170,8 @@ kvist_code kvist_decode(const uint8_t* block, size_t n_bytes, const kvist_decode
     const int precision = static_cast<int>(std::min<uint32_t>(asked->precision, 1000));
     if (absl::Status good = view->Verify(0, shape.layers, precision); !good.ok()) return good;
     return kvist::Decode(*view, {0, shape.layers}, precision, kvist::Basis::kOriginal,
-                         kvist::ContiguousPages(kv, shape, shape.tokens));
+                         kvist::ContiguousPages(kv, shape, shape.tokens),
+                         asked->profile == nullptr ? nullptr : &asked->profile->open->ForDecoding());
   });
 }
 

@@ -329,7 +329,11 @@ void FetchJob::Decode(const Stream& stream, size_t block, absl::Span<const uint8
   const absl::Duration before = ThreadCpuTime();
   const std::optional<BlockVerdict> verdict = target_->Take(block, bytes, core_->Expected(chain_[block], block));
   const absl::Duration decode_time = ThreadCpuTime() - before;
-  if (!verdict) return NotTaken(block);
+  if (!verdict) return NotTaken(block, v1::MISS_REASON_OVERLOADED, "this worker had no room for the block");
+  if (verdict->miss == v1::MISS_REASON_NO_PROFILE) {  // whoever sends it: another copy is of no use
+    core_->profiles.Need(view_->links[stream.node]);
+    return NotTaken(block, verdict->miss, verdict->why);
+  }
   if (verdict->miss == v1::MISS_REASON_UNSPECIFIED) return Delivered(block, decode_time);
   if (verdict->miss == v1::MISS_REASON_CHECKSUM) core_->ReportDamage(view_->links[stream.node], chain_[block]);
   {
@@ -340,9 +344,9 @@ void FetchJob::Decode(const Stream& stream, size_t block, absl::Span<const uint8
   Failed(stream.node, {&block, 1}, verdict->miss, verdict->why);
 }
 
-void FetchJob::NotTaken(size_t block) {
+void FetchJob::NotTaken(size_t block, v1::MissReason miss, const std::string& why) {
   std::lock_guard lock(mutex_);
-  NoteReason(OwnerOf(block), block, v1::MISS_REASON_OVERLOADED, "this worker had no room for the block");
+  NoteReason(OwnerOf(block), block, miss, why);
   EndRun(block);
 }
 

@@ -103,7 +103,7 @@ class FetchJob : public std::enable_shared_from_this<FetchJob> {
   void RunStream(const std::shared_ptr<Stream>& stream);
   absl::Status FetchBatch(const Stream& stream, absl::Span<const size_t> blocks, Sink* sink);
   void Decode(const Stream& stream, size_t block, absl::Span<const uint8_t> bytes);
-  void NotTaken(size_t block);  // by the target
+  void NotTaken(size_t block, v1::MissReason miss, const std::string& why);  // by the target
 
   bool SignOfLife(Stream& stream, size_t block);  // whether the run may still need the block from this stream
   bool Wanted(size_t block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

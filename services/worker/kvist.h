@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define KVIST_ABI_VERSION 3
+#define KVIST_ABI_VERSION 4
 #define KVIST_ERROR_BYTES 512
 
 /* Codes are those of gRPC and absl::StatusCode. */
@@ -35,6 +35,7 @@ typedef enum kvist_code {
 } kvist_code;
 
 typedef struct kvist_client kvist_client;
+typedef struct kvist_profile kvist_profile; /* of codec "q", for one model: immutable, named by a digest */
 typedef struct kvist_error {
   char message[KVIST_ERROR_BYTES];
 } kvist_error;
@@ -49,11 +50,13 @@ typedef struct kvist_namespace {
   uint32_t layers, heads, head_dim; /* of this rank's slice */
   uint32_t tp_rank, tp_size, pp_rank, pp_size;
   uint32_t tokens_per_block; /* 16 to 256, a multiple of 16 */
+  const uint8_t*
+      profile_digest; /* 16 bytes, of a profile that blocks need; NULL = that of kvist_options.profile, or none */
 } kvist_namespace;
 
 typedef struct kvist_options {
   const char* cluster_file;      /* static cluster file; may be NULL if there are seeds */
-  const char* codec;             /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p"; NULL = "ladder" */
+  const char* codec;             /* for Put: "raw16", "x16", "i8", "ladder", "trellis", "fp8p", "q"; NULL = "ladder" */
   float floor_db;                /* put: 0 = the codec's default. get: a block that achieved less is a miss; 0 = any */
   uint32_t min_precision;        /* for Get: bits per code below which a block is a miss; 0 = any */
   uint32_t deadline_ms;          /* of every call; 0 = 5000 */
@@ -62,6 +65,9 @@ typedef struct kvist_options {
   const char* seeds;             /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
   uint32_t replicas;             /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
   uint32_t key_bits, value_bits; /* for Put: of a code of "ladder" or "trellis"; 0 = the codec's own */
+  const kvist_profile*
+      profile; /* that "q" puts and gets with. NULL: what gets need is fetched from the nodes, and until
+                                    then blocks are "no_profile" misses */
 } kvist_options;
 
 /* Who the client is to the nodes, and how it knows them: mutual TLS, a bearer token, or both; then the token counts. All
@@ -113,11 +119,13 @@ typedef struct kvist_encode_options {
   const uint8_t* key;              /* 32 bytes; NULL = zeros: a block that no node will take */
   const uint8_t* namespace_digest; /* 16 bytes; NULL = zeros */
   uint32_t key_bits, value_bits;   /* as in kvist_options */
+  const kvist_profile* profile;    /* that "q" needs; NULL for all others */
 } kvist_encode_options;
 
 typedef struct kvist_decode_options {
-  size_t size_bytes;  /* sizeof(kvist_decode_options), so that later fields can follow */
-  uint32_t precision; /* bits per code; 0 = the highest that the bytes hold */
+  size_t size_bytes;            /* sizeof(kvist_decode_options), so that later fields can follow */
+  uint32_t precision;           /* bits per code; 0 = the highest that the bytes hold */
+  const kvist_profile* profile; /* that a block of "q" names by its digest; NULL for all others */
 } kvist_decode_options;
 
 /* What a block's header says (kernels/FORMAT.md, "Header"). */
@@ -183,6 +191,34 @@ kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, s
  * blocks and bytes fetched and stored, encode and decode seconds, misses by reason, checksum failures. As
  * kvist_stats_json. */
 kvist_code kvist_metrics_text(kvist_client* client, char* text, size_t capacity, size_t* needed, kvist_error* error);
+
+/* Profiles of codec "q", which `kvist calibrate` makes. A handle may be used by any number of threads and outlives every
+ * call that it is given to; what was opened is immutable. To read takes the parse alone; what encoding needs beside it,
+ * up to seconds of work and the memory again, the first encode makes. */
+
+/* Checks every number of the file's bytes, which it copies, and says which one is wrong. */
+kvist_code kvist_profile_open(const uint8_t* bytes, size_t n_bytes, kvist_profile** profile, kvist_error* error);
+void kvist_profile_destroy(kvist_profile* profile);
+
+/* What names it in blocks and namespaces, the first 16 bytes of the file's SHA-256, into `digest`. */
+kvist_code kvist_profile_digest(const kvist_profile* profile, uint8_t* digest, kvist_error* error);
+
+/* Digest, facts, and what the file says to people:
+ * {"digest", "file_bytes", "layers", "heads", "head_dim", "rope", "rope_factor", "step", "layers_before",
+ * "key_from_value", "layers_between_resets", "notes"}. As kvist_stats_json. */
+kvist_code kvist_profile_json(const kvist_profile* profile, char* json, size_t capacity, size_t* needed,
+                              kvist_error* error);
+
+/* The file's bytes, which kvist_profile_open takes: *needed says how many, and they are written if `capacity` is enough. */
+kvist_code kvist_profile_bytes(const kvist_profile* profile, uint8_t* bytes, size_t capacity, size_t* needed,
+                               kvist_error* error);
+
+/* Fetches the profile of this digest (16 bytes) from the nodes; if it is the namespace's, kvist_get has it from now on. */
+kvist_code kvist_profile_fetch(kvist_client* client, const uint8_t* digest, kvist_profile** profile,
+                               kvist_error* error);
+
+/* Has all nodes keep the profile; `nodes` counts those that do. A put of "q" does so by itself, node by node. */
+kvist_code kvist_profile_put(kvist_client* client, const kvist_profile* profile, uint32_t* nodes, kvist_error* error);
 
 /* Encoding and decoding here, without a cluster: to judge a codec, or to look at a block. Pure; any number of threads. */
 

@@ -1,5 +1,6 @@
 // The C ABI over Client: checks arguments, translates, and lets no exception through.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -27,6 +28,7 @@
 #include "services/worker/kvist.h"
 #include "services/worker/metrics.h"
 #include "services/worker/node_json.h"
+#include "services/worker/profile_c.h"
 
 struct kvist_client {
   // In this order: matches release through the client, the client calls through the transport.
@@ -56,8 +58,7 @@ kvist_code GiveText(kvist_client* client, std::pair<const char*, bool> place, ch
     if (!given.ok()) return given;
     const absl::StatusOr<std::string> text = make();
     if (!text.ok()) return text.status();
-    *needed = text->size() + 1;
-    if (*needed <= capacity) std::memcpy(out, text->c_str(), *needed);
+    kvist::GiveText(*text, out, capacity, needed);
     return absl::OkStatus();
   });
 }
@@ -79,6 +80,8 @@ kvist::Namespace ReadNamespace(const kvist_namespace& ns, std::vector<std::strin
   out.pp_rank = ns.pp_rank;
   out.pp_size = ns.pp_size;
   out.tokens_per_block = ns.tokens_per_block;
+  if (ns.profile_digest != nullptr)
+    std::copy_n(ns.profile_digest, out.profile_digest.size(), out.profile_digest.begin());
   return out;
 }
 
@@ -91,6 +94,7 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
     if (codec.ok()) options.codec = *codec;
     if (!codec.ok()) problems.push_back(std::string(codec.status().message()));
   }
+  if (given.profile != nullptr) options.profile = given.profile->open;
   options.floor_db = given.floor_db;
   options.min_precision = static_cast<int>(std::min<uint32_t>(given.min_precision, 1000));
   options.deadline = absl::Milliseconds(given.deadline_ms == 0 ? kDefaultDeadlineMs : given.deadline_ms);
@@ -357,6 +361,33 @@ kvist_code kvist_stats_json(kvist_client* client, char* json, size_t capacity, s
     nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
     for (const kvist::NodeAnswer& state : client->client->Stats()) nodes.push_back(kvist::NodeJson(state));
     return kvist::JsonText(nodes);
+  });
+}
+
+kvist_code kvist_profile_fetch(kvist_client* client, const uint8_t* digest, kvist_profile** profile,
+                               kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    const absl::Status given = Require({{"client", client}, {"digest", digest}, {"profile", profile}});
+    if (!given.ok()) return given;
+    *profile = nullptr;
+    std::array<uint8_t, 16> name;
+    std::copy_n(digest, name.size(), name.begin());
+    absl::StatusOr<std::shared_ptr<const kvist::OpenProfile>> fetched = client->client->FetchProfile(name);
+    if (!fetched.ok()) return fetched.status();
+    *profile = new kvist_profile{*std::move(fetched)};
+    return absl::OkStatus();
+  });
+}
+
+kvist_code kvist_profile_put(kvist_client* client, const kvist_profile* profile, uint32_t* nodes, kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    const absl::Status given = Require({{"client", client}, {"profile", profile}, {"nodes", nodes}});
+    if (!given.ok()) return given;
+    const kvist::PutProfileResult result = client->client->PutProfile(*profile->open);
+    *nodes = static_cast<uint32_t>(result.kept + result.present);
+    if (result.failed == 0) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat(result.failed, " of ", result.nodes, " nodes do not keep the profile: ", result.failure));
   });
 }
 

@@ -63,6 +63,10 @@ std::string ExposeMetrics(const ClientCounters& counters) {
       Counter("kvist_worker_hedges_total", "Late streams whose blocks were asked of other nodes too.", counters.hedges),
       Counter("kvist_worker_adoptions_total", "Blocks that owners were told to fetch from where they were found.",
               counters.adoptions),
+      Counter("kvist_worker_fetched_profiles_total", "Profiles of codec q fetched from nodes.",
+              counters.fetched_profiles),
+      Counter("kvist_worker_refused_profiles_total", "Profiles that came with other bytes than their name's, dropped.",
+              counters.refused_profiles),
       Misses(counters.misses),
   });
 }

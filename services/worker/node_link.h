@@ -98,6 +98,10 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
   bool TakeDescribe() { return !described_.exchange(true); }
   void ForgetDescribe() { described_ = false; }
 
+  // The profile of the client's blocks is there.
+  bool has_profile() const { return has_profile_; }
+  void SetHasProfile() { has_profile_ = true; }
+
   Breaker& breaker() { return breaker_; }
   // Since when the node has answered nothing; InfiniteFuture if it is asked.
   absl::Time DownSince() { return channel_ == nullptr ? absl::InfinitePast() : breaker_.OpenSince(); }
@@ -111,7 +115,7 @@ class NodeLink : public std::enable_shared_from_this<NodeLink> {
   const Uses uses_;
   Breaker breaker_;
   Slots buffers_;
-  std::atomic<bool> described_ = false;
+  std::atomic<bool> described_ = false, has_profile_ = false;
   std::atomic<int64_t> expected_bytes_ = 0;
 
   std::mutex mutex_;

@@ -171,6 +171,7 @@ OrAgain<absl::StatusOr<PutJob::Outcome>> PutJob::PutBlock(Upload* upload) {
 // much at once.
 absl::StatusOr<PutJob::Outcome> PutJob::Try(Upload* upload) {
   upload->own_attempt_open = false;
+  if (absl::Status given = GiveProfile(*upload->node); !given.ok()) return given;
   const size_t reserved_bytes = upload->encoded_bytes > 0 ? upload->encoded_bytes : core_->reserve_bytes.load();
   absl::StatusOr<std::unique_ptr<PutStream>> stream = Reserve(upload, reserved_bytes);
   if (absl::IsAlreadyExists(stream.status())) return Present(upload);
@@ -205,6 +206,23 @@ absl::StatusOr<std::unique_ptr<PutStream>> PutJob::Reserve(Upload* upload, size_
   reserve.set_replicas(static_cast<uint32_t>(core_->options.replicas));
   Describe(upload->node);
   return upload->node->Ask<std::unique_ptr<PutStream>>([&](Channel& node) { return node.Put(reserve, deadline_); });
+}
+
+// Before its first block: no reader must find one whose profile nobody has. Two lanes may both do it the first time; the
+// node keeps one.
+absl::Status PutJob::GiveProfile(NodeLink& node) {
+  if (core_->options.codec != Codec::kQ || node.has_profile()) return absl::OkStatus();
+  const OpenProfile& profile = *core_->options.profile;
+  v1::ProfileName name;
+  name.set_digest(std::string(profile.digest().begin(), profile.digest().end()));
+  name.set_size_bytes(profile.file().size());
+  const absl::Time deadline = std::min(deadline_, core_->Now() + ProfileKeeper::kLongestCall);
+  const absl::Status given = node.Ask<v1::PutProfileResponse>([&](Channel& channel) {
+                                   return channel.PutProfile(name, profile.file(), deadline);
+                                 })
+                                 .status();
+  if (given.ok()) node.SetHasProfile();
+  return given;
 }
 
 // Tells the node once what our namespace is, so that it can name it to others whose is almost the same.
@@ -245,14 +263,15 @@ absl::Status PutJob::Encode(Upload* upload) {
   if (!core_->encoders.Acquire(deadline_)) {
     return absl::DeadlineExceededError("no thread of this worker came free in time");
   }
+  const absl::StatusOr<EncodeOptions> options = core_->PreparedForEncode();
   absl::StatusOr<size_t> encoded = absl::DeadlineExceededError("the call was over");
   absl::Duration encode_time;
   if (door_.Enter()) {
     ConstPages pages = pages_;
     pages.base += upload->block * core_->shape.tokens * pages.token_stride;
     const absl::Duration before = ThreadCpuTime();
-    encoded = kvist::Encode(core_->Identity(chain_[upload->block], upload->block), core_->shape, pages,
-                            core_->ForEncode(), upload->buffer.span());
+    encoded = kvist::Encode(core_->Identity(chain_[upload->block], upload->block), core_->shape, pages, *options,
+                            upload->buffer.span());
     encode_time = ThreadCpuTime() - before;
     door_.Leave();
   }

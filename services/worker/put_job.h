@@ -70,6 +70,7 @@ class PutJob : public std::enable_shared_from_this<PutJob> {
   bool MoveToNewOwner(Upload* upload, const absl::Status& status);
   void Describe(const std::shared_ptr<NodeLink>& node);
   absl::StatusOr<Outcome> Try(Upload* upload);
+  absl::Status GiveProfile(NodeLink& node);
   absl::StatusOr<std::unique_ptr<PutStream>> Reserve(Upload* upload, size_t size_bytes);
   absl::StatusOr<Outcome> Present(Upload* upload);
   absl::Status Encode(Upload* upload);

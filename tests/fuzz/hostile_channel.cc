@@ -65,6 +65,15 @@ class HostileChannel final : public Channel {
   absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest&, absl::Time deadline) override {
     return Answer(Reach(deadline), v1::ReportResponse());
   }
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName&, absl::string_view,
+                                                    absl::Time deadline) override {
+    return Answer(Reach(deadline), v1::PutProfileResponse());
+  }
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest&, absl::Time deadline) override {
+    const Turn turn = Reach(deadline);
+    if (!turn.status.ok()) return turn.status;
+    return std::string();
+  }
   absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest&, absl::Time deadline) override {
     return Answer(Reach(deadline), v1::AdoptResponse());
   }

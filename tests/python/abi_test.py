@@ -58,7 +58,7 @@ def ctype_of(declaration: str) -> object:
         return None
     if base == "char" and stars:
         return ctypes.c_char_p
-    if base == "kvist_client":  # opaque: a handle
+    if base in ("kvist_client", "kvist_profile"):  # opaque: a handle
         base, stars = "void_p", stars[1:]
     known = {"kvist_code": ctypes.c_int, "size_t": ctypes.c_size_t, **STRUCTS}
     kind = known.get(base) or getattr(ctypes, "c_" + base.removesuffix("_t"))

@@ -1,11 +1,23 @@
 """Goal: a block can be made, read and looked at without a node. Method: arrays whose blocks are known, and damaged bytes."""
 
+import functools
+import hashlib
 import math
+import pathlib
+import tempfile
 import unittest
 
 import numpy as np
+from calibrate_synthetic import profile as synthetic_profile
 from kvist import KvistError, codec
+from kvist.calibrate import profile_file
 from kvist.models.smollm2 import bf16
+
+
+@functools.cache
+def profile_bytes() -> bytes:
+    """Of three layers with two heads of 64, as normal() makes them."""
+    return profile_file.write(synthetic_profile(head_dim=64))
 
 
 def normal(tokens: int = 32, head_dim: int = 64) -> np.ndarray:
@@ -84,6 +96,37 @@ class CodecTest(unittest.TestCase):
                 codec.encode(wrong)
         with self.assertRaisesRegex(ValueError, "key must be 32 bytes"):
             codec.encode(kv, key=b"short")
+
+    def test_a_profile_is_opened_from_its_bytes_or_its_file_and_says_what_it_is(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "model.kvp")
+            path.write_bytes(profile_bytes())
+            for profile in (codec.Profile(profile_bytes()), codec.Profile(path), codec.Profile(str(path))):
+                self.assertEqual(profile.digest, hashlib.sha256(profile_bytes()).digest()[:16])
+                self.assertEqual(profile.notes["model"], "none")
+                said = [profile.facts[name] for name in ("layers", "heads", "head_dim", "rope", "file_bytes", "digest")]
+                self.assertEqual(said, [3, 2, 64, "halves", len(profile_bytes()), profile.digest.hex()])
+
+    def test_a_profile_that_was_cut_or_edited_is_refused_by_what_is_wrong(self) -> None:
+        whole = profile_bytes()
+        with self.assertRaisesRegex(KvistError, "not a profile|magic"):
+            codec.Profile(b"no profile" * 40)
+        with self.assertRaisesRegex(KvistError, "version"):
+            codec.Profile(whole[:8] + b"\xff\x7f" + whole[10:])
+        for wrong in (b"", whole[:-1], whole + b"x", whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
+            with self.assertRaisesRegex(KvistError, "profile"):
+                codec.Profile(wrong)
+
+    def test_q_needs_a_profile_of_the_same_shape_and_no_other_codec_takes_one(self) -> None:
+        profile = codec.Profile(profile_bytes())
+        with self.assertRaisesRegex(KvistError, "q needs a profile"):
+            codec.encode(normal(), "q")
+        with self.assertRaisesRegex(KvistError, "3 layers, 2 heads and head_dim 64"):
+            codec.encode(normal(head_dim=128), "q", profile=profile)
+        with self.assertRaisesRegex(KvistError, "ladder needs no profile"):
+            codec.encode(normal(), "ladder", profile=profile)
+        with self.assertRaisesRegex(ValueError, "kvist.codec.Profile"):
+            codec.encode(normal(), "q", profile=profile_bytes())
 
 
 if __name__ == "__main__":

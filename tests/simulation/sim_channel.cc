@@ -183,6 +183,18 @@ class SimChannel final : public Channel {
   absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
     return Unary("Drain", &Channel::Drain, request, deadline);
   }
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                    absl::Time deadline) override {
+    return Ask<v1::PutProfileResponse>("PutProfile", deadline,
+                                       [name, file = std::string(file)](Channel* channel, absl::Time until) {
+                                         return channel->PutProfile(name, file, until);
+                                       });
+  }
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
+    return Ask<std::string>("GetProfile", deadline, [request](Channel* channel, absl::Time until) {
+      return channel->GetProfile(request, until);
+    });
+  }
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override;
   absl::StatusOr<std::unique_ptr<PutStream>> Put(const v1::PutReserve& reserve, absl::Time deadline) override;
 

@@ -104,6 +104,10 @@ class StoreChannel final : public Channel {
   absl::StatusOr<v1::DescribeResponse> Describe(const v1::DescribeRequest&, absl::Time) override { return Unused(); }
   absl::StatusOr<v1::GetViewResponse> GetView(absl::Time) override { return Unused(); }
   absl::StatusOr<v1::AdoptResponse> Adopt(const v1::AdoptRequest&, absl::Time) override { return Unused(); }
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName&, absl::string_view, absl::Time) override {
+    return Unused();
+  }
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest&, absl::Time) override { return Unused(); }
   absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest&, absl::Time) override { return Unused(); }
 
   absl::StatusOr<v1::ReportResponse> Report(const v1::ReportRequest& request, absl::Time deadline) override {

@@ -61,6 +61,17 @@ class CuttableChannel final : public Channel {
     if (channel_ == nullptr || !call.let_through()) return Unreachable();
     return channel_->Drain(request, deadline);
   }
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                    absl::Time deadline) override {
+    const LocalCluster::Call call(cluster_, id_);
+    if (channel_ == nullptr || !call.let_through()) return Unreachable();
+    return channel_->PutProfile(name, file, deadline);
+  }
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
+    const LocalCluster::Call call(cluster_, id_);
+    if (channel_ == nullptr || !call.let_through()) return Unreachable();
+    return channel_->GetProfile(request, deadline);
+  }
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     const LocalCluster::Call call(cluster_, id_);
     if (channel_ == nullptr || !call.let_through()) return Unreachable();

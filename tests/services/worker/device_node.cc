@@ -54,6 +54,13 @@ class DeviceChannel final : public Channel {
   absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
     return Up([&] { return channel_->Drain(request, deadline); });
   }
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                    absl::Time deadline) override {
+    return Up([&] { return channel_->PutProfile(name, file, deadline); });
+  }
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
+    return Up([&] { return channel_->GetProfile(request, deadline); });
+  }
   absl::StatusOr<v1::GetTrailer> Get(const v1::GetRequest& request, absl::Time deadline, GetSink* sink) override {
     EXPECT_TRUE(Eventually([&] { return !node_->hold_gets; }));
     return Up([&] { return channel_->Get(request, deadline, sink); });

@@ -29,8 +29,10 @@ struct FakeNode {
   std::mutex mutex;
   std::condition_variable changed;
   // Guarded by mutex.
-  std::map<std::string, std::string> blocks;   // key bytes -> block bytes
-  std::map<std::string, v1::MissReason> gone;  // why a key is no longer there
+  std::map<std::string, std::string> blocks;    // key bytes -> block bytes
+  std::map<std::string, v1::MissReason> gone;   // why a key is no longer there
+  std::map<std::string, std::string> profiles;  // digest -> what the node hands out
+  absl::Status profile_fault;                   // what PutProfile gets, if not ok
   std::set<uint64_t> leases;
   std::set<std::string> reserved;
   std::vector<uint64_t> reservations;                        // sizes asked for, in order
@@ -179,6 +181,25 @@ class FakeChannel final : public Channel {
     return response;
   }
 
+  absl::StatusOr<v1::PutProfileResponse> PutProfile(const v1::ProfileName& name, absl::string_view file,
+                                                    absl::Time deadline) override {
+    if (absl::Status status = Reach("PutProfile", deadline); !status.ok()) return status;
+    std::lock_guard lock(node_->mutex);
+    if (!node_->profile_fault.ok()) {
+      return absl::Status(node_->profile_fault.code(), node_->profile_fault.message());
+    }
+    v1::PutProfileResponse response;
+    response.set_kept(node_->profiles.emplace(name.digest(), file).second);
+    return response;
+  }
+  absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
+    const absl::Status reached = Reach("GetProfile", deadline);
+    std::lock_guard lock(node_->mutex);
+    node_->changed.notify_all();
+    if (!reached.ok()) return reached;
+    const auto found = node_->profiles.find(request.digest());
+    return found == node_->profiles.end() ? "" : found->second;
+  }
   absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request, absl::Time deadline) override {
     if (absl::Status status = Reach("Drain", deadline); !status.ok()) return status;
     std::lock_guard lock(node_->mutex);

@@ -4,7 +4,7 @@ import ctypes
 import os
 import pathlib
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 ERROR_BYTES = 512
 
 
@@ -17,6 +17,7 @@ class Namespace(ctypes.Structure):
         ("tenant_salt", ctypes.c_char_p),
         *((name, ctypes.c_uint32) for name in (
             "layers", "heads", "head_dim", "tp_rank", "tp_size", "pp_rank", "pp_size", "tokens_per_block")),
+        ("profile_digest", ctypes.POINTER(ctypes.c_uint8)),
     ]
 
 
@@ -28,6 +29,7 @@ class Options(ctypes.Structure):
         *((name, ctypes.c_uint32) for name in ("min_precision", "deadline_ms", "lease_ms", "threads")),
         ("seeds", ctypes.c_char_p),
         *((name, ctypes.c_uint32) for name in ("replicas", "key_bits", "value_bits")),
+        ("profile", ctypes.c_void_p),
     ]
 
 
@@ -89,11 +91,12 @@ class EncodeOptions(ctypes.Structure):
         ("key", ctypes.POINTER(ctypes.c_uint8)),
         ("namespace_digest", ctypes.POINTER(ctypes.c_uint8)),
         *((name, ctypes.c_uint32) for name in ("key_bits", "value_bits")),
+        ("profile", ctypes.c_void_p),
     ]
 
 
 class DecodeOptions(ctypes.Structure):
-    _fields_ = [("size_bytes", ctypes.c_size_t), ("precision", ctypes.c_uint32)]
+    _fields_ = [("size_bytes", ctypes.c_size_t), ("precision", ctypes.c_uint32), ("profile", ctypes.c_void_p)]
 
 
 class BlockDescription(ctypes.Structure):
@@ -168,6 +171,13 @@ PROTOTYPES = {
         ctypes.c_int,
         [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t), _Error],
     ),
+    "kvist_profile_open": (ctypes.c_int, [_Bytes, ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p), _Error]),
+    "kvist_profile_destroy": (None, [ctypes.c_void_p]),
+    "kvist_profile_digest": (ctypes.c_int, [ctypes.c_void_p, _Bytes, _Error]),
+    "kvist_profile_json": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, _Size, _Error]),
+    "kvist_profile_bytes": (ctypes.c_int, [ctypes.c_void_p, _Bytes, ctypes.c_size_t, _Size, _Error]),
+    "kvist_profile_fetch": (ctypes.c_int, [ctypes.c_void_p, _Bytes, ctypes.POINTER(ctypes.c_void_p), _Error]),
+    "kvist_profile_put": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), _Error]),
     "kvist_encode_bound": (ctypes.c_int, [ctypes.POINTER(Shape), ctypes.POINTER(EncodeOptions), _Size, _Error]),
     "kvist_encode": (
         ctypes.c_int,

@@ -46,6 +46,15 @@ def number(name: str, value: float) -> float:
     return float(value)
 
 
+def digest(name: str, value: bytes | None, length: int) -> Any:
+    """For a const uint8_t* to so many bytes; None is NULL."""
+    if value is None:
+        return None
+    if not isinstance(value, bytes) or len(value) != length:
+        raise ValueError(f"{name} must be {length} bytes, not {value!r}")
+    return (ctypes.c_uint8 * length).from_buffer_copy(value)
+
+
 def elements(name: str, kv: np.ndarray, dtype: str) -> None:
     wanted, meaning = (np.uint16, "bf16 or f16 bits") if dtype in ("bf16", "f16") else (np.uint8, f"{dtype} bytes")
     if not isinstance(kv, np.ndarray) or kv.dtype != wanted:

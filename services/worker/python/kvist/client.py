@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import _abi, _checks
+from . import codec as codec_module
 from ._checks import KvistError
 
 Tokens = Sequence[int] | np.ndarray
@@ -39,6 +40,7 @@ class Namespace:
     pp_rank: int = 0
     pp_size: int = 1
     tokens_per_block: int = 128
+    profile_digest: bytes | None = None  # 16 bytes, of the profile that blocks of "q" need; None = that of Client(profile=), or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Client:
     """Talks to the cluster that the static file `cluster` names, or that the nodes `seeds` ("host:port") belong to, in one
     namespace.
 
-    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8", "ladder" or "trellis"; "fp8p" for the dtypes of one byte.
+    codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8", "ladder" or "trellis"; "fp8p" for the dtypes of one byte; "q" with a profile.
+    profile: that "q" puts and gets with. Without it, what gets need is fetched from the nodes once the namespace names its digest, and
+    until then blocks are "no_profile" misses.
     key_bits, value_bits: for put, of a code of "ladder" (2, 3, 4, 8) or "trellis" (2, 3); 0 = the codec's own.
     floor_db, min_precision: for get, what a block must promise or have at least; floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
@@ -137,6 +141,7 @@ class Client:
         deadline_s: float = 5.0,
         lease_s: float = 5.0,
         threads: int = 2,
+        profile: codec_module.Profile | None = None,
         tls: Tls | None = None,
         token_file: str | os.PathLike[str] | None = None,
         library: str | os.PathLike[str] | None = None,
@@ -155,6 +160,7 @@ class Client:
             threads=_checks.count("threads", threads),
             seeds=",".join(_seed(seed) for seed in seeds).encode(),
             replicas=_checks.count("replicas", replicas),
+            profile=codec_module.handle_of(profile),
         )
         given = [ctypes.byref(struct) for struct in (_c_namespace(namespace), options, _c_identity(tls, token_file))]
         handle = ctypes.c_void_p()
@@ -224,6 +230,18 @@ class Client:
         self._call("kvist_erase", self._open(), data, n, ctypes.byref(erased))
         return erased.value
 
+    def fetch_profile(self, digest: bytes) -> codec_module.Profile:
+        """The profile of this digest, from the nodes; if it is the namespace's, get has it from now on."""
+        handle = ctypes.c_void_p()
+        self._call("kvist_profile_fetch", self._open(), _checks.digest("digest", digest, 16), ctypes.byref(handle))
+        return codec_module.Profile._of(self._library, handle)
+
+    def put_profile(self, profile: codec_module.Profile) -> int:
+        """Has all nodes keep the profile; how many do. A put of "q" does so by itself, node by node."""
+        nodes = ctypes.c_uint32()
+        self._call("kvist_profile_put", self._open(), codec_module.handle_of(profile), ctypes.byref(nodes))
+        return nodes.value
+
     def explain(self, tokens: Tokens) -> dict[str, Any]:
         """Block by block where each is or what became of it, and which namespaces almost match (kvist.h says the fields)."""
         return json.loads(self._text("kvist_explain_json", *_tokens(tokens)))
@@ -289,8 +307,9 @@ def _c_namespace(namespace: Namespace) -> _abi.Namespace:
     if not isinstance(namespace, Namespace):
         raise ValueError(f"namespace must be a kvist.Namespace, not {namespace!r}")
     values = dataclasses.asdict(namespace)
-    checks = {name: _checks.text if kind is ctypes.c_char_p else _checks.count for name, kind in _abi.Namespace._fields_}
-    return _abi.Namespace(**{name: check(f"namespace.{name}", values[name]) for name, check in checks.items()})
+    digest = _checks.digest("namespace.profile_digest", values["profile_digest"], 16)
+    checks = {name: _checks.text if kind is ctypes.c_char_p else _checks.count for name, kind in _abi.Namespace._fields_[:-1]}
+    return _abi.Namespace(**{name: check(f"namespace.{name}", values[name]) for name, check in checks.items()}, profile_digest=digest)
 
 
 def _c_identity(tls: Tls | None, token_file: str | os.PathLike[str] | None) -> _abi.Identity:

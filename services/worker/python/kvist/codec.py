@@ -8,7 +8,10 @@ Errors  ValueError: an argument, named before the library is called. KvistError:
 import ctypes
 import dataclasses
 import functools
+import json
 import os
+import pathlib
+import weakref
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,54 @@ from . import _abi, _checks
 
 PathLike = str | os.PathLike[str]
 
+
+class Profile:
+    """What codec "q" knows of one model: the file that `kvist calibrate` makes, by its path or its bytes. Immutable.
+
+    digest: its name, 16 bytes. facts: what it is of (kvist.h, kvist_profile_json). notes: what its file says to people.
+    The first encode prepares what only encoding needs, which takes up to seconds. KvistError: a file that is cut, edited or
+    of a later version, by the number that is wrong.
+    """
+
+    def __init__(self, file: PathLike | bytes, *, library: PathLike | None = None):
+        content = file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
+        opened, handle = _library(library), ctypes.c_void_p()
+        _checks.call(opened, "kvist_profile_open", *_bytes("profile", content), ctypes.byref(handle))
+        self._take(opened, handle)
+
+    @classmethod
+    def _of(cls, library: ctypes.CDLL, handle: ctypes.c_void_p) -> "Profile":
+        """A handle that the library made; it is the Profile's from now on."""
+        profile = cls.__new__(cls)
+        profile._take(library, handle)
+        return profile
+
+    def _take(self, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
+        self._end = weakref.finalize(self, library.kvist_profile_destroy, handle)
+        self._library, self._handle = library, handle
+        digest = (ctypes.c_uint8 * 16)()
+        _checks.call(library, "kvist_profile_digest", handle, digest)
+        self.digest = bytes(digest)
+        self.facts: dict[str, Any] = json.loads(self._json())
+        self.notes = self.facts.pop("notes")
+
+    def __bytes__(self) -> bytes:
+        """The file."""
+        needed = ctypes.c_size_t()
+        _checks.call(self._library, "kvist_profile_bytes", self._handle, None, 0, ctypes.byref(needed))
+        content = (ctypes.c_uint8 * needed.value)()
+        _checks.call(self._library, "kvist_profile_bytes", self._handle, content, len(content), ctypes.byref(needed))
+        return bytes(content)
+
+    def _json(self) -> str:
+        needed = ctypes.c_size_t()
+        _checks.call(self._library, "kvist_profile_json", self._handle, None, 0, ctypes.byref(needed))
+        text = ctypes.create_string_buffer(needed.value)
+        _checks.call(self._library, "kvist_profile_json", self._handle, text, len(text), ctypes.byref(needed))
+        return text.value.decode()
+
+    def __repr__(self) -> str:
+        return f"Profile({self.digest.hex()}, {self.facts['layers']} layers of {self.facts['heads']} x {self.facts['head_dim']})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +105,11 @@ def encode(
     floor_db: float = 0.0,
     key: bytes | None = None,
     namespace_digest: bytes | None = None,
+    profile: Profile | None = None,
     library: PathLike | None = None,
 ) -> bytes:
-    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks. key_bits, value_bits: as Client's."""
+    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks. key_bits, value_bits: as Client's.
+    profile: that "q" needs."""
     _checks.elements("kv", kv, dtype)
     if kv.ndim != 5 or kv.shape[0] != 2:
         raise ValueError(f"kv must be an array [2, layers, heads, tokens, head_dim], not of shape {kv.shape}")
@@ -69,8 +122,9 @@ def encode(
         value_bits=_checks.count("value_bits", value_bits),
         floor_db=_checks.number("floor_db", floor_db),
         first_position=_checks.count("first_position", first_position),
-        key=_digest("key", key, 32),
-        namespace_digest=_digest("namespace_digest", namespace_digest, 16),
+        key=_checks.digest("key", key, 32),
+        namespace_digest=_checks.digest("namespace_digest", namespace_digest, 16),
+        profile=handle_of(profile),
     )
     values = _checks.pointer("kv", kv)
     opened, size = _library(library), ctypes.c_size_t()
@@ -81,13 +135,18 @@ def encode(
     return ctypes.string_at(block, size.value)
 
 
-def decode(block: bytes, precision: int = 0, *, library: PathLike | None = None) -> np.ndarray:
-    """The block's values, its checksums verified. precision: bits per code; 0 = the highest that the bytes hold."""
+def decode(block: bytes, precision: int = 0, *, profile: Profile | None = None, library: PathLike | None = None) -> np.ndarray:
+    """The block's values, its checksums verified. precision: bits per code; 0 = the highest that the bytes hold. profile: the one
+    that a block of "q" names (Description.profile_digest)."""
     what = describe(block, library=library)
     element = np.uint16 if what.dtype in ("bf16", "f16") else np.uint8
     kv = np.empty((2, what.layers, what.heads, what.tokens, what.head_dim), element)
-    options = _abi.DecodeOptions(size_bytes=ctypes.sizeof(_abi.DecodeOptions), precision=_checks.count("precision", precision))
-    given = [*_block(block), ctypes.byref(options), _checks.pointer("kv", kv), kv.size]
+    options = _abi.DecodeOptions(
+        size_bytes=ctypes.sizeof(_abi.DecodeOptions),
+        precision=_checks.count("precision", precision),
+        profile=handle_of(profile),
+    )
+    given = [*_bytes("block", block), ctypes.byref(options), _checks.pointer("kv", kv), kv.size]
     _checks.call(_library(library), "kvist_decode", *given)
     return kv
 
@@ -95,7 +154,7 @@ def decode(block: bytes, precision: int = 0, *, library: PathLike | None = None)
 def describe(block: bytes, *, library: PathLike | None = None) -> Description:
     """What the block's header says. The bytes may stop early, at the end of any plane."""
     raw = _abi.BlockDescription()
-    _checks.call(_library(library), "kvist_describe", *_block(block), ctypes.byref(raw))
+    _checks.call(_library(library), "kvist_describe", *_bytes("block", block), ctypes.byref(raw))
     return Description(**{name: _python(getattr(raw, name)) for name, *_ in raw._fields_})
 
 
@@ -104,18 +163,17 @@ def _library(named: PathLike | None) -> ctypes.CDLL:
     return _abi.load(named)
 
 
-def _block(block: bytes) -> tuple[Any, int]:
-    if not isinstance(block, bytes):
-        raise ValueError(f"block must be bytes, not {type(block).__name__}")
-    return ctypes.cast(ctypes.c_char_p(block), ctypes.POINTER(ctypes.c_uint8)), len(block)
+def _bytes(name: str, value: bytes) -> tuple[Any, int]:
+    if not isinstance(value, bytes):
+        raise ValueError(f"{name} must be bytes, not {type(value).__name__}")
+    return ctypes.cast(ctypes.c_char_p(value), ctypes.POINTER(ctypes.c_uint8)), len(value)
 
 
-def _digest(name: str, value: bytes | None, length: int) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, bytes) or len(value) != length:
-        raise ValueError(f"{name} must be {length} bytes, not {value!r}")
-    return (ctypes.c_uint8 * length).from_buffer_copy(value)
+def handle_of(profile: Profile | None) -> ctypes.c_void_p | None:
+    """For the C ABI; the Profile must outlive the call."""
+    if profile is not None and not isinstance(profile, Profile):
+        raise ValueError(f"profile must be a kvist.codec.Profile, not {type(profile).__name__}")
+    return None if profile is None else profile._handle
 
 
 def _python(value: Any) -> Any:
