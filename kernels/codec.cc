@@ -73,7 +73,7 @@ absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Ba
                     const Profile* profile) {
   const bool stream = CanStream(block.shape(), layers, pages);
   const absl::Status status =
-      DecodeLayers(block, layers, precision, basis, pages, stream, {&simd::DecodeTile, &simd::AddProduct}, profile);
+      DecodeLayers(block, layers, precision, basis, pages, stream, {&simd::DecodeTile, simd::Q()}, profile);
   if (stream) simd::FinishStreaming();
   return status;
 }

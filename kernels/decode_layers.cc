@@ -56,7 +56,7 @@ absl::Status DecodeLayers(const BlockView& block, LayerRange layers, int precisi
   if (precision == 0) return absl::FailedPreconditionError("the view holds no whole precision");
   absl::StatusOr<int> planes = CheckRequest(block, layers, precision, basis);
   if (!planes.ok()) return planes.status();
-  if (block.codec() == Codec::kQ) return DecodeQ(block, layers, pages, profile, functions.add_product);
+  if (block.codec() == Codec::kQ) return DecodeQ(block, layers, pages, profile, functions.q);
   if (profile != nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(CodecName(block.codec())), " needs no profile"));
   }

@@ -12,7 +12,7 @@ namespace kvist {
 // What does the arithmetic.
 struct DecodeFunctions {
   DecodeTileFunction decode_tile;
-  AddProductFunction add_product;  // of q
+  const QFunctions& q;
 };
 
 // Contract of Decode (codec.h).

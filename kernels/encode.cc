@@ -237,7 +237,7 @@ void EncodeTiles(const ConstPages& pages, const EncodeOptions& options, const Bl
 
 void EncodeQ(const ConstPages& pages, const EncodeOptions& options, Pieces& pieces, BlockHeader& header,
              double& worst_db) {
-  QEncoder encoder(header.identity, header.shape, pages, options, &simd::AddProduct);
+  QEncoder encoder(header.identity, header.shape, pages, options, simd::Q());
   for (uint32_t layer = 0; layer < header.shape.layers; ++layer) {
     const QEncoder::Pieces of_layer = encoder.EncodeLayer(layer);
     pieces.Append(0, layer, of_layer.side);

@@ -29,29 +29,6 @@ void WriteEscape(RansEncoder& encoder, size_t lane, int32_t q) {
 
 uint32_t SymbolOf(int32_t q) { return std::abs(q) <= kMostPlain ? uint32_t(q + kMostPlain) : kEscape; }
 
-void ReadGroup(const Profile& profile, const Profile::Side& side, size_t kv, size_t group, RansDecoder& decoder,
-               SideCoefficients& out) {
-  std::array<int, kRansLanes> shifts;
-  int8_t* steps = &out.steps[group * kRansLanes];
-  for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    steps[lane] = int8_t(int(decoder.Symbol(lane, profile.step_table(kv))) + kLeastStep);
-  }
-  for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    shifts[lane] = int(decoder.Symbol(lane, profile.shift_table(kv))) + kLeastShift;
-  }
-  for (size_t c = 0; c < side.coded_rows; ++c) {
-    uint32_t symbols[kRansLanes];
-    for (size_t lane = 0; lane < kRansLanes; ++lane) {
-      const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
-      symbols[lane] = of_class == 0 ? kMostPlain : decoder.Symbol(lane, profile.class_table(of_class));
-    }
-    for (size_t lane = 0; lane < kRansLanes; ++lane) {
-      out.q[(group * kRansLanes + lane) * side.coded_rows + c] =
-          symbols[lane] == kEscape ? ReadEscape(decoder, lane) : int32_t(symbols[lane]) - kMostPlain;
-    }
-  }
-}
-
 // What a symbol of each class costs, in bits; an escape without the bits after it.
 using Costs = std::array<std::array<float, 32>, kClasses>;
 
@@ -109,6 +86,41 @@ void WriteGroup(const Profile& profile, const Costs& costs, const Profile::Side&
 
 int ClassOf(int base, int step, int shift) { return std::clamp(base + 2 * step + shift, 0, int(kClasses) - 1); }
 
+GroupSteps ReadGroupSteps(const Profile& profile, size_t kv, RansDecoder& decoder) {
+  GroupSteps group;
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    group.steps[lane] = int(decoder.Symbol(lane, profile.step_table(kv))) + kLeastStep;
+  }
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    group.shifts[lane] = int(decoder.Symbol(lane, profile.shift_table(kv))) + kLeastShift;
+  }
+  return group;
+}
+
+void ReadEscapes(RansDecoder& decoder, uint32_t lanes, int32_t* q) {
+  for (; lanes != 0; lanes &= lanes - 1) {
+    const size_t lane = std::countr_zero(lanes);
+    q[lane] = ReadEscape(decoder, lane);
+  }
+}
+
+void ReadRow(const Profile& profile, int base_class, const GroupSteps& group, RansDecoder& decoder, int32_t* q) {
+  uint32_t escapes = 0;
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    const int of_class = ClassOf(base_class, group.steps[lane], group.shifts[lane]);
+    const uint32_t symbol = of_class == 0 ? kMostPlain : decoder.Symbol(lane, profile.class_table(of_class));
+    q[lane] = int32_t(symbol) - kMostPlain;
+    escapes |= uint32_t{symbol == kEscape} << lane;
+  }
+  ReadEscapes(decoder, escapes, q);
+}
+
+absl::Status StreamStatus(uint32_t layer, const RansDecoder& decoder) {
+  const absl::Status status = decoder.Finish();
+  if (status.ok()) return status;
+  return absl::DataLossError(absl::StrCat("layer ", layer, ": ", status.message()));
+}
+
 absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
                                                    absl::Span<const uint8_t> stream) {
   LayerCoefficients coefficients;
@@ -119,13 +131,20 @@ absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint3
   if (stream.empty()) return coefficients;
   RansDecoder decoder(stream);
   for (size_t kv : kSideOrder) {
-    for (size_t group = 0; group < tokens / kRansLanes; ++group) {
-      ReadGroup(profile, profile.layer(layer).sides[kv], kv, group, decoder, coefficients[kv]);
+    const Profile::Side& side = profile.layer(layer).sides[kv];
+    for (size_t first = 0; first < tokens; first += kRansLanes) {
+      const GroupSteps group = ReadGroupSteps(profile, kv, decoder);
+      std::copy(group.steps.begin(), group.steps.end(), &coefficients[kv].steps[first]);
+      for (size_t c = 0; c < side.coded_rows; ++c) {
+        int32_t q[kRansLanes];
+        ReadRow(profile, side.base_classes[c], group, decoder, q);
+        for (size_t lane = 0; lane < kRansLanes; ++lane) {
+          coefficients[kv].q[(first + lane) * side.coded_rows + c] = q[lane];
+        }
+      }
     }
   }
-  if (absl::Status status = decoder.Finish(); !status.ok()) {
-    return absl::DataLossError(absl::StrCat("layer ", layer, ": ", status.message()));
-  }
+  if (absl::Status status = StreamStatus(layer, decoder); !status.ok()) return status;
   return coefficients;
 }
 

@@ -38,6 +38,18 @@ int ClassOf(int base, int step, int shift);
 absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
                                                    absl::Span<const uint8_t> stream);
 
+// The same in the parts that a target with vectors does itself, or leaves to these where it cannot.
+struct GroupSteps {
+  std::array<int, kRansLanes> steps, shifts;
+};
+GroupSteps ReadGroupSteps(const Profile& profile, size_t kv, RansDecoder& decoder);
+// One row of a group, q[kRansLanes].
+void ReadRow(const Profile& profile, int base_class, const GroupSteps& group, RansDecoder& decoder, int32_t* q);
+// Of the lanes whose bits are set.
+void ReadEscapes(RansDecoder& decoder, uint32_t lanes, int32_t* q);
+// What the decoder says at the end of a layer's stream.
+absl::Status StreamStatus(uint32_t layer, const RansDecoder& decoder);
+
 // REQUIRES: |q| <= kMostCoefficient, and 0 where ClassOf(base, step, 0) is 0.
 std::vector<uint8_t> WriteCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
                                        const LayerCoefficients& coefficients);

@@ -1,7 +1,6 @@
 #include "kernels/q/decode.h"
 
 #include <cstring>
-#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -32,17 +31,17 @@ absl::Status CheckProfile(const BlockView& block, const Profile* profile) {
                                           LayersBetweenResets(*profile)));
 }
 
-absl::StatusOr<LayerValues> DecodeLayer(const BlockView& block, uint32_t layer, const Profile& profile,
-                                        const History& history, AddProductFunction add) {
-  const size_t tokens = block.shape().tokens;
-  absl::StatusOr<LayerCoefficients> coefficients = ReadCoefficients(profile, layer, tokens, block.PlaneBytes(1, layer));
-  if (!coefficients.ok()) return coefficients.status();
-  LayerValues values;
-  for (size_t kv : kSideOrder) {
-    values[kv] = Predicted(profile, layer, kv, tokens, history.Before(layer), values, add);
-    AddCoefficients(profile, layer, kv, (*coefficients)[kv], add, values[kv]);
+absl::Status DecodeLayer(const BlockView& block, uint32_t layer, const Profile& profile, const QFunctions& functions,
+                         LayerRows& rows, History& history) {
+  if (absl::Status status = functions.read_rows(profile, layer, block.shape().tokens, block.PlaneBytes(1, layer), rows);
+      !status.ok()) {
+    return status;
   }
-  return values;
+  for (size_t kv : kSideOrder) {
+    PredictSide(profile, layer, kv, block.shape().tokens, functions, history);
+    AddFactors(profile, layer, kv, rows[kv], functions, history);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -62,44 +61,48 @@ int LayersBetweenResets(const Profile& profile) {
   return layers == 0 ? kNeverResets : int(layers);
 }
 
-void WriteQTile(const QTileSource& source, const TileBytes& tile, const TileTarget& target) {
-  const size_t head_dim = source.profile.facts().head_dim, width = source.profile.facts().Width();
-  const size_t pairs = source.angles.size() / source.tokens;
-  const size_t plain = tile.mode == TileMode::kOwn ? source.sinks : source.tokens;
-  for (size_t t = 0; t < source.tokens; ++t) {
-    uint16_t* out = target.base + t * target.token_stride;
-    if (tile.mode == TileMode::kRaw16) {
-      std::memcpy(out, tile.values + t * 2 * head_dim, 2 * head_dim);
-    } else if (t < plain) {
-      ReadPlainRow(tile.wide_rows + t * (1 + head_dim), head_dim, source.dtype, out);
-    } else {
-      WriteRow(source.profile, source.layer, source.kv, source.head, source.angles.subspan(t * pairs, pairs),
-               source.dtype, &source.values[source.kv][t * width + source.head * head_dim], out);
-    }
+void WriteQTile(const QTileSource& source, const TileBytes& tile, const QFunctions& functions,
+                const TileTarget& target) {
+  const ProfileFacts& facts = source.profile.facts();
+  const size_t head_dim = facts.head_dim, at = source.head * head_dim;
+  const auto row = [&](size_t t) { return target.base + t * target.token_stride; };
+  if (tile.mode == TileMode::kRaw16) {
+    for (size_t t = 0; t < source.tokens; ++t) std::memcpy(row(t), tile.values + t * 2 * head_dim, 2 * head_dim);
+    return;
   }
+  const size_t plain = tile.mode == TileMode::kOwn ? source.sinks : source.tokens;
+  for (size_t t = 0; t < plain; ++t) {
+    ReadPlainRow(tile.wide_rows + t * (1 + head_dim), head_dim, source.dtype, row(t));
+  }
+  functions.write_rows(
+      {&source.profile.layer(source.layer).sides[source.kv].mean[at], &source.values[source.kv].rows[at], facts.Width(),
+       source.kv == 0 ? facts.rope : RopeStyle::kNone, source.angles, head_dim, source.dtype, plain, source.tokens},
+      target);
 }
 
 absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
-                     AddProductFunction add) {
+                     const QFunctions& functions) {
   if (absl::Status status = CheckProfile(block, profile); !status.ok()) return status;
   const BlockShape& shape = block.shape();
   const ProfileFacts& facts = profile->facts();
-  const std::vector<CosSin> angles = BlockAngles(facts, block.identity().first_position, shape.tokens);
+  const Angles angles = BlockAngles(facts, block.identity().first_position, shape.tokens);
   const size_t sinks = SinksOf(Codec::kQ, block.identity().first_position);
   History history(facts);
+  LayerRows rows;
   for (uint32_t layer = facts.LastReset(layers.first); layer < layers.last; ++layer) {
-    absl::StatusOr<LayerValues> values = DecodeLayer(block, layer, *profile, history, add);
-    if (!values.ok()) return values.status();
+    absl::Status status = DecodeLayer(block, layer, *profile, functions, rows, history);
+    if (!status.ok()) return status;
     if (layer >= layers.first) {
       absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, layer, block.planes());
       if (!tiles.ok()) return tiles.status();
       for (size_t i = 0; i < tiles->size(); ++i) {
         const size_t kv = i / shape.heads, head = i % shape.heads;
-        const QTileSource source = {*profile, layer, kv, head, shape.tokens, angles, *values, shape.dtype, sinks};
-        WriteQTile(source, (*tiles)[i], {pages.Row(kv, layer, head, 0), pages.token_stride});
+        const QTileSource source = {*profile, layer,          kv,          head, shape.tokens,
+                                    angles,   history.Next(), shape.dtype, sinks};
+        WriteQTile(source, (*tiles)[i], functions, {pages.Row(kv, layer, head, 0), pages.token_stride});
       }
     }
-    history.Push(*std::move(values));
+    history.Push();
   }
   return absl::OkStatus();
 }

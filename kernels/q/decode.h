@@ -17,19 +17,20 @@ int LayersBetweenResets(const Profile& profile);
 
 // Contract of Decode (codec.h). REQUIRES: the pieces of the layers since the last reset are there.
 absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
-                     AddProductFunction add);
+                     const QFunctions& functions);
 
 // Where a tile's values come from when they are read: its rows of the stream's values, or its record.
 struct QTileSource {
   const Profile& profile;
   uint32_t layer;
   size_t kv, head, tokens;
-  absl::Span<const CosSin> angles;  // of the whole block
-  const LayerValues& values;
+  const Angles& angles;  // of the whole block
+  const DecodedLayer& values;
   Dtype dtype;
   size_t sinks;  // leading tokens that are in the record of a tile of its own mode
 };
-void WriteQTile(const QTileSource& source, const TileBytes& tile, const TileTarget& target);
+void WriteQTile(const QTileSource& source, const TileBytes& tile, const QFunctions& functions,
+                const TileTarget& target);
 
 }  // namespace kvist
 

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/encode_floor.h"
 #include "kernels/half.h"
 #include "kernels/header.h"
+#include "kernels/q/coefficients.h"
 #include "kernels/q/decode.h"
 #include "kernels/q/plain_row.h"
 
@@ -45,11 +45,11 @@ absl::Status CheckIdentityQ(const BlockIdentity& identity, const Profile& profil
 }
 
 QEncoder::QEncoder(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
-                   const EncodeOptions& options, AddProductFunction add)
+                   const EncodeOptions& options, const QFunctions& functions)
     : shape_(shape),
       pages_(pages),
       profile_(*options.profile),
-      add_(add),
+      functions_(functions),
       first_position_(identity.first_position),
       sinks_(SinksOf(Codec::kQ, identity.first_position)),
       floor_db_(TileFloorDb(options, 0)),
@@ -71,7 +71,7 @@ bool QEncoder::IsFinite(size_t kv, uint32_t layer, size_t head) const {
 
 // Centred, keys turned back. Of a tile with NaN or infinity zeros: it touches no other tile.
 LayerValues QEncoder::Load(uint32_t layer) const {
-  const size_t width = profile_.facts().Width(), dim = shape_.head_dim, pairs = angles_.size() / shape_.tokens;
+  const size_t width = profile_.facts().Width(), dim = shape_.head_dim;
   LayerValues values;
   for (size_t kv = 0; kv < 2; ++kv) {
     values[kv].resize(shape_.tokens * width);
@@ -82,7 +82,9 @@ LayerValues QEncoder::Load(uint32_t layer) const {
         const uint16_t* from = pages_.Row(kv, layer, head, t);
         const absl::Span<float> row = absl::MakeSpan(values[kv]).subspan(t * width + head * dim, dim);
         for (size_t d = 0; d < dim; ++d) row[d] = Widen(from[d], shape_.dtype);
-        if (kv == 0) Unturn(profile_.facts().rope, absl::MakeSpan(angles_).subspan(t * pairs, pairs), row);
+        if (kv == 0 && !angles_.pairs.empty()) {
+          Unturn(profile_.facts().rope, absl::MakeSpan(angles_.pairs).subspan(t * dim / 2, dim / 2), row);
+        }
         for (size_t d = 0; d < dim; ++d) row[d] -= mean[head * dim + d];
       }
     }
@@ -99,39 +101,49 @@ int QEncoder::StepOf(size_t kv, uint32_t layer, size_t token) const {
   return bounded;
 }
 
-// The coefficients of what the prediction leaves, but for channels that are stored elsewhere.
-void QEncoder::CodeRow(const Work& work, size_t kv, size_t token, const float* predicted, SideCoefficients& out) const {
+// What the prediction leaves, but for channels and tokens that are stored elsewhere, in the coordinates that are coded.
+void QEncoder::TransformResiduals(const Work& work, size_t kv) {
+  const size_t width = profile_.facts().Width();
+  const AlignedFloats& predicted = history_.Next()[kv].rows;
+  residuals_.Reset(shape_.tokens, width);
+  for (size_t t = sinks_; t < shape_.tokens; ++t) {
+    for (size_t i = 0; i < width; ++i) {
+      if (work.modes[kv * shape_.heads + i / shape_.head_dim] != TileMode::kOwn) continue;
+      const float left = work.values[kv][t * width + i] - predicted[t * width + i];
+      if (left != 0) residuals_.Append(t, i, left);
+    }
+  }
+  transformed_.assign(shape_.tokens * width, 0);
+  functions_.add_rows(residuals_, profile_.layer(work.layer).sides[kv].analysis.data(), transformed_.data());
+}
+
+void QEncoder::CodeRow(Work& work, size_t kv, size_t token) {
   const Profile::Side& side = profile_.layer(work.layer).sides[kv];
-  const size_t width = profile_.facts().Width(), rows = side.coded_rows;
+  SideCoefficients& out = work.coefficients[kv];
   const int step = StepOf(kv, work.layer, token);
   out.steps[token] = int8_t(step);
-  if (token < sinks_) return;
-  std::vector<float> left(width), transformed(rows);
-  for (size_t i = 0; i < width; ++i) {
-    if (work.modes[kv * shape_.heads + i / shape_.head_dim] != TileMode::kOwn) continue;
-    left[i] = work.values[kv][token * width + i] - predicted[i];
-  }
-  add_(left, side.analysis.data(), absl::MakeSpan(transformed));
   const float size = StepSize(profile_.facts().step, step);
-  for (size_t c = 0; c < rows; ++c) {
+  const float* transformed = &transformed_[token * profile_.facts().Width()];
+  for (size_t c = 0; c < side.coded_rows; ++c) {
     if (ClassOf(side.base_classes[c], step, 0) == 0) continue;
-    out.q[token * rows + c] = Quantized(transformed[c], size);
+    const int32_t q = Quantized(transformed[c], size);
+    out.q[token * side.coded_rows + c] = q;
+    if (q != 0) factors_.Append(token, c, float(q) * size);
   }
 }
 
-void QEncoder::CodeSide(Work& work, size_t kv) const {
-  const size_t width = profile_.facts().Width();
+void QEncoder::CodeSide(Work& work, size_t kv) {
   SideCoefficients& coefficients = work.coefficients[kv];
   coefficients.steps.assign(shape_.tokens, 0);
   coefficients.q.assign(shape_.tokens * profile_.layer(work.layer).sides[kv].coded_rows, 0);
-  std::vector<float> values =
-      Predicted(profile_, work.layer, kv, shape_.tokens, history_.Before(work.layer), work.decoded, add_);
-  for (size_t t = 0; t < shape_.tokens; ++t) CodeRow(work, kv, t, &values[t * width], coefficients);
-  AddCoefficients(profile_, work.layer, kv, coefficients, add_, values);
-  work.decoded[kv] = std::move(values);
+  PredictSide(profile_, work.layer, kv, shape_.tokens, functions_, history_);
+  TransformResiduals(work, kv);
+  factors_.Reset(shape_.tokens, profile_.facts().Width());
+  for (size_t t = 0; t < shape_.tokens; ++t) CodeRow(work, kv, t);
+  AddFactors(profile_, work.layer, kv, factors_, functions_, history_);
 }
 
-void QEncoder::Code(Work& work) const {
+void QEncoder::Code(Work& work) {
   for (size_t kv : kSideOrder) CodeSide(work, kv);
 }
 
@@ -155,10 +167,10 @@ void QEncoder::MakeRecord(Work& work, size_t tile) const {
 void QEncoder::Measure(Work& work, size_t tile) const {
   const size_t kv = tile / shape_.heads, head = tile % shape_.heads, dim = shape_.head_dim;
   std::vector<uint16_t> decoded(shape_.TileElements());
-  const QTileSource source = {profile_, work.layer,   kv,           head,  shape_.tokens,
-                              angles_,  work.decoded, shape_.dtype, sinks_};
+  const QTileSource source = {profile_, work.layer,      kv,           head,  shape_.tokens,
+                              angles_,  history_.Next(), shape_.dtype, sinks_};
   const TileBytes bytes = ReadRecord(sizes_, work.modes[tile], kv == 0, work.records[tile].data());
-  WriteQTile(source, bytes, {decoded.data(), dim});
+  WriteQTile(source, bytes, functions_, {decoded.data(), dim});
   double signal = 0, noise = 0;
   bool identical = true, finite = true;
   for (size_t i = 0; i < decoded.size(); ++i) {
@@ -188,7 +200,7 @@ bool QEncoder::RaiseTiles(Work& work) const {
   return left;
 }
 
-void QEncoder::StoreValues(Work& work) const {
+void QEncoder::StoreValues(Work& work) {
   work.modes.assign(work.modes.size(), TileMode::kRaw16);
   Code(work);
   RaiseTiles(work);
@@ -213,7 +225,7 @@ QEncoder::Pieces QEncoder::PiecesOf(const Work& work) const {
 
 QEncoder::Pieces QEncoder::EncodeLayer(uint32_t layer) {
   const size_t tiles = 2 * size_t{shape_.heads};
-  Work work = {layer, Load(layer), {}, {}, {}, {}, {}};
+  Work work = {layer, Load(layer), {}, {}, {}, {}};
   work.records.resize(tiles);
   work.sqnr_db.resize(tiles);
   for (size_t tile = 0; tile < tiles; ++tile) {
@@ -228,7 +240,7 @@ QEncoder::Pieces QEncoder::EncodeLayer(uint32_t layer) {
     StoreValues(work);
     pieces = PiecesOf(work);
   }
-  history_.Push(std::move(work.decoded));
+  history_.Push();
   return pieces;
 }
 

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/codec.h"
+#include "kernels/q/coefficients.h"
 #include "kernels/q/importance.h"
 #include "kernels/q/reconstruct.h"
 #include "kernels/tile.h"
@@ -34,15 +35,15 @@ class QEncoder {
 
   // REQUIRES: what CheckEncodesQ asks for; all arguments outlive the encoder.
   QEncoder(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
-           const EncodeOptions& options, AddProductFunction add);
+           const EncodeOptions& options, const QFunctions& functions);
 
   Pieces EncodeLayer(uint32_t layer);
 
  private:
-  // A layer's values and what has been made of them.
+  // A layer's values and what has been made of them; what readers will have of it is in history_.Next().
   struct Work {
     uint32_t layer;
-    LayerValues values, decoded;
+    LayerValues values;
     LayerCoefficients coefficients;
     std::vector<TileMode> modes;                // [2 * heads]
     std::vector<std::vector<uint8_t>> records;  // [2 * heads]
@@ -52,26 +53,29 @@ class QEncoder {
   LayerValues Load(uint32_t layer) const;
   bool IsFinite(size_t kv, uint32_t layer, size_t head) const;
   int StepOf(size_t kv, uint32_t layer, size_t token) const;
-  void CodeSide(Work& work, size_t kv) const;
-  void CodeRow(const Work& work, size_t kv, size_t token, const float* predicted, SideCoefficients& out) const;
-  void Code(Work& work) const;
+  void CodeSide(Work& work, size_t kv);
+  void TransformResiduals(const Work& work, size_t kv);
+  void CodeRow(Work& work, size_t kv, size_t token);
+  void Code(Work& work);
   void MakeRecord(Work& work, size_t tile) const;
   void Measure(Work& work, size_t tile) const;
   bool RaiseTiles(Work& work) const;
-  void StoreValues(Work& work) const;
+  void StoreValues(Work& work);
   Pieces PiecesOf(const Work& work) const;
 
   const BlockShape shape_;
   const ConstPages& pages_;
   const Profile& profile_;
-  const AddProductFunction add_;
+  const QFunctions& functions_;
   const uint32_t first_position_;
   const size_t sinks_;
   const float floor_db_;
   const TileSizes sizes_;
-  const std::vector<CosSin> angles_;
+  const Angles angles_;
   Importance importance_;
   History history_;
+  SparseRows residuals_, factors_;  // of one side: what is transformed, and what it is coded as
+  AlignedFloats transformed_;       // [tokens][d]
 };
 
 }  // namespace kvist

@@ -19,14 +19,31 @@ std::vector<float> Widened(const std::vector<uint16_t>& bits) {
   return values;
 }
 
-std::vector<float> Expanded(const ProfileMatrix& matrix) {
-  std::vector<float> values(matrix.codes.size());
+AlignedFloats Expanded(const ProfileMatrix& matrix) {
+  AlignedFloats values(matrix.codes.size());
   const size_t columns = matrix.column_scales.size();
   for (size_t i = 0; i < values.size(); ++i) {
     const float by_row = float(matrix.codes[i]) * LogScale(matrix.row_scales[i / columns]);
     values[i] = by_row * LogScale(matrix.column_scales[i % columns]);
   }
   return values;
+}
+
+Profile::SparseMatrix Sparse(const AlignedFloats& matrix, size_t width) {
+  Profile::SparseMatrix sparse;
+  for (size_t source = 0; source < matrix.size(); source += width * width) {
+    for (size_t block = 0; block < width; block += kPredictorBlock) {
+      const size_t rows = std::min(kPredictorBlock, width - block);
+      for (size_t column = 0; column < width; ++column) {
+        for (size_t row = 0; row < rows; ++row) {
+          const float value = matrix[source + (block + row) * width + column];
+          if (value != 0) sparse.entries.push_back({value, uint32_t(row)});
+        }
+        sparse.ends.push_back(uint32_t(sparse.entries.size()));
+      }
+    }
+  }
+  return sparse;
 }
 
 RansTable ClassTable(absl::Span<const uint16_t> frequencies) {
@@ -81,6 +98,7 @@ absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
     profile.class_tables_.push_back(
         ClassTable(absl::MakeSpan(file->class_frequencies).subspan(c * kClassFrequencies, kClassFrequencies)));
   }
+  profile.class_steps_ = RansSteps(profile.class_tables_, /*symbol_of_first=*/15);
   for (size_t kv : kSideOrder) {
     profile.step_tables_[kv] = RansTable(file->step_frequencies[kv]);
     profile.shift_tables_[kv] = RansTable(file->shift_frequencies[kv]);
@@ -90,9 +108,15 @@ absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
     layer.deviations = Widened(from.deviations);
     for (size_t kv : kSideOrder) {
       const ProfileSide& side = from.sides[kv];
-      layer.sides[kv] = {Widened(side.mean), Expanded(side.predictor), Expanded(side.synthesis),
-                         side.coded_rows,    side.base_classes,        {},
-                         Widened(side.own),  Widened(side.around),     Widen(side.sensitivity, Dtype::kBf16)};
+      layer.sides[kv] = {.mean = Widened(side.mean),
+                         .predictor = Expanded(side.predictor),
+                         .synthesis = Expanded(side.synthesis),
+                         .coded_rows = side.coded_rows,
+                         .base_classes = side.base_classes,
+                         .own = Widened(side.own),
+                         .around = Widened(side.around),
+                         .sensitivity = Widen(side.sensitivity, Dtype::kBf16)};
+      layer.sides[kv].sparse_predictor = Sparse(layer.sides[kv].predictor, file->facts.Width());
     }
     from = {};  // the file's form is not needed beside the numbers
   }
@@ -110,10 +134,7 @@ absl::Status Profile::PrepareEncoding() {
         return absl::InvalidArgumentError(
             absl::StrCat("profile: layer ", layer, ": the matrix of ", kv == 0 ? "K" : "V", " has no inverse"));
       }
-      side.analysis.resize(width * side.coded_rows);
-      for (size_t row = 0; row < width; ++row) {
-        std::copy_n(&matrix[row * width], side.coded_rows, side.analysis.data() + row * side.coded_rows);
-      }
+      side.analysis.assign(matrix.begin(), matrix.end());
     }
   }
   can_encode_ = true;

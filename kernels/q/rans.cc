@@ -17,6 +17,17 @@ RansTable::RansTable(absl::Span<const uint16_t> frequencies) {
   }
 }
 
+RansSteps::RansSteps(absl::Span<const RansTable> tables, uint32_t symbol_of_first) {
+  steps.reserve(tables.size() * kRansTotal);
+  for (uint32_t low = 0; low < kRansTotal; ++low) steps.push_back(kRansTotal << 19 | low << 5 | symbol_of_first);
+  for (const RansTable& table : tables.subspan(1)) {
+    for (uint32_t low = 0; low < kRansTotal; ++low) {
+      const uint32_t symbol = table.symbol[low];
+      steps.push_back(uint32_t{table.frequency[symbol]} << 19 | (low - table.start[symbol]) << 5 | symbol);
+    }
+  }
+}
+
 std::vector<uint8_t> RansEncoder::Finish() const {
   std::array<uint32_t, kRansLanes> states;
   states.fill(kRansLow);

@@ -38,6 +38,15 @@ struct RansTable {
   std::array<uint8_t, kRansTotal> symbol{};  // by the lower bits of a state
 };
 
+// A decoding step of each of several tables by the lower bits of a state, in one word: what a vector of lanes gathers.
+//   frequency << 19 | (state mod 4096 - start) << 5 | symbol
+// The first table is not coded: its steps leave the state as it is.
+struct RansSteps {
+  RansSteps() = default;
+  RansSteps(absl::Span<const RansTable> tables, uint32_t symbol_of_first);
+  std::vector<uint32_t> steps;  // [tables][kRansTotal]
+};
+
 // Collects symbols in the order in which they will be decoded; a stack turns them around.
 class RansEncoder {
  public:
@@ -79,6 +88,10 @@ class RansDecoder {
     return value;
   }
   absl::Status Finish() const;
+
+  // For a target that does many lanes' steps at once, and leaves here what those would have left.
+  std::array<uint32_t, kRansLanes>& states() { return states_; }
+  absl::Span<const uint8_t>& words() { return words_; }
 
  private:
   void Refill(uint32_t& state) {

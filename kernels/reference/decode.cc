@@ -8,7 +8,7 @@ namespace kvist::reference {
 
 absl::Status Decode(const BlockView& block, LayerRange layers, int precision, Basis basis, const Pages& pages,
                     const Profile* profile) {
-  return DecodeLayers(block, layers, precision, basis, pages, /*stream=*/false, {&DecodeTile, &AddProduct}, profile);
+  return DecodeLayers(block, layers, precision, basis, pages, /*stream=*/false, {&DecodeTile, Q()}, profile);
 }
 
 }  // namespace kvist::reference

@@ -1,13 +1,20 @@
-// The scalar oracle of codec q's arithmetic: all else of its decoding is integers, or shared (q/reconstruct.h).
+// The scalar oracle of codec q's arithmetic, to be read beside FORMAT.md ("q").
 #ifndef KVIST_KERNELS_REFERENCE_Q_H_
 #define KVIST_KERNELS_REFERENCE_Q_H_
 
-#include "absl/types/span.h"
+#include "kernels/q/reconstruct.h"
 
 namespace kvist::reference {
 
-// An AddProductFunction.
-void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums);
+// QFunctions.
+absl::Status ReadRows(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
+                      LayerRows& out);
+void AddRows(const SparseRows& rows, const float* matrix, float* sums);
+void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out);
+void PrepareSource(size_t tokens, size_t width, SideValues& values);
+void WriteRows(const HeadRows& rows, const TileTarget& target);
+
+const QFunctions& Q();
 
 }  // namespace kvist::reference
 

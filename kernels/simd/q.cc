@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/reference/q.h"
+#include "kernels/simd/q_stream.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
@@ -11,6 +12,8 @@
 // After foreach_target.
 #include <hwy/highway.h>
 
+#include "kernels/simd/transpose-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
 
@@ -18,47 +21,220 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
 
-void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums) {
-  reference::AddProduct(factors, matrix, sums);
+void AddRows(const SparseRows& rows, const float* matrix, float* sums) { reference::AddRows(rows, matrix, sums); }
+void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+  reference::Predict(side, tokens, sources, out);
 }
+void PrepareSource(size_t tokens, size_t width, SideValues& values) { reference::PrepareSource(tokens, width, values); }
+void WriteRows(const HeadRows& rows, const TileTarget& target) { reference::WriteRows(rows, target); }
 
 #else
 
-// Columns [first, first + kVectors * lanes) through all rows: their sums stay in registers. Eight chains hide the latency of
-// a fused multiply-add.
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+
+// Keeps an address in its register: with an index beside it each load that is fused with its use is two steps again.
+HWY_INLINE const float* Kept(const float* address) {
+  asm("" : "+r"(address));
+  return address;
+}
+
+// Columns [first, first + kVectors * lanes) of all tokens: the columns' part of the matrix stays in the first cache, a
+// token's sums in registers. Eight chains hide the latency of a fused multiply-add.
 template <size_t kVectors>
-HWY_INLINE void AddColumns(absl::Span<const float> factors, const float* HWY_RESTRICT matrix, size_t stride,
-                           float* HWY_RESTRICT sums) {
-  const hn::ScalableTag<float> d;
+void AddColumns(const SparseRows& rows, const float* HWY_RESTRICT matrix, float* HWY_RESTRICT sums) {
+  const DF d;
   const size_t lanes = hn::Lanes(d);
-  hn::Vec<decltype(d)> totals[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::LoadU(d, sums + v * lanes);
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (factors[i] == 0) continue;
-    const auto factor = hn::Set(d, factors[i]);
-    const float* HWY_RESTRICT row = matrix + i * stride;
-    for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::MulAdd(factor, hn::LoadU(d, row + v * lanes), totals[v]);
-  }
-  for (size_t v = 0; v < kVectors; ++v) hn::StoreU(totals[v], d, sums + v * lanes);
-}
-
-// Rows of coded coefficients may end anywhere; those of channels do not.
-HWY_INLINE void AddLastColumns(absl::Span<const float> factors, const float* HWY_RESTRICT matrix, size_t stride,
-                               size_t count, float* HWY_RESTRICT sums) {
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (factors[i] == 0) continue;
-    for (size_t j = 0; j < count; ++j) sums[j] = std::fma(factors[i], matrix[i * stride + j], sums[j]);
+  for (size_t t = 0; t < rows.counts.size(); ++t, sums += rows.width) {
+    const float* HWY_RESTRICT factors = rows.factors.data() + t * rows.width;
+    const uint32_t* HWY_RESTRICT offsets = rows.offsets.data() + t * rows.width;
+    VF totals[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::LoadU(d, sums + v * lanes);
+    for (size_t i = 0; i < rows.counts[t]; ++i) {
+      const VF factor = hn::Set(d, factors[i]);
+      const float* HWY_RESTRICT row = Kept(matrix + offsets[i]);
+#pragma GCC unroll 8
+      for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::MulAdd(factor, hn::LoadU(d, row + v * lanes), totals[v]);
+    }
+    for (size_t v = 0; v < kVectors; ++v) hn::StoreU(totals[v], d, sums + v * lanes);
   }
 }
 
-void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums) {
+void AddRows(const SparseRows& rows, const float* matrix, float* sums) {
   constexpr size_t kMost = 8;
-  const size_t lanes = hn::Lanes(hn::ScalableTag<float>()), width = sums.size();
+  const size_t lanes = hn::Lanes(DF());
   size_t j = 0;
-  for (; j + kMost * lanes <= width; j += kMost * lanes) AddColumns<kMost>(factors, matrix + j, width, &sums[j]);
-  for (; j + 4 * lanes <= width; j += 4 * lanes) AddColumns<4>(factors, matrix + j, width, &sums[j]);
-  for (; j + lanes <= width; j += lanes) AddColumns<1>(factors, matrix + j, width, &sums[j]);
-  if (j < width) AddLastColumns(factors, matrix + j, width, width - j, &sums[j]);
+  for (; j + kMost * lanes <= rows.width; j += kMost * lanes) AddColumns<kMost>(rows, matrix + j, sums + j);
+  for (; j + 4 * lanes <= rows.width; j += 4 * lanes) AddColumns<4>(rows, matrix + j, sums + j);
+  for (; j < rows.width; j += lanes) AddColumns<1>(rows, matrix + j, sums + j);
+}
+
+// Predictions take tokens side by side, for it is the matrix that has zeros now. A tile is so many tokens: the next one's,
+// when `left` are left. Its columns lie together, [d][tile].
+HWY_INLINE size_t TileOf(size_t left) {
+  size_t tile = 8 * hn::Lanes(DF());
+  while (tile > left) tile /= 2;
+  return tile;
+}
+
+// One block of sources for all columns of a tile.
+template <size_t kVectors>
+void PredictBlock(const Profile::SparseMatrix& matrix, size_t block, size_t width, const float* HWY_RESTRICT source,
+                  float* HWY_RESTRICT sums) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d), tile = kVectors * lanes;
+  const Profile::SparseMatrix::Entry* entry = matrix.entries.data();
+  const uint32_t* ends = &matrix.ends[block * width];
+  size_t at = block == 0 ? 0 : ends[-1];
+  for (size_t j = 0; j < width; ++j, sums += tile) {
+    if (at == ends[j]) continue;
+    VF totals[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::LoadU(d, sums + v * lanes);
+    for (; at < ends[j]; ++at) {
+      const VF factor = hn::Set(d, entry[at].value);
+      const float* HWY_RESTRICT row = Kept(source + entry[at].row * tile);
+#pragma GCC unroll 8
+      for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::MulAdd(factor, hn::LoadU(d, row + v * lanes), totals[v]);
+    }
+    for (size_t v = 0; v < kVectors; ++v) hn::StoreU(totals[v], d, sums + v * lanes);
+  }
+}
+
+void PredictBlockOf(size_t tile, const Profile::SparseMatrix& matrix, size_t block, size_t width, const float* source,
+                    float* sums) {
+  const size_t vectors = tile / hn::Lanes(DF());
+  if (vectors == 8) return PredictBlock<8>(matrix, block, width, source, sums);
+  if (vectors == 4) return PredictBlock<4>(matrix, block, width, source, sums);
+  if (vectors == 2) return PredictBlock<2>(matrix, block, width, source, sums);
+  return PredictBlock<1>(matrix, block, width, source, sums);
+}
+
+// Between rows of tokens and tiles of columns.
+void RowsFromColumns(size_t tokens, size_t width, const float* HWY_RESTRICT columns, float* HWY_RESTRICT rows) {
+  const Eight d;
+  for (size_t first = 0, tile; first < tokens; first += tile) {
+    tile = TileOf(tokens - first);
+    for (size_t j = 0; j < width; j += 8) {
+      for (size_t t = 0; t < tile; t += 8) {
+        hn::Vec<Eight> v[8];
+        for (size_t i = 0; i < 8; ++i) v[i] = hn::LoadU(d, columns + first * width + (j + i) * tile + t);
+        Transpose(v);
+        for (size_t i = 0; i < 8; ++i) hn::StoreU(v[i], d, rows + (first + t + i) * width + j);
+      }
+    }
+  }
+}
+
+// A value is ordinary if it is 0 or between 2^-60 and 2^127: its products with a predictor's numbers, which are at least 2^-32
+// large and have 24 bits, are multiples of 2^-138, and so are sums of them: none is lost below the smallest binary32, none
+// is -0, and leaving out a product with 0 changes nothing.
+constexpr uint32_t kLeastOrdinary = (127 - 60) << 23, kMostOrdinary = (127 + 127) << 23;
+
+void PrepareSource(size_t tokens, size_t width, SideValues& values) {
+  const Eight d;
+  const hn::Repartition<uint32_t, Eight> du;
+  const auto magnitude_bits = hn::Set(du, 0x7fffffffu), least = hn::Set(du, kLeastOrdinary);
+  const auto range = hn::Set(du, kMostOrdinary - kLeastOrdinary);
+  auto strange = hn::Zero(du);
+  values.columns.resize(tokens * width);
+  float* columns = values.columns.data();
+  for (size_t first = 0, tile; first < tokens; first += tile) {
+    tile = TileOf(tokens - first);
+    for (size_t t = 0; t < tile; t += 8) {
+      for (size_t j = 0; j < width; j += 8) {
+        hn::Vec<Eight> v[8];
+        for (size_t i = 0; i < 8; ++i) {
+          v[i] = hn::LoadU(d, values.rows.data() + (first + t + i) * width + j);
+          const auto magnitude = hn::And(hn::BitCast(du, v[i]), magnitude_bits);
+          const auto above = hn::Sub(magnitude, least);  // wraps around below
+          const auto outside = hn::Ne(hn::Max(above, range), range);
+          strange = hn::Or(strange, hn::IfThenElseZero(outside, magnitude));
+        }
+        Transpose(v);
+        for (size_t i = 0; i < 8; ++i) hn::StoreU(v[i], d, columns + first * width + (j + i) * tile + t);
+      }
+    }
+  }
+  values.ordinary = hn::AllTrue(du, hn::Eq(strange, hn::Zero(du)));
+}
+
+void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+  const size_t width = side.mean.size();
+  bool ordinary = true;
+  for (const SideValues* source : sources) ordinary = ordinary && source->ordinary;
+  if (sources.empty() || !ordinary) return reference::Predict(side, tokens, sources, out);
+  out.columns.assign(tokens * width, 0.0f);
+  out.rows.resize(tokens * width);
+  for (size_t first = 0, tile; first < tokens; first += tile) {
+    tile = TileOf(tokens - first);
+    size_t block = 0;
+    for (const SideValues* source : sources) {
+      for (size_t row = 0; row < width; row += kPredictorBlock, ++block) {
+        PredictBlockOf(tile, side.sparse_predictor, block, width, &source->columns[first * width + row * tile],
+                       &out.columns[first * width]);
+      }
+    }
+  }
+  RowsFromColumns(tokens, width, out.columns.data(), out.rows.data());
+}
+
+// The lowest or the highest half of a pair's turning for eight channels: x * cos + partner * sin, each operation rounded by
+// itself. A sine with its sign gives the bits of a subtraction.
+template <RopeStyle kRope, bool kF16>
+void WriteHead(const HeadRows& rows, const TileTarget& target) {
+  const Eight d;
+  const hn::Repartition<uint32_t, Eight> du;
+  const hn::Rebind<uint16_t, Eight> d16;
+  const size_t half = rows.head_dim / 2;
+  const auto value_at = [&](const float* centred, size_t at)
+                            HWY_ATTR { return hn::Add(hn::LoadU(d, centred + at), hn::LoadU(d, rows.mean + at)); };
+  for (size_t t = rows.first; t < rows.last; ++t) {
+    const float* centred = rows.centred + t * rows.width;
+    const size_t angle = t * rows.head_dim;
+    uint16_t* out = target.base + t * target.token_stride;
+    for (size_t at = 0; at < rows.head_dim; at += 8) {
+      auto value = value_at(centred, at);
+      if constexpr (kRope != RopeStyle::kNone) {
+        const auto partner = kRope == RopeStyle::kInterleaved ? hn::Shuffle2301(value)
+                                                              : value_at(centred, at < half ? at + half : at - half);
+        const auto own = hn::Mul(value, hn::LoadU(d, rows.angles.cos.data() + angle + at));
+        value = hn::Add(own, hn::Mul(partner, hn::LoadU(d, rows.angles.sin.data() + angle + at)));
+      }
+      if constexpr (kF16) {
+        const hn::Rebind<hwy::float16_t, Eight> dh;
+        const auto nan = hn::IsNaN(value);
+        const auto finite = hn::PromoteTo(du, hn::BitCast(d16, hn::DemoteTo(dh, value)));
+        hn::StoreU(
+            hn::DemoteTo(d16, hn::BitCast(hn::Repartition<int32_t, Eight>(),
+                                          hn::IfThenElse(hn::RebindMask(du, nan), hn::Set(du, 0x7fffu), finite))),
+            d16, out + at);
+      } else {
+        const auto bits = hn::BitCast(du, value);
+        const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+        const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
+        const auto nan = hn::RebindMask(du, hn::IsNaN(value));
+        hn::StoreU(hn::DemoteTo(d16, hn::BitCast(hn::Repartition<int32_t, Eight>(),
+                                                 hn::IfThenElse(nan, hn::Set(du, 0x7fffu), rounded))),
+                   d16, out + at);
+      }
+    }
+  }
+}
+
+template <bool kF16>
+void WriteRowsOf(const HeadRows& rows, const TileTarget& target) {
+  switch (rows.rope) {
+    case RopeStyle::kNone:
+      return WriteHead<RopeStyle::kNone, kF16>(rows, target);
+    case RopeStyle::kHalves:
+      return WriteHead<RopeStyle::kHalves, kF16>(rows, target);
+    case RopeStyle::kInterleaved:
+      return WriteHead<RopeStyle::kInterleaved, kF16>(rows, target);
+  }
+}
+
+void WriteRows(const HeadRows& rows, const TileTarget& target) {
+  return rows.dtype == Dtype::kF16 ? WriteRowsOf<true>(rows, target) : WriteRowsOf<false>(rows, target);
 }
 
 #endif  // HWY_TARGET
@@ -68,11 +244,32 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace kvist::simd {
+namespace {
 
-HWY_EXPORT(AddProduct);
+HWY_EXPORT(AddRows);
+HWY_EXPORT(Predict);
+HWY_EXPORT(PrepareSource);
+HWY_EXPORT(WriteRows);
 
-void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums) {
-  HWY_DYNAMIC_DISPATCH(AddProduct)(factors, matrix, sums);
+}  // namespace
+
+const QFunctions& Q() {
+  static constexpr QFunctions kFunctions = {
+      .read_rows = &ReadRows,
+      .add_rows = [](const SparseRows& rows, const float* matrix,
+                     float* sums) { HWY_DYNAMIC_DISPATCH(AddRows)
+                                    (rows, matrix, sums); },
+      .predict = [](const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources,
+                    SideValues& out) { HWY_DYNAMIC_DISPATCH(Predict)
+                                       (side, tokens, sources, out); },
+      .prepare_source = [](size_t tokens, size_t width,
+                           SideValues& values) { HWY_DYNAMIC_DISPATCH(PrepareSource)
+                                                 (tokens, width, values); },
+      .write_rows = [](const HeadRows& rows,
+                       const TileTarget& target) { HWY_DYNAMIC_DISPATCH(WriteRows)
+                                                   (rows, target); },
+  };
+  return kFunctions;
 }
 
 }  // namespace kvist::simd

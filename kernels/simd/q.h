@@ -9,8 +9,7 @@
 
 namespace kvist::simd {
 
-// An AddProductFunction.
-void AddProduct(absl::Span<const float> factors, const float* matrix, absl::Span<float> sums);
+const QFunctions& Q();
 
 }  // namespace kvist::simd
 
