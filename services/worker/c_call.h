@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/codec.h"
 #include "services/worker/kvist.h"
 
 namespace kvist {
@@ -77,6 +78,13 @@ inline absl::Status Require(std::initializer_list<std::pair<const char*, bool>> 
 inline void GiveText(const std::string& text, char* out, size_t capacity, size_t* needed) {
   *needed = text.size() + 1;
   if (*needed <= capacity) std::memcpy(out, text.c_str(), *needed);
+}
+
+// Pairs of keys and values, as many as layers. `given` may be null.
+inline std::vector<LayerBits> ReadLayerBits(const uint8_t* given, uint32_t layers) {
+  std::vector<LayerBits> bits;
+  for (uint32_t layer = 0; given != nullptr && layer < layers; ++layer) bits.push_back({given[2 * layer], given[2 * layer + 1]});
+  return bits;
 }
 
 }  // namespace kvist

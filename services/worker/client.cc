@@ -25,7 +25,7 @@ bool Within(absl::Duration duration, absl::Duration least) { return duration >= 
 
 // What the profile, the namespace and the codec say of each other.
 absl::Status CheckProfile(const ClientOptions& options) {
-  if (options.codec == Codec::kQ && (options.key_bits != 0 || options.value_bits != 0)) {
+  if (options.codec == Codec::kQ && (options.key_bits != 0 || options.value_bits != 0 || !options.layer_bits.empty())) {
     return absl::InvalidArgumentError("q has no bits to choose: its profile decides");
   }
   if (options.profile == nullptr) {
@@ -63,8 +63,9 @@ absl::Status Validate(const ClientOptions& options) {
   // A client that only reads needs no codec for its dtype: Put says what is wrong.
   if (known && options.codec != Codec::kQ && ValidateNamespace(options.ns).ok() &&
       TakesDtype(options.codec, options.ns.dtype)) {
-    const absl::Status bits = ValidateOptions(
-        {.codec = options.codec, .key_bits = options.key_bits, .value_bits = options.value_bits}, options.ns.Shape());
+    EncodeOptions encode = EncodeOptionsOf(options);
+    encode.floor_db = 0;  // said below
+    const absl::Status bits = ValidateOptions(encode, options.ns.Shape());
     require(bits.ok(), std::string(bits.message()));
   }
   require(options.floor_db >= 0 && options.floor_db <= 200,

@@ -48,8 +48,13 @@ ClientCore::ClientCore(ClientOptions client_options)
       callers(options.runtime, std::min(kMaxCallers, options.seeds.size())),
       errands(options.runtime) {}
 
-EncodeOptions ClientCore::ForEncode() const {
-  return {options.codec, options.floor_db, options.key_bits, options.value_bits};
+EncodeOptions EncodeOptionsOf(const ClientOptions& options) {
+  return {.codec = options.codec,
+          .floor_db = options.floor_db,
+          .key_bits = options.key_bits,
+          .value_bits = options.value_bits,
+          .layer_bits = options.layer_bits,
+          .exact_heads = options.exact_heads};
 }
 
 absl::StatusOr<EncodeOptions> ClientCore::PreparedForEncode() const {

@@ -29,6 +29,9 @@ namespace kvist {
 // Keys in one request: a quarter of the smallest limit that nodes have, and 32 KiB.
 inline constexpr size_t kMaxKeysPerCall = 1024;
 
+// What Put asks kernels for, but for the profile. It looks at `options`.
+EncodeOptions EncodeOptionsOf(const ClientOptions& options);
+
 struct ClientCore {
   explicit ClientCore(ClientOptions client_options);
   ~ClientCore() { keeper.Stop(); }
@@ -38,7 +41,7 @@ struct ClientCore {
   absl::Time Deadline() const { return Now() + options.deadline; }
   std::string NamespaceField() const;  // the 16 bytes that headers and requests carry
   BlockIdentity Identity(const Key& key, size_t block) const;
-  EncodeOptions ForEncode() const;  // but for the profile
+  EncodeOptions ForEncode() const { return EncodeOptionsOf(options); }  // but for the profile
   // With it, prepared: up to seconds of work the first time.
   absl::StatusOr<EncodeOptions> PreparedForEncode() const;
   ExpectedBlock Expected(const Key& key, size_t block) const;  // of any node that says it has the block

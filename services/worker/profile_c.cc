@@ -5,7 +5,10 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "kernels/layer_bits.h"
 #include "services/worker/c_call.h"
 
 using kvist::GiveText;
@@ -57,6 +60,27 @@ kvist_code kvist_profile_bytes(const kvist_profile* profile, uint8_t* bytes, siz
     const std::string& file = profile->open->file();
     *needed = file.size();
     if (*needed <= capacity) std::copy(file.begin(), file.end(), bytes);
+    return absl::OkStatus();
+  });
+}
+
+kvist_code kvist_profile_layer_bits(const kvist_profile* profile, const char* codec, float mean_bits,
+                                    uint8_t* layer_bits, size_t n_layers, kvist_error* error) {
+  return Guard(error, [&]() -> absl::Status {
+    const absl::Status given = Require({{"profile", profile}, {"codec", codec}, {"layer_bits", layer_bits}});
+    if (!given.ok()) return given;
+    const absl::StatusOr<kvist::Codec> known = kvist::ParseCodec(codec);
+    if (!known.ok()) return known.status();
+    const absl::StatusOr<std::vector<kvist::LayerBits>> bits =
+        kvist::BitsByLayer(profile->open->ForDecoding(), *known, mean_bits);
+    if (!bits.ok()) return bits.status();
+    if (bits->size() != n_layers) {
+      return absl::InvalidArgumentError(absl::StrCat("n_layers is ", n_layers, "; the profile has ", bits->size()));
+    }
+    for (const kvist::LayerBits& layer : *bits) {
+      *layer_bits++ = static_cast<uint8_t>(layer.key);
+      *layer_bits++ = static_cast<uint8_t>(layer.value);
+    }
     return absl::OkStatus();
   });
 }

@@ -55,6 +55,16 @@ def digest(name: str, value: bytes | None, length: int) -> Any:
     return (ctypes.c_uint8 * length).from_buffer_copy(value)
 
 
+def layer_bits(value: np.ndarray | None, layers: int) -> Any:
+    """For a const uint8_t* to [layers, 2]; None is NULL."""
+    if value is None:
+        return None
+    bits = np.asarray(value)
+    if bits.shape != (layers, 2) or bits.dtype.kind not in "iu" or bits.min() < 0 or bits.max() > 255:
+        raise ValueError(f"layer_bits must be [{layers}, 2] whole numbers: of keys and values of each layer")
+    return (ctypes.c_uint8 * (2 * layers))(*bits.ravel().tolist())
+
+
 def elements(name: str, kv: np.ndarray, dtype: str) -> None:
     wanted, meaning = (np.uint16, "bf16 or f16 bits") if dtype in ("bf16", "f16") else (np.uint8, f"{dtype} bytes")
     if not isinstance(kv, np.ndarray) or kv.dtype != wanted:

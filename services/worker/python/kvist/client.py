@@ -118,7 +118,9 @@ class Client:
     codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8", "ladder" or "trellis"; "fp8p" for the dtypes of one byte; "q" with a profile.
     profile: that "q" puts and gets with. Without it, what gets need is fetched from the nodes once the namespace names its digest, and
     until then blocks are "no_profile" misses.
-    key_bits, value_bits: for put, of a code of "ladder" (2, 3, 4, 8) or "trellis" (2, 3); 0 = the codec's own.
+    key_bits, value_bits: for put, of a code of "ladder" (2, 3, 4, 8) or "trellis" (2, 3); 0 = the codec's own. layer_bits: the same for each
+    layer, [layers, 2], in place of these (kvist.codec.Profile.layer_bits). exact_heads: for put with "ladder" and "trellis", the last heads of keys and of
+    values, kept as they are: the rotated part of MLA.
     floor_db, min_precision: for get, what a block must promise or have at least; floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
     each call, one line; the file is looked at every second, and only its owner may read it.
@@ -136,6 +138,8 @@ class Client:
         codec: str = "ladder",
         key_bits: int = 0,
         value_bits: int = 0,
+        layer_bits: np.ndarray | None = None,
+        exact_heads: int = 0,
         floor_db: float = 0.0,
         min_precision: int = 0,
         deadline_s: float = 5.0,
@@ -153,6 +157,8 @@ class Client:
             codec=_checks.text("codec", codec),
             key_bits=_checks.count("key_bits", key_bits),
             value_bits=_checks.count("value_bits", value_bits),
+            layer_bits=_checks.layer_bits(layer_bits, namespace.layers),
+            exact_heads=_checks.count("exact_heads", exact_heads),
             floor_db=_checks.number("floor_db", floor_db),
             min_precision=_checks.count("min_precision", min_precision),
             deadline_ms=_milliseconds("deadline_s", deadline_s),

@@ -1,6 +1,6 @@
 """What is judged: Kvist's codecs, through the library that encodes for nodes, and the baselines. One table, by name of family.
 
-A spec is FAMILY or FAMILY:OPTION, "ladder:3" for example. To add a codec, add its family to FAMILIES and, if it is to be judged
+A spec is FAMILY or FAMILY:OPTION, "ladder:3" for example; an option may name a profile's file. To add a codec, add its family to FAMILIES and, if it is to be judged
 when nobody says which, its specs to DEFAULT.
 """
 
@@ -39,6 +39,7 @@ class Judged(Protocol):
     spec: str
     ours: bool  # else a baseline
     put: dict[str, Any] | None  # what a Client is told of the codec; None = no node has it
+    of_one_model: bool  # it has a profile: tiles of any other shape are not for it
     gaussian_db: float | None  # what theory says of N(0, 1), if it does
 
     def digest(self) -> str:
@@ -69,14 +70,21 @@ class BlockCodec:
     key_bits: int = 0
     value_bits: int = 0
     gaussian_db: float | None = None
+    profile: codec.Profile | None = None  # of "q"
+    layer_bits: np.ndarray | None = None
     ours: bool = True
 
     @property
+    def of_one_model(self) -> bool:
+        return self.profile is not None or self.layer_bits is not None
+
+    @property
     def put(self) -> dict[str, Any]:
-        return {"codec": self.codec, "key_bits": self.key_bits, "value_bits": self.value_bits}
+        return {"codec": self.codec, "key_bits": self.key_bits, "value_bits": self.value_bits, "layer_bits": self.layer_bits, "profile": self.profile}
 
     def digest(self) -> str:
-        return _digest(_abi.find(None))
+        shares = "" if self.layer_bits is None else str(self.layer_bits.tolist())
+        return _digest(_abi.find(None)) + ("" if self.profile is None else self.profile.digest.hex()) + shares
 
     def apply(self, kv: np.ndarray, first_position: int) -> Coded:
         decoded, stored, raised = [], 0, 0
@@ -84,7 +92,7 @@ class BlockCodec:
             block = codec.encode(plain, first_position=first_position + index * TOKENS_PER_BLOCK, **self.put)
             raised += codec.describe(block).raised_tiles
             stored += len(block)
-            decoded.append(codec.decode(block))
+            decoded.append(codec.decode(block, profile=self.profile))
         tiles = 2 * kv.shape[1] * kv.shape[2] * len(decoded)
         return Coded(np.concatenate(decoded, 3), 8 * stored / kv.size, raised, tiles)
 
@@ -94,6 +102,7 @@ class Baseline:
     spec: str
     coders: tuple[baselines.Coder, baselines.Coder]
     ours: bool = False
+    of_one_model: bool = False
     put: dict[str, Any] | None = None
     gaussian_db: float | None = None
 
@@ -109,10 +118,33 @@ class Baseline:
         return Coded(np.concatenate(decoded, 3), float(np.mean(bits)))
 
 
+@functools.cache
+def _open_profile(path: str) -> codec.Profile:
+    return codec.Profile(path)
+
+
+def _calibrated(option: str) -> Judged:
+    if not option:
+        raise SpecError("q needs a profile: q:FILE, which kvist calibrate makes")
+    return BlockCodec(f"q:{pathlib.Path(option).name}", "q", profile=_open_profile(option))
+
+
+def _shared_out(name: str, mean: str, path: str) -> Judged:
+    """Bits by layer, as many in the mean, by a profile."""
+    try:
+        bits = float(mean)
+    except ValueError:
+        raise SpecError(f"{name}:{mean}@{path} is no codec; there is {name}:MEAN@PROFILE, MEAN bits in the mean over layers") from None
+    return BlockCodec(f"{name}:{mean}@{pathlib.Path(path).name}", name, layer_bits=_open_profile(path).layer_bits(name, bits))
+
+
 def _with_bits(name: str, own: str, errors: dict[int, float]) -> Callable[[str], Judged]:
-    """Codecs that take bits of keys and of values: "4" or "4/3". errors: of N(0, 1) by bits, with the unbiased gain D / (1 - D)."""
+    """Codecs that take bits of keys and of values: "4" or "4/3", or of each layer by a profile: "3.2@FILE". errors: of N(0, 1) by bits,
+    with the unbiased gain D / (1 - D)."""
 
     def make(option: str) -> Judged:
+        if "@" in option:
+            return _shared_out(name, *option.split("@", 1))
         bits = [int(text) if text.isdigit() else 0 for text in (option or own).split("/")]
         key, value = bits * 2 if len(bits) == 1 else (bits + [0])[:2]
         if len(bits) > 2 or key not in errors or value not in errors:
@@ -154,6 +186,7 @@ FAMILIES: dict[str, Callable[[str], Judged]] = {
     "i8": _plain("i8", _i8_gaussian_db()),
     "ladder": _with_bits("ladder", "4", LADDER_ERRORS),
     "trellis": _with_bits("trellis", "3/2", TRELLIS_ERRORS),
+    "q": _calibrated,
 }
 
 LADDERS, TRELLISES = ("ladder:8", "ladder:4", "ladder:3", "ladder:2"), ("trellis:3", "trellis:3/2", "trellis:2")

@@ -132,7 +132,7 @@ def summarize(found: Found, codecs: list[Judged]) -> Json:
         if kept:
             levels[level] = kept
     if "E0" in found:
-        levels["E0"] = {spec: found["E0"][spec]["synthetic"] for spec in specs}
+        levels["E0"] = {spec: found["E0"][spec]["synthetic"] for spec in specs if spec in found["E0"]}
     summary = {"codecs": [{"codec": codec.spec, "ours": codec.ours} for codec in codecs], "levels": levels}
     if "E2" in levels:
         summary["floor"] = float(_joined(found["E2"][FLOOR], "kld").mean())
