@@ -1,8 +1,9 @@
 // Who calls a node, whose blocks that concerns, and what it may do.
 //
 // Roles   each row may also do what the row above may, except the last two:
-//         reader  Match, Get, Release, Explain, Describe, Report, Adopt, ServerInfo, GetView
-//         writer  Put
+//         reader  Match, Get, Release, Explain, Describe, Report, Adopt, ServerInfo, GetView,
+//                 GetProfile
+//         writer  Put, PutProfile
 //         admin   Erase; Drain, if it belongs to no tenant
 //         node    what a writer may, copies, and all of that for every tenant; neither Erase nor Drain
 //         anyone  everything: where no access file is given, and for the node itself

@@ -279,6 +279,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
   app.add_flag("--version", raw.version, "Print the version and exit");
   app.footer(kPythonCommands);
   app.allow_extras();
+  app.require_subcommand(0, 1);  // else `profile put` would be two commands
   std::array<CLI::App*, kActs.size()> parsers;
   for (size_t i = 0; i < kActs.size(); ++i) {
     parsers[i] = app.add_subcommand(kActs[i].name, kActs[i].about);

@@ -356,8 +356,12 @@ absl::StatusOr<std::unique_ptr<ProfilePutSession>> CacheHandlers::OpenPutProfile
 }
 
 absl::StatusOr<std::shared_ptr<const std::string>> CacheHandlers::GetProfile(const Caller& caller,
-                                                                             const v1::GetProfileRequest& request) {
-  return impl_->Counted(Method::kGetProfile, [&] { return FindProfile(impl_.get(), caller, request); });
+                                                                             const v1::GetProfileRequest& request,
+                                                                             absl::Time deadline) {
+  return impl_->Counted(Method::kGetProfile, [&]() -> absl::StatusOr<std::shared_ptr<const std::string>> {
+    if (absl::Status status = CheckStreamDeadline(*impl_, deadline); !status.ok()) return status;
+    return FindProfile(impl_.get(), caller, request);
+  });
 }
 
 absl::StatusOr<bool> CacheHandlers::DropIfDamaged(const Key& key, FoundBy found_by) {

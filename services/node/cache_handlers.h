@@ -112,9 +112,10 @@ class CacheHandlers {
 
   // Errors: InvalidArgument also for a deadline further away than a minute.
   absl::StatusOr<std::unique_ptr<ProfilePutSession>> OpenPutProfile(const Caller& caller, absl::Time deadline);
-  // Null if it is not here.
+  // Null if it is not here. Errors: as of OpenGet.
   absl::StatusOr<std::shared_ptr<const std::string>> GetProfile(const Caller& caller,
-                                                                const v1::GetProfileRequest& request);
+                                                                const v1::GetProfileRequest& request,
+                                                                absl::Time deadline);
 
   // Counts a call that was refused before it came here.
   void CountRefused(Method method, const absl::Status& why);

@@ -301,8 +301,8 @@ absl::Status CheckStreamDeadline(const HandlersState& state, absl::Time deadline
   const absl::Duration most = state.options.limits.max_stream;
   // A second of grace: the deadline travels as a time-out and is rounded up.
   if (deadline <= state.options.runtime->Now() + most + absl::Seconds(1)) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("Get and Put need a deadline of at most ", absl::FormatDuration(most), ": set one on the call"));
+  return absl::InvalidArgumentError(absl::StrCat("Get, Put and GetProfile need a deadline of at most ",
+                                                 absl::FormatDuration(most), ": set one on the call"));
 }
 
 absl::StatusOr<std::unique_ptr<GetSession>> OpenGetSession(std::shared_ptr<HandlersState> state, const Caller& caller,

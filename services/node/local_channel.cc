@@ -99,7 +99,7 @@ class LocalChannel final : public Channel {
 
   absl::StatusOr<std::string> GetProfile(const v1::GetProfileRequest& request, absl::Time deadline) override {
     const absl::StatusOr<std::shared_ptr<const std::string>> file =
-        Call(deadline, [&] { return handlers_->GetProfile(caller_, request); });
+        Call(deadline, [&] { return handlers_->GetProfile(caller_, request, deadline); });
     if (!file.ok()) return file.status();
     return *file == nullptr ? "" : **file;
   }

@@ -89,7 +89,8 @@ class GetProfileReactor final : public grpc::ServerWriteReactor<v1::GetProfileRe
       End(caller.status());
       return;
     }
-    absl::StatusOr<std::shared_ptr<const std::string>> file = handlers->GetProfile(*caller, request);
+    absl::StatusOr<std::shared_ptr<const std::string>> file =
+        handlers->GetProfile(*caller, request, DeadlineOf(*context, *handlers));
     if (!file.ok()) {
       End(file.status());
       return;

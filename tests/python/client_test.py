@@ -15,8 +15,10 @@ import unittest.mock
 
 import kvist
 import numpy as np
+from calibrate_synthetic import profile as synthetic_profile
 from cluster import Cluster
 from kvist import _abi
+from kvist.calibrate import profile_file
 
 LAYERS, HEADS, DIM, BLOCK = 3, 2, 64, 16
 KVISTD = pathlib.Path(os.environ["KVIST_KVISTD"])
@@ -96,6 +98,49 @@ class ClusterTest(unittest.TestCase):
                 self.addCleanup(ladder.close)
                 with self.assertRaisesRegex(kvist.KvistError, f"ladder takes bf16 and f16, not {dtype}"):
                     ladder.put(self.tokens, kv)
+
+    def test_blocks_of_q_come_back_as_they_decode_here_and_their_profile_with_them(self) -> None:
+        profile = kvist.codec.Profile(profile_file.write(synthetic_profile(head_dim=DIM)))
+        put = self.client("q", codec="q", profile=profile).put(self.tokens, self.kv)
+        self.assertEqual((put.stored, put.failed), (20, 0), put.failure)
+        expected = np.zeros_like(self.kv)
+        for first in range(0, 320, BLOCK):
+            place = np.s_[:, :, :, first : first + BLOCK]
+            block = kvist.codec.encode(np.ascontiguousarray(self.kv[place]), "q", first_position=first, profile=profile)
+            expected[place] = kvist.codec.decode(block, profile=profile)
+        back = np.zeros_like(self.kv)
+        self.assertEqual(self.client("q", profile=profile).get(self.tokens, back).blocks, 20)
+        np.testing.assert_array_equal(back, expected)
+
+        named = dataclasses.replace(namespace("q"), profile_digest=profile.digest)
+        late = kvist.Client(self.cluster.file, named)
+        self.addCleanup(late.close)
+        first = late.get(self.tokens, np.zeros_like(self.kv))
+        self.assertEqual((first.blocks, first.miss_reason), (0, "no_profile"))
+        ends, back = time.monotonic() + 20, np.zeros_like(self.kv)
+        while late.get(self.tokens, back).blocks < 20:
+            self.assertLess(time.monotonic(), ends, "the profile has not come")
+        np.testing.assert_array_equal(back, expected)
+        self.assertIn("kvist_worker_fetched_profiles_total 1", late.metrics())
+
+    def test_profiles_are_put_and_fetched_by_their_digest(self) -> None:
+        profile, client = kvist.codec.Profile(profile_file.write(synthetic_profile(2, head_dim=DIM))), self.client("profiles")
+        with self.assertRaisesRegex(kvist.KvistError, f"no node gave profile {profile.digest.hex()}"):
+            client.fetch_profile(profile.digest)
+        self.assertEqual(client.put_profile(profile), 3)
+        fetched = client.fetch_profile(profile.digest)
+        self.assertEqual((fetched.digest, bytes(fetched)), (profile.digest, bytes(profile)))
+
+    def test_a_profile_that_does_not_fit_is_refused_by_what_differs(self) -> None:
+        profile = kvist.codec.Profile(profile_file.write(synthetic_profile(head_dim=DIM)))
+        other = dataclasses.replace(namespace("q"), profile_digest=bytes(15) + b"x")
+        with self.assertRaisesRegex(kvist.KvistError, f"the namespace names profile 0+78; the one that was given is {profile.digest.hex()}"):
+            kvist.Client(self.cluster.file, other, codec="q", profile=profile)
+        wider = dataclasses.replace(namespace("q"), head_dim=128)
+        with self.assertRaisesRegex(kvist.KvistError, "of 3 layers, 2 heads and head_dim 64; the namespace has 3, 2 and 128"):
+            kvist.Client(self.cluster.file, wider, codec="q", profile=profile)
+        with self.assertRaisesRegex(kvist.KvistError, "codec q needs a profile"):
+            self.client("q", codec="q")
 
     def test_a_second_put_sends_nothing_and_erase_forgets(self) -> None:
         client = self.client("again")

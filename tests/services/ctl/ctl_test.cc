@@ -12,12 +12,16 @@
 #include "services/ctl/commands.h"
 #include "services/ctl/flags.h"
 #include "services/ctl/input_files.h"
+#include "services/worker/open_profile.h"
+#include "tests/kernels/q/synthetic_profile.h"
 #include "tests/services/worker/fake_cluster.h"
 
 namespace kvist {
 namespace {
 
 using nlohmann::json;
+using testing::AllOf;
+using testing::AnyOf;
 using testing::HasSubstr;
 
 absl::StatusOr<ParsedCommand> Parse(std::vector<std::string> words) {
@@ -137,6 +141,23 @@ TEST(Flags, CommandsOnAPromptSayHowManyNodesKeepIt) {
   EXPECT_THAT(Message(Parse({"stats", "--cluster", "c", "--replicas", "2"}).status()), HasSubstr("unknown"));
 }
 
+TEST(Flags, AProfileIsShownPutOrFetched) {
+  const std::string digest(32, 'a');
+  const auto parsed = Parse({"profile", "get", digest, "-o", "out.kvp", "--node", "127.0.0.1:7101"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->command.act, Act::kProfile);
+  EXPECT_EQ(parsed->command.profile_act, ProfileAct::kGet);
+  EXPECT_EQ(parsed->command.profile, digest);
+  EXPECT_EQ(parsed->command.output_file, "out.kvp");
+  EXPECT_TRUE(Parse({"profile", "show", "model.kvp"}).ok());  // a file needs no node
+  EXPECT_THAT(Message(Parse({"profile", "show", digest}).status()), HasSubstr("--cluster or --node: needed"));
+  EXPECT_THAT(Message(Parse({"profile", "burn"}).status()), HasSubstr("ACT: needed: one of show, put, get"));
+  EXPECT_THAT(Message(Parse({"profile", "put", digest, "--node", "a:1"}).status()),
+              HasSubstr("put takes the profile's file"));
+  EXPECT_THAT(Message(Parse({"profile", "get", "model.kvp", "--node", "a:1"}).status()),
+              AllOf(HasSubstr("get takes a digest"), HasSubstr("--output: get needs it")));
+}
+
 TEST(Flags, HelpAndVersionArePrinted) {
   EXPECT_THAT(Parse({"--help"})->print_and_exit, HasSubstr("erase"));
   EXPECT_THAT(Parse({"put", "--help"})->print_and_exit, HasSubstr("--floor-db"));
@@ -170,6 +191,13 @@ class CtlTest : public testing::Test {
     std::ostringstream text;
     text << std::ifstream(Path(name), std::ios::binary).rdbuf();
     return text.str();
+  }
+
+  // Its digest in hex.
+  std::string WriteProfile(const std::string& name, const SyntheticProfile& wanted) {
+    const std::vector<uint8_t> file = *MakeProfileFile(wanted).Write();
+    Write(name, std::string(file.begin(), file.end()));
+    return DigestText(Profile::Parse(file)->digest());
   }
 
   absl::Status Run(std::vector<std::string> words) {
@@ -219,6 +247,65 @@ TEST_F(CtlTest, APromptGoesInAndComesBack) {
     EXPECT_EQ(got.substr(row * 48 * 128, 48 * 128), put.substr(row * 50 * 128, 48 * 128));
   ASSERT_TRUE(RunOnPrompt({"erase", "--json"}).ok());
   EXPECT_EQ(Json()["erased"], 3);
+}
+
+TEST_F(CtlTest, APromptOfQGoesInWithItsProfileAndComesBackWithoutTheFile) {
+  const std::string digest = WriteProfile("model.kvp", {});
+  Write("ns.json", R"({"model": "m", "dtype": "bf16", "layers": 2, "heads": 1, "head_dim": 64, "tokens_per_block": 16,
+                       "profile_digest": ")" +
+                       digest + "\"}");
+  ASSERT_TRUE(
+      RunOnPrompt({"put", "--json", "--codec", "q", "--profile", Path("model.kvp"), "--kv", Path("kv.bin")}).ok())
+      << out_.str();
+  EXPECT_EQ(Json()["stored"], 3);
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("with.bin"), "--profile", Path("model.kvp")}).ok());
+  EXPECT_EQ(Json()["blocks"], 3);
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("without.bin")}).ok());
+  EXPECT_EQ(Json()["blocks"], 3);
+  EXPECT_EQ(ReadBack("with.bin"), ReadBack("without.bin"));
+  for (size_t i = 0; i < 2; ++i) cluster_.node(i).profiles.clear();
+  ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin")}).ok());
+  EXPECT_EQ(Json()["miss_reason"], "no_profile");
+  EXPECT_THAT(Json()["why"].get<std::string>(), HasSubstr("no node gave profile " + digest));
+}
+
+TEST_F(CtlTest, ProfilesArePutShownAndFetched) {
+  const std::string digest = WriteProfile("model.kvp", {});
+  ASSERT_TRUE(Run({"profile", "show", Path("model.kvp"), "--json"}).ok());
+  EXPECT_EQ(Json()["digest"], digest);
+  EXPECT_EQ(Json()["notes"]["model"], "none");
+  EXPECT_TRUE(absl::IsNotFound(Run({"profile", "show", digest})));
+  ASSERT_TRUE(Run({"profile", "put", Path("model.kvp"), "--json"}).ok());
+  EXPECT_EQ(Json()["kept"], 2);
+  ASSERT_TRUE(Run({"profile", "show", digest, "--json"}).ok());
+  EXPECT_EQ(Json()["layers"], 2);
+  ASSERT_TRUE(Run({"profile", "get", digest, "-o", Path("back.kvp")}).ok());
+  EXPECT_EQ(ReadBack("back.kvp"), ReadBack("model.kvp"));
+}
+
+TEST_F(CtlTest, AProfileThatIsWrongIsNamedWithWhatIsWrongInIt) {
+  const std::string digest = WriteProfile("model.kvp", {}), whole = ReadBack("model.kvp");
+  WriteProfile("other.kvp", {.layers = 3});
+  const auto put = [&](const std::string& file) {
+    return Message(RunOnPrompt({"put", "--codec", "q", "--profile", Path(file), "--kv", Path("kv.bin")}));
+  };
+  EXPECT_THAT(put("other.kvp"), AllOf(HasSubstr("is of another model"), HasSubstr("the namespace has 2, 1 and 64")));
+  EXPECT_THAT(put("nowhere.kvp"), HasSubstr("cannot read " + Path("nowhere.kvp")));
+  Write("cut.kvp", whole.substr(0, whole.size() - 1));
+  EXPECT_THAT(put("cut.kvp"), HasSubstr(Path("cut.kvp") + ": "));
+  std::string later = whole;
+  later[8] = 9;
+  Write("later.kvp", later);
+  EXPECT_THAT(put("later.kvp"), AllOf(HasSubstr(Path("later.kvp") + ": "), HasSubstr("version")));
+  std::string edited = whole;
+  edited[whole.size() / 2] ^= 1;  // the file as such may still be one; then it is another's
+  Write("edited.kvp", edited);
+  Write("ns.json", R"({"model": "m", "dtype": "bf16", "layers": 2, "heads": 1, "head_dim": 64, "tokens_per_block": 16,
+                       "profile_digest": ")" +
+                       digest + "\"}");
+  EXPECT_THAT(put("edited.kvp"), AnyOf(HasSubstr("the namespace names profile " + digest), HasSubstr("profile: ")));
+  EXPECT_THAT(Message(RunOnPrompt({"put", "--codec", "q", "--kv", Path("kv.bin")})),
+              HasSubstr("codec q needs a profile"));
 }
 
 TEST_F(CtlTest, WhatOnlyAReplicaHoldsIsFoundWithReplicas) {

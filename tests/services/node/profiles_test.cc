@@ -269,7 +269,7 @@ TEST(ProfileNodesTest, AReaderMayGetAndNotPut) {
   EXPECT_TRUE(absl::IsPermissionDenied(put)) << put;
   v1::GetProfileRequest request;
   request.set_digest(ProfileDigest(File()));
-  EXPECT_TRUE(handlers->GetProfile(reader, request).ok());
+  EXPECT_TRUE(handlers->GetProfile(reader, request, absl::Now() + absl::Seconds(5)).ok());
 }
 
 // A block of q that names the profile of File().
@@ -296,7 +296,7 @@ std::string Block(const Key& key) {
 bool HasProfile(testing::LocalCluster& cluster, const std::string& id) {
   v1::GetProfileRequest request;
   request.set_digest(ProfileDigest(File()));
-  const auto file = cluster.node(id)->handlers()->GetProfile(Caller::Anyone(), request);
+  const auto file = cluster.node(id)->handlers()->GetProfile(Caller::Anyone(), request, testing::In(5));
   return file.ok() && *file != nullptr && **file == File();
 }
 

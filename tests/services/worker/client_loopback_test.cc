@@ -299,7 +299,7 @@ TEST_F(LoopbackTest, TheCAbiPutsMatchesGetsAndErases) {
   }
   file << "]}";
   file.close();
-  const kvist_namespace ns = {"test", "", "bf16", "", "", 3, 2, 64, 0, 1, 0, 1, 32};
+  const kvist_namespace ns = {"test", "", "bf16", "", "", 3, 2, 64, 0, 1, 0, 1, 32, nullptr};
   kvist_options options{};
   options.cluster_file = path.c_str();
   options.codec = "raw16";
