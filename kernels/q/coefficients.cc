@@ -29,62 +29,7 @@ void WriteEscape(RansEncoder& encoder, size_t lane, int32_t q) {
 
 uint32_t SymbolOf(int32_t q) { return std::abs(q) <= kMostPlain ? uint32_t(q + kMostPlain) : kEscape; }
 
-// What a symbol of each class costs, in bits; an escape without the bits after it.
-using Costs = std::array<std::array<float, 32>, kClasses>;
-
-Costs CostsOf(const Profile& profile) {
-  Costs costs{};
-  for (size_t c = 0; c < kClasses; ++c) {
-    for (size_t i = 0; i < 32; ++i) costs[c][i] = kRansBits - std::log2(float(profile.class_table(c).frequency[i]));
-  }
-  return costs;
-}
-
-// The shift under which a token's row costs least. 0 is always possible.
-int BestShift(const Profile& profile, const Costs& costs, const Profile::Side& side, size_t kv, int step,
-              const int32_t* q) {
-  int best = 0;
-  double least = INFINITY;
-  for (int shift = kLeastShift; shift < kLeastShift + int(kShiftSymbols); ++shift) {
-    double cost = kRansBits - std::log2(double(profile.shift_table(kv).frequency[shift - kLeastShift]));
-    for (size_t c = 0; c < side.coded_rows; ++c) {
-      const int of_class = ClassOf(side.base_classes[c], step, shift);
-      if (of_class != 0) cost += costs[of_class][SymbolOf(q[c])];
-      if (of_class == 0 && q[c] != 0) cost = INFINITY;
-    }
-    if (cost >= least) continue;
-    least = cost;
-    best = shift;
-  }
-  return best;
-}
-
-void WriteGroup(const Profile& profile, const Costs& costs, const Profile::Side& side, size_t kv, size_t group,
-                const SideCoefficients& from, RansEncoder& encoder) {
-  std::array<int, kRansLanes> shifts;
-  const int8_t* steps = &from.steps[group * kRansLanes];
-  const auto row = [&](size_t lane) { return from.q.data() + (group * kRansLanes + lane) * side.coded_rows; };
-  for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    encoder.Symbol(lane, profile.step_table(kv), uint32_t(steps[lane] - kLeastStep));
-  }
-  for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    shifts[lane] = BestShift(profile, costs, side, kv, steps[lane], row(lane));
-    encoder.Symbol(lane, profile.shift_table(kv), uint32_t(shifts[lane] - kLeastShift));
-  }
-  for (size_t c = 0; c < side.coded_rows; ++c) {
-    for (size_t lane = 0; lane < kRansLanes; ++lane) {
-      const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
-      if (of_class != 0) encoder.Symbol(lane, profile.class_table(of_class), SymbolOf(row(lane)[c]));
-    }
-    for (size_t lane = 0; lane < kRansLanes; ++lane) {
-      if (SymbolOf(row(lane)[c]) == kEscape) WriteEscape(encoder, lane, row(lane)[c]);
-    }
-  }
-}
-
 }  // namespace
-
-int ClassOf(int base, int step, int shift) { return std::clamp(base + 2 * step + shift, 0, int(kClasses) - 1); }
 
 GroupSteps ReadGroupSteps(const Profile& profile, size_t kv, RansDecoder& decoder) {
   GroupSteps group;
@@ -148,13 +93,66 @@ absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint3
   return coefficients;
 }
 
-std::vector<uint8_t> WriteCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
-                                       const LayerCoefficients& coefficients) {
-  const Costs costs = CostsOf(profile);
+CoefficientWriter::CoefficientWriter(const Profile& profile) : profile_(profile) {
+  for (size_t symbol = 0; symbol <= kEscape; ++symbol) {
+    for (size_t i = 0; i < kCostClasses; ++i) {
+      const int of_class = std::clamp(int(i) - kCostMargin, 0, int(kClasses) - 1);
+      const float bits = kRansBits - std::log2(float(profile.class_table(of_class).frequency[symbol]));
+      costs_[symbol][i] = of_class > 0 ? bits : symbol == kMostPlain ? 0 : INFINITY;
+    }
+  }
+  for (size_t kv : kSideOrder) {
+    for (size_t i = 0; i < kShiftSymbols; ++i) {
+      shift_costs_[kv][i] = kRansBits - std::log2(double(profile.shift_table(kv).frequency[i]));
+    }
+  }
+}
+
+// The shift under which a token's row costs least. 0 is always possible. Classes of neighbouring shifts are neighbours, so
+// that a coefficient's costs under all of them lie together.
+int CoefficientWriter::BestShift(const Profile::Side& side, size_t kv, int step, const int32_t* q) const {
+  std::array<double, kShiftSymbols> sums = shift_costs_[kv];
+  for (size_t c = 0; c < side.coded_rows; ++c) {
+    const int first = side.base_classes[c] + 2 * step + kLeastShift;
+    const float* costs = &costs_[SymbolOf(q[c])][std::clamp(first, -kCostMargin, int(kClasses)) + kCostMargin];
+    for (size_t i = 0; i < kShiftSymbols; ++i) sums[i] += costs[i];
+  }
+  return int(std::min_element(sums.begin(), sums.end()) - sums.begin()) + kLeastShift;
+}
+
+void CoefficientWriter::WriteGroup(const Profile::Side& side, size_t kv, size_t group, const SideCoefficients& from,
+                                   RansEncoder& encoder) const {
+  std::array<int, kRansLanes> shifts;
+  const int8_t* steps = &from.steps[group * kRansLanes];
+  const auto row = [&](size_t lane) { return from.q.data() + (group * kRansLanes + lane) * side.coded_rows; };
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    encoder.Symbol(lane, profile_.step_table(kv), uint32_t(steps[lane] - kLeastStep));
+  }
+  for (size_t lane = 0; lane < kRansLanes; ++lane) {
+    shifts[lane] = BestShift(side, kv, steps[lane], row(lane));
+    encoder.Symbol(lane, profile_.shift_table(kv), uint32_t(shifts[lane] - kLeastShift));
+  }
+  for (size_t c = 0; c < side.coded_rows; ++c) {
+    uint32_t escapes = 0;
+    for (size_t lane = 0; lane < kRansLanes; ++lane) {
+      const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
+      const uint32_t symbol = SymbolOf(row(lane)[c]);
+      if (of_class != 0) encoder.Symbol(lane, profile_.class_table(of_class), symbol);
+      escapes |= uint32_t{symbol == kEscape} << lane;
+    }
+    for (; escapes != 0; escapes &= escapes - 1) {
+      const size_t lane = std::countr_zero(escapes);
+      WriteEscape(encoder, lane, row(lane)[c]);
+    }
+  }
+}
+
+std::vector<uint8_t> CoefficientWriter::Write(uint32_t layer, size_t tokens,
+                                              const LayerCoefficients& coefficients) const {
   RansEncoder encoder;
   for (size_t kv : kSideOrder) {
     for (size_t group = 0; group < tokens / kRansLanes; ++group) {
-      WriteGroup(profile, costs, profile.layer(layer).sides[kv], kv, group, coefficients[kv], encoder);
+      WriteGroup(profile_.layer(layer).sides[kv], kv, group, coefficients[kv], encoder);
     }
   }
   return encoder.Finish();

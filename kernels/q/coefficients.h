@@ -9,6 +9,7 @@
 #ifndef KVIST_KERNELS_Q_COEFFICIENTS_H_
 #define KVIST_KERNELS_Q_COEFFICIENTS_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -32,7 +33,7 @@ struct SideCoefficients {
 using LayerCoefficients = std::array<SideCoefficients, 2>;
 
 // 0: the coefficient is 0 and has no symbol.
-int ClassOf(int base, int step, int shift);
+inline int ClassOf(int base, int step, int shift) { return std::clamp(base + 2 * step + shift, 0, int(kClasses) - 1); }
 
 // An empty stream stands for zeros.
 absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
@@ -50,9 +51,27 @@ void ReadEscapes(RansDecoder& decoder, uint32_t lanes, int32_t* q);
 // What the decoder says at the end of a layer's stream.
 absl::Status StreamStatus(uint32_t layer, const RansDecoder& decoder);
 
-// REQUIRES: |q| <= kMostCoefficient, and 0 where ClassOf(base, step, 0) is 0.
-std::vector<uint8_t> WriteCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
-                                       const LayerCoefficients& coefficients);
+// Writes streams of one profile.
+class CoefficientWriter {
+ public:
+  explicit CoefficientWriter(const Profile& profile);
+
+  // REQUIRES: |q| <= kMostCoefficient, and 0 where ClassOf(base, step, 0) is 0.
+  std::vector<uint8_t> Write(uint32_t layer, size_t tokens, const LayerCoefficients& coefficients) const;
+
+ private:
+  static constexpr int kCostMargin = kShiftSymbols;  // classes on either side that are clamped
+  static constexpr size_t kCostClasses = kClasses + 2 * kCostMargin;
+
+  int BestShift(const Profile::Side& side, size_t kv, int step, const int32_t* q) const;
+  void WriteGroup(const Profile::Side& side, size_t kv, size_t group, const SideCoefficients& from,
+                  RansEncoder& encoder) const;
+
+  const Profile& profile_;
+  // Bits of each symbol by class, an escape without the bits after it. Class 0 takes zeros only.
+  std::array<std::array<float, kCostClasses>, kEscape + 1> costs_;
+  std::array<std::array<double, kShiftSymbols>, 2> shift_costs_;
+};
 
 }  // namespace kvist
 

@@ -1,5 +1,6 @@
 #include "kernels/q/decode.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/escaping.h"
@@ -9,6 +10,8 @@
 
 namespace kvist {
 namespace {
+
+constexpr size_t kStreamsAtOnce = 2;
 
 std::string Hex(const std::array<uint8_t, 16>& digest) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
@@ -31,15 +34,24 @@ absl::Status CheckProfile(const BlockView& block, const Profile* profile) {
                                           LayersBetweenResets(*profile)));
 }
 
-absl::Status DecodeLayer(const BlockView& block, uint32_t layer, const Profile& profile, const QFunctions& functions,
-                         LayerRows& rows, History& history) {
-  if (absl::Status status = functions.read_rows(profile, layer, block.shape().tokens, block.PlaneBytes(1, layer), rows);
-      !status.ok()) {
-    return status;
-  }
-  for (size_t kv : kSideOrder) {
-    PredictSide(profile, layer, kv, block.shape().tokens, functions, history);
-    AddFactors(profile, layer, kv, rows[kv], functions, history);
+// As many streams as are read at once, from layers.first on.
+absl::Status ReadStreams(const BlockView& block, LayerRange layers, const Profile& profile, const QFunctions& functions,
+                         absl::Span<LayerRows> rows) {
+  const size_t count = std::min<size_t>(kStreamsAtOnce, layers.last - layers.first);
+  std::array<absl::Span<const uint8_t>, kStreamsAtOnce> streams;
+  for (size_t i = 0; i < count; ++i) streams[i] = block.PlaneBytes(1, layers.first + uint32_t(i));
+  return functions.read_rows(profile, layers.first, block.shape().tokens, absl::MakeSpan(streams).first(count),
+                             rows.first(count));
+}
+
+absl::Status WriteLayer(const BlockView& block, const LayerSource& source, const QFunctions& functions,
+                        const Pages& pages) {
+  absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, source.layer, block.planes());
+  if (!tiles.ok()) return tiles.status();
+  const size_t heads = block.shape().heads;
+  for (size_t i = 0; i < tiles->size(); ++i) {
+    const size_t kv = i / heads, head = i % heads;
+    WriteQTile(source, kv, head, (*tiles)[i], functions, {pages.Row(kv, source.layer, head, 0), pages.token_stride});
   }
   return absl::OkStatus();
 }
@@ -61,10 +73,10 @@ int LayersBetweenResets(const Profile& profile) {
   return layers == 0 ? kNeverResets : int(layers);
 }
 
-void WriteQTile(const QTileSource& source, const TileBytes& tile, const QFunctions& functions,
+void WriteQTile(const LayerSource& source, size_t kv, size_t head, const TileBytes& tile, const QFunctions& functions,
                 const TileTarget& target) {
   const ProfileFacts& facts = source.profile.facts();
-  const size_t head_dim = facts.head_dim, at = source.head * head_dim;
+  const size_t head_dim = facts.head_dim, at = head * head_dim;
   const auto row = [&](size_t t) { return target.base + t * target.token_stride; };
   if (tile.mode == TileMode::kRaw16) {
     for (size_t t = 0; t < source.tokens; ++t) std::memcpy(row(t), tile.values + t * 2 * head_dim, 2 * head_dim);
@@ -75,8 +87,8 @@ void WriteQTile(const QTileSource& source, const TileBytes& tile, const QFunctio
     ReadPlainRow(tile.wide_rows + t * (1 + head_dim), head_dim, source.dtype, row(t));
   }
   functions.write_rows(
-      {&source.profile.layer(source.layer).sides[source.kv].mean[at], &source.values[source.kv].rows[at], facts.Width(),
-       source.kv == 0 ? facts.rope : RopeStyle::kNone, source.angles, head_dim, source.dtype, plain, source.tokens},
+      {&source.profile.layer(source.layer).sides[kv].mean[at], &source.values[kv].rows[at], facts.Width(),
+       kv == 0 ? facts.rope : RopeStyle::kNone, source.angles, head_dim, source.dtype, plain, source.tokens},
       target);
 }
 
@@ -88,19 +100,21 @@ absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pag
   const Angles angles = BlockAngles(facts, block.identity().first_position, shape.tokens);
   const size_t sinks = SinksOf(Codec::kQ, block.identity().first_position);
   History history(facts);
-  LayerRows rows;
+  std::array<LayerRows, kStreamsAtOnce> rows;
   for (uint32_t layer = facts.LastReset(layers.first); layer < layers.last; ++layer) {
-    absl::Status status = DecodeLayer(block, layer, *profile, functions, rows, history);
-    if (!status.ok()) return status;
+    const size_t at = (layer - facts.LastReset(layers.first)) % kStreamsAtOnce;
+    if (at == 0) {
+      absl::Status status = ReadStreams(block, {layer, layers.last}, *profile, functions, absl::MakeSpan(rows));
+      if (!status.ok()) return status;
+    }
+    for (size_t kv : kSideOrder) {
+      PredictSide(*profile, layer, kv, shape.tokens, functions, history);
+      AddFactors(*profile, layer, kv, rows[at][kv], functions, history);
+    }
     if (layer >= layers.first) {
-      absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, layer, block.planes());
-      if (!tiles.ok()) return tiles.status();
-      for (size_t i = 0; i < tiles->size(); ++i) {
-        const size_t kv = i / shape.heads, head = i % shape.heads;
-        const QTileSource source = {*profile, layer,          kv,          head, shape.tokens,
-                                    angles,   history.Next(), shape.dtype, sinks};
-        WriteQTile(source, (*tiles)[i], functions, {pages.Row(kv, layer, head, 0), pages.token_stride});
-      }
+      const LayerSource source = {*profile, layer, shape.tokens, angles, history.Next(), shape.dtype, sinks};
+      absl::Status status = WriteLayer(block, source, functions, pages);
+      if (!status.ok()) return status;
     }
     history.Push();
   }

@@ -19,17 +19,17 @@ int LayersBetweenResets(const Profile& profile);
 absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
                      const QFunctions& functions);
 
-// Where a tile's values come from when they are read: its rows of the stream's values, or its record.
-struct QTileSource {
+// Where a layer's tiles come from when they are read, each its rows of the stream's values or its record.
+struct LayerSource {
   const Profile& profile;
   uint32_t layer;
-  size_t kv, head, tokens;
+  size_t tokens;
   const Angles& angles;  // of the whole block
   const DecodedLayer& values;
   Dtype dtype;
   size_t sinks;  // leading tokens that are in the record of a tile of its own mode
 };
-void WriteQTile(const QTileSource& source, const TileBytes& tile, const QFunctions& functions,
+void WriteQTile(const LayerSource& source, size_t kv, size_t head, const TileBytes& tile, const QFunctions& functions,
                 const TileTarget& target);
 
 }  // namespace kvist

@@ -20,7 +20,7 @@ constexpr float kRounding = 0.46f;       // a little less than half: the smaller
 constexpr int kFirstTokens = 4, kLeastStepOfFirst = 4;  // tokens that all others attend to
 
 int32_t Quantized(float value, float step) {
-  const float magnitude = std::floor(std::abs(value) / step + kRounding);
+  const float magnitude = std::abs(value) / step + kRounding;
   if (std::isnan(magnitude)) return 0;
   const int32_t q = magnitude < kMostCoefficient ? int32_t(magnitude) : kMostCoefficient;
   return value < 0 ? -q : q;
@@ -56,7 +56,8 @@ QEncoder::QEncoder(const BlockIdentity& identity, const BlockShape& shape, const
       sizes_(Codec::kQ, shape, identity.first_position),
       angles_(BlockAngles(profile_.facts(), identity.first_position, shape.tokens)),
       importance_(profile_, shape.tokens),
-      history_(profile_.facts()) {
+      history_(profile_.facts()),
+      writer_(profile_) {
   for (uint32_t layer = 0; layer < shape.layers; ++layer) importance_.AddLayer(layer, Load(layer));
 }
 
@@ -167,10 +168,9 @@ void QEncoder::MakeRecord(Work& work, size_t tile) const {
 void QEncoder::Measure(Work& work, size_t tile) const {
   const size_t kv = tile / shape_.heads, head = tile % shape_.heads, dim = shape_.head_dim;
   std::vector<uint16_t> decoded(shape_.TileElements());
-  const QTileSource source = {profile_, work.layer,      kv,           head,  shape_.tokens,
-                              angles_,  history_.Next(), shape_.dtype, sinks_};
+  const LayerSource source = {profile_, work.layer, shape_.tokens, angles_, history_.Next(), shape_.dtype, sinks_};
   const TileBytes bytes = ReadRecord(sizes_, work.modes[tile], kv == 0, work.records[tile].data());
-  WriteQTile(source, bytes, functions_, {decoded.data(), dim});
+  WriteQTile(source, kv, head, bytes, functions_, {decoded.data(), dim});
   double signal = 0, noise = 0;
   bool identical = true, finite = true;
   for (size_t i = 0; i < decoded.size(); ++i) {
@@ -218,7 +218,7 @@ QEncoder::Pieces QEncoder::PiecesOf(const Work& work) const {
   }
   pieces.worst_db = *std::min_element(work.sqnr_db.begin(), work.sqnr_db.end());
   if (pieces.raised_tiles < work.modes.size()) {
-    pieces.stream = WriteCoefficients(profile_, work.layer, shape_.tokens, work.coefficients);
+    pieces.stream = writer_.Write(work.layer, shape_.tokens, work.coefficients);
   }
   return pieces;
 }

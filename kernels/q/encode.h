@@ -74,6 +74,7 @@ class QEncoder {
   const Angles angles_;
   Importance importance_;
   History history_;
+  const CoefficientWriter writer_;
   SparseRows residuals_, factors_;  // of one side: what is transformed, and what it is coded as
   AlignedFloats transformed_;       // [tokens][d]
 };

@@ -77,9 +77,10 @@ struct HeadRows {
 
 // What does the arithmetic.
 struct QFunctions {
-  // The stream of one layer as factors of its synthesis matrices. DataLoss says what is wrong with it; never a read outside.
-  absl::Status (*read_rows)(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
-                            LayerRows& out);
+  // The streams of one layer or two neighbours as factors of their synthesis matrices. DataLoss says what is wrong with the
+  // first bad one; never a read outside of them.
+  absl::Status (*read_rows)(const Profile& profile, uint32_t first_layer, size_t tokens,
+                            absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out);
   // For each token t and column j: sums[t][j] = fma(factor, matrix[row][j], sums[t][j]) for its factors in their order.
   void (*add_rows)(const SparseRows& rows, const float* matrix, float* sums);
   // out.rows: for each token and column j, from 0 on, the sum over all sources of fma(value, predictor[source][j], sum).

@@ -7,8 +7,10 @@
 
 namespace kvist::reference {
 
-absl::Status ReadRows(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
-                      LayerRows& out) {
+namespace {
+
+absl::Status ReadLayer(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
+                       LayerRows& out) {
   const size_t width = profile.facts().Width();
   for (SparseRows& rows : out) rows.Reset(tokens, width);
   const absl::StatusOr<LayerCoefficients> layer_coefficients = ReadCoefficients(profile, layer, tokens, stream);
@@ -23,6 +25,17 @@ absl::Status ReadRows(const Profile& profile, uint32_t layer, size_t tokens, abs
         if (q != 0) out[kv].Append(t, c, float(q) * step);
       }
     }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+                      absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
+  for (size_t i = 0; i < streams.size(); ++i) {
+    absl::Status status = ReadLayer(profile, first_layer + uint32_t(i), tokens, streams[i], out[i]);
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #define HWY_TARGET_INCLUDE "kernels/simd/q.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/simd/transpose-inl.h"
@@ -30,6 +31,8 @@ void WriteRows(const HeadRows& rows, const TileTarget& target) { reference::Writ
 
 #else
 
+constexpr size_t kLineFloats = 64 / sizeof(float);
+
 using DF = hn::ScalableTag<float>;
 using VF = hn::Vec<DF>;
 
@@ -45,6 +48,10 @@ template <size_t kVectors>
 void AddColumns(const SparseRows& rows, const float* HWY_RESTRICT matrix, float* HWY_RESTRICT sums) {
   const DF d;
   const size_t lanes = hn::Lanes(d);
+  // A profile is larger than the caches that are near, and no hardware sees where these accesses go.
+  for (size_t at = 0; at < rows.width * rows.width; at += rows.width) {
+    for (size_t j = 0; j < kVectors * lanes; j += kLineFloats) hwy::Prefetch(matrix + at + j);
+  }
   for (size_t t = 0; t < rows.counts.size(); ++t, sums += rows.width) {
     const float* HWY_RESTRICT factors = rows.factors.data() + t * rows.width;
     const uint32_t* HWY_RESTRICT offsets = rows.offsets.data() + t * rows.width;
@@ -256,18 +263,26 @@ HWY_EXPORT(WriteRows);
 const QFunctions& Q() {
   static constexpr QFunctions kFunctions = {
       .read_rows = &ReadRows,
-      .add_rows = [](const SparseRows& rows, const float* matrix,
-                     float* sums) { HWY_DYNAMIC_DISPATCH(AddRows)
-                                    (rows, matrix, sums); },
-      .predict = [](const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources,
-                    SideValues& out) { HWY_DYNAMIC_DISPATCH(Predict)
-                                       (side, tokens, sources, out); },
-      .prepare_source = [](size_t tokens, size_t width,
-                           SideValues& values) { HWY_DYNAMIC_DISPATCH(PrepareSource)
-                                                 (tokens, width, values); },
-      .write_rows = [](const HeadRows& rows,
-                       const TileTarget& target) { HWY_DYNAMIC_DISPATCH(WriteRows)
-                                                   (rows, target); },
+      .add_rows =
+          [](const SparseRows& rows, const float* matrix, float* sums) {
+            HWY_DYNAMIC_DISPATCH(AddRows)
+            (rows, matrix, sums);
+          },
+      .predict =
+          [](const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+            HWY_DYNAMIC_DISPATCH(Predict)
+            (side, tokens, sources, out);
+          },
+      .prepare_source =
+          [](size_t tokens, size_t width, SideValues& values) {
+            HWY_DYNAMIC_DISPATCH(PrepareSource)
+            (tokens, width, values);
+          },
+      .write_rows =
+          [](const HeadRows& rows, const TileTarget& target) {
+            HWY_DYNAMIC_DISPATCH(WriteRows)
+            (rows, target);
+          },
   };
   return kFunctions;
 }

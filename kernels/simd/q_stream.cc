@@ -21,9 +21,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
 
-absl::Status ReadRows(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
-                      LayerRows& out) {
-  return reference::ReadRows(profile, layer, tokens, stream, out);
+absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+                      absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
+  return reference::ReadRows(profile, first_layer, tokens, streams, out);
 }
 
 #else
@@ -115,78 +115,130 @@ class Lanes {
   const uint8_t *words_, *end_;
 };
 
-// One group's rows as factors: [rows][kRansLanes], rows that are not coded 0.
+// A group of one side: what its tokens' classes and factors are made of, and its rows as factors, [rows][kRansLanes].
 struct Group {
   HWY_ALIGN float factors[kMaxProfileWidth * kRansLanes];
+  HWY_ALIGN float sizes[kRansLanes];
+  HWY_ALIGN int32_t shifts[kRansLanes];
+  GroupSteps steps;
+  int most_shift;
+
+  void Start(const Profile& profile, size_t kv, RansDecoder& decoder) {
+    steps = ReadGroupSteps(profile, kv, decoder);
+    for (size_t lane = 0; lane < kRansLanes; ++lane) {
+      shifts[lane] = 2 * steps.steps[lane] + steps.shifts[lane];
+      sizes[lane] = StepSize(profile.facts().step, steps.steps[lane]);
+    }
+    most_shift = *std::max_element(shifts, shifts + kRansLanes);
+  }
 };
 
-void ReadGroup(const Profile& profile, const Profile::Side& side, const GroupSteps& steps, RansDecoder& decoder,
-               Group& group) {
-  Lanes lanes(decoder);
-  const U32 d;
-  const I32 di;
-  const Eight df;
-  hn::Vec<I32> shifts[kHalves];
-  hn::Vec<Eight> sizes[kHalves];
-  int most = -128;
-  HWY_ALIGN int32_t shift[kRansLanes];
-  HWY_ALIGN float size[kRansLanes];
-  for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    shift[lane] = 2 * steps.steps[lane] + steps.shifts[lane];
-    most = std::max(most, int(shift[lane]));
-    size[lane] = StepSize(profile.facts().step, steps.steps[lane]);
-  }
-  for (size_t i = 0; i < kHalves; ++i) {
-    shifts[i] = hn::Load(di, shift + i * kLanes);
-    sizes[i] = hn::Load(df, size + i * kLanes);
-  }
-  const uint32_t* table = profile.class_steps().steps.data();
-  for (size_t c = 0; c < side.coded_rows; ++c) {
-    float* out = group.factors + c * kRansLanes;
-    const int base = side.base_classes[c];
-    if (base + most <= 0) {
-      std::fill_n(out, kRansLanes, 0.0f);
-      continue;
+// Reads a group row by row.
+class GroupReader {
+ public:
+  HWY_INLINE GroupReader(const Profile& profile, RansDecoder& decoder, Group& group)
+      : profile_(profile), decoder_(decoder), group_(group), lanes_(decoder) {
+    for (size_t i = 0; i < kHalves; ++i) {
+      shifts_[i] = hn::Load(I32(), group.shifts + i * kLanes);
+      sizes_[i] = hn::Load(Eight(), group.sizes + i * kLanes);
     }
-    HWY_ALIGN int32_t q[kRansLanes];
-    if (HWY_UNLIKELY(!lanes.HasWords())) {
-      lanes.Store(decoder);
-      ReadRow(profile, base, steps, decoder, q);
-      lanes.Load(decoder);
-      for (size_t i = 0; i < kRansLanes; ++i) out[i] = float(q[i]) * size[i];
-      continue;
+  }
+
+  HWY_INLINE void Row(const uint32_t* HWY_RESTRICT class_steps, int base, size_t c) {
+    const U32 d;
+    const I32 di;
+    const Eight df;
+    float* HWY_RESTRICT out = group_.factors + c * kRansLanes;
+    if (base + group_.most_shift <= 0) {  // no class is above 0
+      for (size_t i = 0; i < kHalves; ++i) hn::Store(hn::Zero(df), df, out + i * kLanes);
+      return;
     }
+    if (HWY_UNLIKELY(!lanes_.HasWords())) return LeaveRow(base, out);
     V tables[kHalves], symbols[kHalves];
     for (size_t i = 0; i < kHalves; ++i) {
-      const auto of_class = hn::Min(hn::Max(hn::Add(shifts[i], hn::Set(di, base)), hn::Zero(di)),
-                                    hn::Set(di, int(kClasses) - 1));
+      const auto of_class =
+          hn::Min(hn::Max(hn::Add(shifts_[i], hn::Set(di, base)), hn::Zero(di)), hn::Set(di, int(kClasses) - 1));
       tables[i] = hn::BitCast(d, of_class);
     }
-    lanes.Step(table, tables, symbols);
+    lanes_.Step(class_steps, tables, symbols);
     hn::Mask<U32> escapes[kHalves];
     for (size_t i = 0; i < kHalves; ++i) {
       const auto value = hn::Sub(hn::BitCast(di, symbols[i]), hn::Set(di, kMostPlain));
       escapes[i] = hn::Eq(symbols[i], hn::Set(d, kEscape));
-      hn::Store(hn::Mul(hn::ConvertTo(df, value), sizes[i]), df, out + i * kLanes);
+      hn::Store(hn::Mul(hn::ConvertTo(df, value), sizes_[i]), df, out + i * kLanes);
     }
-    if (!hn::AllFalse(d, hn::Or(escapes[0], escapes[1]))) {
-      const uint32_t bits = Bits(escapes[0]) | Bits(escapes[1]) << kLanes;
-      lanes.Store(decoder);
-      ReadEscapes(decoder, bits, q);
-      lanes.Load(decoder);
-      for (uint32_t left = bits; left != 0; left &= left - 1) {
-        const size_t lane = hwy::Num0BitsBelowLS1Bit_Nonzero32(left);
-        out[lane] = float(q[lane]) * size[lane];
-      }
+    if (HWY_LIKELY(hn::AllFalse(d, hn::Or(escapes[0], escapes[1])))) return;
+    LeaveEscapes(Bits(escapes[0]) | Bits(escapes[1]) << kLanes, out);
+  }
+
+  HWY_INLINE void Finish() { lanes_.Store(decoder_); }
+
+ private:
+  HWY_INLINE void LeaveRow(int base, float* out) {
+    int32_t q[kRansLanes];
+    lanes_.Store(decoder_);
+    ReadRow(profile_, base, group_.steps, decoder_, q);
+    lanes_.Load(decoder_);
+    for (size_t i = 0; i < kRansLanes; ++i) out[i] = float(q[i]) * group_.sizes[i];
+  }
+  HWY_INLINE void LeaveEscapes(uint32_t lanes, float* out) {
+    int32_t q[kRansLanes];
+    lanes_.Store(decoder_);
+    ReadEscapes(decoder_, lanes, q);
+    lanes_.Load(decoder_);
+    for (; lanes != 0; lanes &= lanes - 1) {
+      const size_t lane = hwy::Num0BitsBelowLS1Bit_Nonzero32(lanes);
+      out[lane] = float(q[lane]) * group_.sizes[lane];
     }
   }
-  lanes.Store(decoder);
-  std::fill(group.factors + side.coded_rows * kRansLanes,
-            group.factors + hwy::RoundUpTo(side.coded_rows, kLanes) * kRansLanes, 0.0f);
+
+  const Profile& profile_;
+  RansDecoder& decoder_;
+  Group& group_;
+  Lanes lanes_;
+  hn::Vec<I32> shifts_[kHalves];
+  hn::Vec<Eight> sizes_[kHalves];
+};
+
+// One layer's stream on its way.
+struct LayerStream {
+  LayerStream(const Profile::Layer& layer, absl::Span<const uint8_t> stream) : layer(layer), decoder(stream) {}
+  const Profile::Layer& layer;
+  RansDecoder decoder;
+  Group group;
+};
+
+void ReadGroup(const Profile& profile, size_t kv, LayerStream& stream) {
+  const Profile::Side& side = stream.layer.sides[kv];
+  const uint32_t* class_steps = profile.class_steps().steps.data();
+  stream.group.Start(profile, kv, stream.decoder);
+  GroupReader reader(profile, stream.decoder, stream.group);
+  for (size_t c = 0; c < side.coded_rows; ++c) reader.Row(class_steps, side.base_classes[c], c);
+  reader.Finish();
+}
+
+// Two streams side by side: a step of one waits for its table most of the time.
+void ReadGroups(const Profile& profile, size_t kv, LayerStream& a, LayerStream& b) {
+  const Profile::Side &side_a = a.layer.sides[kv], &side_b = b.layer.sides[kv];
+  const uint32_t* class_steps = profile.class_steps().steps.data();
+  a.group.Start(profile, kv, a.decoder);
+  b.group.Start(profile, kv, b.decoder);
+  GroupReader reader_a(profile, a.decoder, a.group), reader_b(profile, b.decoder, b.group);
+  const size_t both = std::min(side_a.coded_rows, side_b.coded_rows);
+  for (size_t c = 0; c < both; ++c) {
+    reader_a.Row(class_steps, side_a.base_classes[c], c);
+    reader_b.Row(class_steps, side_b.base_classes[c], c);
+  }
+  for (size_t c = both; c < side_a.coded_rows; ++c) reader_a.Row(class_steps, side_a.base_classes[c], c);
+  for (size_t c = both; c < side_b.coded_rows; ++c) reader_b.Row(class_steps, side_b.base_classes[c], c);
+  reader_a.Finish();
+  reader_b.Finish();
 }
 
 // Appends the factors that are not 0 to the rows of the group's tokens.
-void Collect(const Group& group, size_t coded_rows, size_t first_token, SparseRows& out) {
+void Collect(Group& group, size_t coded_rows, size_t first_token, SparseRows& out) {
+  std::fill(group.factors + coded_rows * kRansLanes, group.factors + hwy::RoundUpTo(coded_rows, kLanes) * kRansLanes,
+            0.0f);
   const Eight d;
   const U32 du;
   const hn::Rebind<uint8_t, U32> d8;
@@ -212,21 +264,48 @@ void Collect(const Group& group, size_t coded_rows, size_t first_token, SparseRo
   }
 }
 
-absl::Status ReadRows(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
-                      LayerRows& out) {
-  for (SparseRows& rows : out) rows.Reset(tokens, profile.facts().Width());
-  if (stream.empty()) return absl::OkStatus();
-  RansDecoder decoder(stream);
-  Group group;
+void ReadLayer(const Profile& profile, size_t tokens, LayerStream& stream, LayerRows& out) {
   for (size_t kv : kSideOrder) {
-    const Profile::Side& side = profile.layer(layer).sides[kv];
     for (size_t first = 0; first < tokens; first += kRansLanes) {
-      const GroupSteps steps = ReadGroupSteps(profile, kv, decoder);
-      ReadGroup(profile, side, steps, decoder, group);
-      Collect(group, side.coded_rows, first, out[kv]);
+      ReadGroup(profile, kv, stream);
+      Collect(stream.group, stream.layer.sides[kv].coded_rows, first, out[kv]);
     }
   }
-  return StreamStatus(layer, decoder);
+}
+
+void ReadLayers(const Profile& profile, size_t tokens, LayerStream& a, LayerStream& b, absl::Span<LayerRows> out) {
+  for (size_t kv : kSideOrder) {
+    for (size_t first = 0; first < tokens; first += kRansLanes) {
+      ReadGroups(profile, kv, a, b);
+      Collect(a.group, a.layer.sides[kv].coded_rows, first, out[0][kv]);
+      Collect(b.group, b.layer.sides[kv].coded_rows, first, out[1][kv]);
+    }
+  }
+}
+
+absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+                      absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
+  for (LayerRows& layer_rows : out) {
+    for (SparseRows& rows : layer_rows) rows.Reset(tokens, profile.facts().Width());
+  }
+  LayerStream a(profile.layer(first_layer), streams[0]);
+  if (streams.size() == 1) {
+    if (streams[0].empty()) return absl::OkStatus();
+    ReadLayer(profile, tokens, a, out[0]);
+    return StreamStatus(first_layer, a.decoder);
+  }
+  LayerStream b(profile.layer(first_layer + 1), streams[1]);
+  if (!streams[0].empty() && !streams[1].empty()) {
+    ReadLayers(profile, tokens, a, b, out);
+  } else if (!streams[0].empty()) {
+    ReadLayer(profile, tokens, a, out[0]);
+  } else if (!streams[1].empty()) {
+    ReadLayer(profile, tokens, b, out[1]);
+  }
+  if (!streams[0].empty()) {
+    if (absl::Status status = StreamStatus(first_layer, a.decoder); !status.ok()) return status;
+  }
+  return streams[1].empty() ? absl::OkStatus() : StreamStatus(first_layer + 1, b.decoder);
 }
 
 #endif  // HWY_TARGET
@@ -239,9 +318,9 @@ namespace kvist::simd {
 
 HWY_EXPORT(ReadRows);
 
-absl::Status ReadRows(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
-                      LayerRows& out) {
-  return HWY_DYNAMIC_DISPATCH(ReadRows)(profile, layer, tokens, stream, out);
+absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+                      absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
+  return HWY_DYNAMIC_DISPATCH(ReadRows)(profile, first_layer, tokens, streams, out);
 }
 
 }  // namespace kvist::simd

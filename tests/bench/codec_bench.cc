@@ -1,5 +1,6 @@
 // Goal    Decode, DRAM to DRAM on one core, against memcpy of the same bf16; encode speed; stored bytes.
-// Method  Blocks of SmolLM2's shape (30 layers, 3 KV heads, D = 64, 128 tokens) of N(0, 1) with channel means. Every
+// Method  Blocks of SmolLM2's shape (30 layers, 3 KV heads, D = 64, 128 tokens) of N(0, 1) with channel means; for q
+//         of values that cost what a real model's do under profiles like its own (model_like.h says what was measured). Every
 //         round runs each side once over a working set far larger than the caches, the sides taking turns; medians of
 //         the rounds. Pages are touched before the first round. Seconds are the thread's own: stalls on memory count,
 //         neighbours on the machine do not. One JSON object a line.
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "kernels/codec.h"
+#include "tests/kernels/q/model_like.h"
 
 namespace kvist {
 namespace {
@@ -26,6 +28,7 @@ constexpr size_t kOutputBytes = size_t{512} << 20;
 constexpr int kRounds = 9;
 constexpr EncodeOptions kLadder4 = {.codec = Codec::kLadder};
 constexpr EncodeOptions kTrellis = {.codec = Codec::kTrellis};
+constexpr EncodeOptions kQ = {.codec = Codec::kQ};
 constexpr EncodeOptions kLadder8 = {.codec = Codec::kLadder, .key_bits = 8, .value_bits = 8};
 constexpr char kCommand[] = "bazel run //tests/bench:codec_bench";
 
@@ -43,6 +46,12 @@ uint8_t* Allocate(size_t size_bytes) {
   return static_cast<uint8_t*>(memory);
 }
 
+// What a case encodes: noise, or what a profile was made for.
+struct Input {
+  std::vector<uint16_t> values;
+  const Profile* profile = nullptr;
+};
+
 std::vector<uint16_t> RandomValues() {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -54,13 +63,14 @@ std::vector<uint16_t> RandomValues() {
   return values;
 }
 
-std::vector<uint8_t> EncodedBlock(const std::vector<uint16_t>& values, const EncodeOptions& options,
-                                  uint32_t first_position) {
+std::vector<uint8_t> EncodedBlock(const Input& input, EncodeOptions options, uint32_t first_position) {
   BlockIdentity identity;
   identity.first_position = first_position;
+  if (input.profile != nullptr) identity.profile_digest = input.profile->digest();
+  options.profile = input.profile;
   std::vector<uint8_t> bytes(MaxBlockBytes(kShape, options.codec));
-  const auto size =
-      Encode(identity, kShape, ContiguousPages(values.data(), kShape, kShape.tokens), options, absl::MakeSpan(bytes));
+  const auto size = Encode(identity, kShape, ContiguousPages(input.values.data(), kShape, kShape.tokens), options,
+                           absl::MakeSpan(bytes));
   if (!size.ok()) Fail(std::string(size.status().message()));
   bytes.resize(*size);
   return bytes;
@@ -105,6 +115,7 @@ struct DecodeCase {
   int precision;
   Reach kind;
   double reach;
+  const Input* input;
   const uint8_t* blocks = nullptr;
   size_t block_stride = 0, block_bytes = 0;
   std::vector<double> seconds = {};
@@ -114,30 +125,38 @@ struct DecodeCase {
       const auto view = BlockView::Parse({blocks + i * block_stride, block_bytes});
       if (!view.ok()) Fail(std::string(view.status().message()));
       uint16_t* base = reinterpret_cast<uint16_t*>(out + i * kShape.PlainBytes());
-      const absl::Status status =
-          Decode(*view, {0, kShape.layers}, precision, basis, ContiguousPages(base, kShape, kShape.tokens));
+      const absl::Status status = Decode(*view, {0, kShape.layers}, precision, basis,
+                                         ContiguousPages(base, kShape, kShape.tokens), input->profile);
       if (!status.ok()) Fail(std::string(status.message()));
     }
   }
 };
 
-void BenchDecode(const std::vector<uint16_t>& values) {
+struct Inputs {
+  Input noise, local, deep;
+};
+
+void BenchDecode(const Inputs& inputs) {
   const size_t copies = kOutputBytes / kShape.PlainBytes(), output_bytes = copies * kShape.PlainBytes();
   uint8_t* plain = Allocate(output_bytes);
   uint8_t* out = Allocate(output_bytes);
+  const Input* noise = &inputs.noise;
   std::vector<DecodeCase> cases = {
-      {"decode x16 against memcpy of the same bf16", {Codec::kX16}, Basis::kOriginal, 16, Reach::kAtLeast, 0.6},
-      {"decode i8 against memcpy of the same bf16", {Codec::kI8}, Basis::kOriginal, 8, Reach::kAtLeast, 0.9},
-      {"decode ladder kept rotated against memcpy", kLadder4, Basis::kKeptRotated, 4, Reach::kAtLeast, 1.1},
-      {"decode ladder against memcpy", kLadder4, Basis::kOriginal, 4, Reach::kAtLeast, 0.7},
-      {"decode ladder of 8 bits kept rotated against memcpy", kLadder8, Basis::kKeptRotated, 8, Reach::kAtLeast, 1.1},
-      {"decode ladder of 8 bits against memcpy", kLadder8, Basis::kOriginal, 8, Reach::kAtLeast, 0.7},
-      {"decode trellis of 3 and 2 bits against memcpy", kTrellis, Basis::kOriginal, 3, Reach::kAtLeast, 0.35},
-      {"decode trellis kept rotated against memcpy", kTrellis, Basis::kKeptRotated, 3, Reach::kNone, 0},
-      {"decode ladder at 2 bits against memcpy", kLadder4, Basis::kOriginal, 2, Reach::kNone, 0},
+      {"decode x16 against memcpy of the same bf16", {Codec::kX16}, Basis::kOriginal, 16, Reach::kAtLeast, 0.6, noise},
+      {"decode i8 against memcpy of the same bf16", {Codec::kI8}, Basis::kOriginal, 8, Reach::kAtLeast, 0.9, noise},
+      {"decode ladder kept rotated against memcpy", kLadder4, Basis::kKeptRotated, 4, Reach::kAtLeast, 1.1, noise},
+      {"decode ladder against memcpy", kLadder4, Basis::kOriginal, 4, Reach::kAtLeast, 0.7, noise},
+      {"decode ladder of 8 bits kept rotated against memcpy", kLadder8, Basis::kKeptRotated, 8, Reach::kAtLeast, 1.1,
+       noise},
+      {"decode ladder of 8 bits against memcpy", kLadder8, Basis::kOriginal, 8, Reach::kAtLeast, 0.7, noise},
+      {"decode trellis of 3 and 2 bits against memcpy", kTrellis, Basis::kOriginal, 3, Reach::kAtLeast, 0.35, noise},
+      {"decode trellis kept rotated against memcpy", kTrellis, Basis::kKeptRotated, 3, Reach::kNone, 0, noise},
+      {"decode q LOCAL against memcpy", kQ, Basis::kOriginal, 1, Reach::kAtLeast, 0.08, &inputs.local},
+      {"decode q DEEP against memcpy", kQ, Basis::kOriginal, 1, Reach::kAtLeast, 0.04, &inputs.deep},
+      {"decode ladder at 2 bits against memcpy", kLadder4, Basis::kOriginal, 2, Reach::kNone, 0, noise},
   };
   for (DecodeCase& item : cases) {
-    const std::vector<uint8_t> block = EncodedBlock(values, item.options, kShape.tokens);
+    const std::vector<uint8_t> block = EncodedBlock(*item.input, item.options, kShape.tokens);
     item.block_bytes = block.size();
     item.block_stride = (block.size() + 63) / 64 * 64;
     uint8_t* blocks = Allocate(item.block_stride * copies);
@@ -161,21 +180,26 @@ struct EncodeCase {
   const char* name;
   EncodeOptions options;
   double reach;
+  const Input* input;
 };
 
-void BenchEncode(const std::vector<uint16_t>& values) {
+void BenchEncode(const Inputs& inputs) {
   std::vector<uint8_t> out(MaxBlockBytes(kShape, Codec::kRaw16));
-  std::vector<uint16_t> copied(values.size());
-  const std::vector<EncodeCase> cases = {{"x16", {Codec::kX16}, 0.1},
-                                         {"i8", {Codec::kI8}, 0.2},
-                                         {"ladder", kLadder4, 0.06},
-                                         {"ladder of 8 bits", kLadder8, 0.06},
-                                         {"trellis of 3 and 2 bits", kTrellis, 0.005}};
+  std::vector<uint16_t> copied(kShape.Elements());
+  const Input* noise = &inputs.noise;
+  const std::vector<EncodeCase> cases = {{"x16", {Codec::kX16}, 0.1, noise},
+                                         {"i8", {Codec::kI8}, 0.2, noise},
+                                         {"ladder", kLadder4, 0.06, noise},
+                                         {"ladder of 8 bits", kLadder8, 0.06, noise},
+                                         {"trellis of 3 and 2 bits", kTrellis, 0.005, noise},
+                                         {"q LOCAL", kQ, 0.003, &inputs.local},
+                                         {"q DEEP", kQ, 0.003, &inputs.deep}};
   for (const EncodeCase& item : cases) {
     std::vector<double> seconds, copy_seconds;
     for (int round = 0; round < kRounds; ++round) {
-      copy_seconds.push_back(SecondsOf([&] { std::memcpy(copied.data(), values.data(), kShape.PlainBytes()); }));
-      seconds.push_back(SecondsOf([&] { EncodedBlock(values, item.options, kShape.tokens); }));
+      copy_seconds.push_back(
+          SecondsOf([&] { std::memcpy(copied.data(), item.input->values.data(), kShape.PlainBytes()); }));
+      seconds.push_back(SecondsOf([&] { EncodedBlock(*item.input, item.options, kShape.tokens); }));
     }
     Print("encode " + std::string(item.name) + " against memcpy", kShape.PlainBytes() / Median(seconds) / 1e9,
           kShape.PlainBytes() / Median(copy_seconds) / 1e9, "GB/s of bf16 in", Reach::kAtLeast, item.reach);
@@ -183,16 +207,20 @@ void BenchEncode(const std::vector<uint16_t>& values) {
 }
 
 // The first block of a prompt keeps its sinks and is the larger one: it is the row with a reach.
-void BenchBytes(const std::vector<uint16_t>& values) {
+void BenchBytes(const Inputs& inputs) {
   const double plain = double(kShape.PlainBytes());
   for (const auto& [codec, reach] : {std::pair{Codec::kLadder, 0.275}, std::pair{Codec::kI8, 0.52},
                                      std::pair{Codec::kX16, 12.2 / 16}, std::pair{Codec::kTrellis, 0.185}}) {
     const std::string name(CodecName(codec));
-    const double first = double(EncodedBlock(values, {codec}, 0).size());
-    const double later = double(EncodedBlock(values, {codec}, kShape.tokens).size());
+    const double first = double(EncodedBlock(inputs.noise, {codec}, 0).size());
+    const double later = double(EncodedBlock(inputs.noise, {codec}, kShape.tokens).size());
     Print("stored bytes of " + name + ", first block of a prompt, 128 tokens, D = 64, against bf16", first, plain,
           "bytes", Reach::kAtMost, reach);
     Print("stored bytes of " + name + ", later blocks", later, plain, "bytes", Reach::kAtMost, reach);
+  }
+  for (const auto& [name, input] : {std::pair{"LOCAL", &inputs.local}, std::pair{"DEEP", &inputs.deep}}) {
+    const double bytes = double(EncodedBlock(*input, kQ, kShape.tokens).size());
+    Print("stored bytes of q " + std::string(name) + ", of values made for it", bytes, plain, "bytes", Reach::kNone, 0);
   }
 }
 
@@ -200,8 +228,13 @@ void BenchBytes(const std::vector<uint16_t>& values) {
 }  // namespace kvist
 
 int main() {
-  const std::vector<uint16_t> values = kvist::RandomValues();
-  kvist::BenchDecode(values);
-  kvist::BenchEncode(values);
-  kvist::BenchBytes(values);
+  using kvist::ModelLike;
+  const kvist::Profile local = kvist::ParseProfileOrDie(kvist::WriteOrDie(ModelLikeProfileFile(ModelLike::kLocal)));
+  const kvist::Profile deep = kvist::ParseProfileOrDie(kvist::WriteOrDie(ModelLikeProfileFile(ModelLike::kDeep)));
+  const kvist::Inputs inputs = {{kvist::RandomValues()},
+                                {DrawValues(local, kvist::kShape, kvist::kShape.tokens), &local},
+                                {DrawValues(deep, kvist::kShape, kvist::kShape.tokens), &deep}};
+  kvist::BenchDecode(inputs);
+  kvist::BenchEncode(inputs);
+  kvist::BenchBytes(inputs);
 }
