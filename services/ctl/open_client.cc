@@ -1,7 +1,9 @@
 #include "services/ctl/open_client.h"
 
 #include <utility>
+#include <vector>
 
+#include "kernels/layer_bits.h"
 #include "services/cluster/static_file.h"
 #include "services/ctl/input_files.h"
 
@@ -21,7 +23,14 @@ absl::StatusOr<std::unique_ptr<Client>> OpenClient(const Command& command, Names
   if (!command.profile_file.empty()) {
     absl::StatusOr<std::shared_ptr<const OpenProfile>> profile = ReadProfileFile(command.profile_file);
     if (!profile.ok()) return profile.status();
-    options.profile = *std::move(profile);
+    if (command.mean_bits > 0) {  // readers need no profile
+      absl::StatusOr<std::vector<LayerBits>> bits =
+          BitsByLayer((*profile)->ForDecoding(), command.codec, command.mean_bits);
+      if (!bits.ok()) return bits.status();
+      options.layer_bits = *std::move(bits);
+    } else {
+      options.profile = *std::move(profile);
+    }
   }
   options.transport = transport;
   options.deadline = command.deadline;

@@ -60,6 +60,20 @@ TEST(Flags, AreReadIntoOneStruct) {
   EXPECT_TRUE(command.json);
 }
 
+TEST(Flags, MeanBitsNeedAProfileThatSharesThemOut) {
+  const std::vector<std::string> put = {"put", "--cluster", "c", "--namespace", "n", "--tokens", "t", "--kv", "k"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), put.begin(), put.end());
+    return Parse({more.begin(), more.end()});
+  };
+  const auto parsed = with({"--mean-bits", "3.1", "--profile", "p"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->command.mean_bits, 3.1f);
+  EXPECT_EQ(parsed->command.profile_file, "p");
+  EXPECT_THAT(Message(with({"--mean-bits", "3"}).status()), HasSubstr("--mean-bits: needs --profile, which shares them out"));
+  EXPECT_THAT(Message(with({"--mean-bits", "9", "--profile", "p"}).status()), HasSubstr("--mean-bits: '9' is no number of 0 to 8"));
+}
+
 TEST(Flags, TopTakesAnIntervalAndNoJson) {
   const auto parsed = Parse({"top", "--node", "127.0.0.1:7101", "--interval", "500ms", "--once"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
@@ -267,6 +281,25 @@ TEST_F(CtlTest, APromptOfQGoesInWithItsProfileAndComesBackWithoutTheFile) {
   ASSERT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin")}).ok());
   EXPECT_EQ(Json()["miss_reason"], "no_profile");
   EXPECT_THAT(Json()["why"].get<std::string>(), HasSubstr("no node gave profile " + digest));
+}
+
+TEST_F(CtlTest, AProfileSharesTheBitsOfALadderOutAndReadersNeedNone) {
+  WriteProfile("model.kvp", {});
+  const auto stored_bytes = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = {"put", "--json", "--codec", "ladder", "--kv", Path("kv.bin")};
+    words.insert(words.end(), more.begin(), more.end());
+    EXPECT_TRUE(RunOnPrompt(words).ok()) << out_.str();
+    EXPECT_EQ(Json()["stored"], 3);
+    const uint64_t bytes = Json()["stored_bytes"];
+    EXPECT_TRUE(RunOnPrompt({"get", "--json", "--kv", Path("out.bin")}).ok());
+    EXPECT_EQ(Json()["blocks"], 3);
+    EXPECT_TRUE(RunOnPrompt({"erase", "--json"}).ok());
+    return bytes;
+  };
+  const uint64_t few = stored_bytes({"--mean-bits", "2", "--profile", Path("model.kvp")});
+  const uint64_t some = stored_bytes({"--mean-bits", "3.5", "--profile", Path("model.kvp")});
+  EXPECT_LT(few, some);
+  EXPECT_LT(some, stored_bytes({"--key-bits", "8", "--value-bits", "8"}));
 }
 
 TEST_F(CtlTest, ProfilesArePutShownAndFetched) {
