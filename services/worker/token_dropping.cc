@@ -141,6 +141,10 @@ std::vector<Key> KeptKeys(const Namespace& kept_namespace, absl::Span<const uint
 
 absl::StatusOr<std::unique_ptr<KeptTokens>> KeptTokens::Create(const ClientOptions& options, const DropPolicy& policy) {
   if (absl::Status valid = ValidateNamespace(options.ns); !valid.ok()) return valid;
+  if (options.codec == Codec::kQ) {
+    return absl::InvalidArgumentError(
+        "codec q counts positions through the prompt, and these tokens have gaps: take another codec");
+  }
   if (absl::Status valid = ValidatePolicy(policy, options.ns.tokens_per_block); !valid.ok()) return valid;
   ClientOptions of_kv = options;
   of_kv.ns = KeptNamespace(options.ns, policy);
@@ -149,6 +153,7 @@ absl::StatusOr<std::unique_ptr<KeptTokens>> KeptTokens::Create(const ClientOptio
   std::unique_ptr<Client> positions;
   if (std::holds_alternative<HeavyHitters>(policy)) {
     ClientOptions of_positions = options;
+    of_positions.profile = nullptr;
     of_positions.ns = PositionsNamespace(options.ns, policy);
     of_positions.codec = Codec::kFp8p;
     of_positions.floor_db = 0;

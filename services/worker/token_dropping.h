@@ -70,7 +70,7 @@ struct KeptGetResult {
 class KeptTokens {
  public:
   // `options.ns` is the model's own namespace. Codec and floor hold for the KV.
-  // Errors: as Client::Create; InvalidArgument for a policy that does not keep whole blocks.
+  // Errors: as Client::Create; InvalidArgument for a policy that does not keep whole blocks, and for codec q.
   static absl::StatusOr<std::unique_ptr<KeptTokens>> Create(const ClientOptions& options, const DropPolicy& policy);
 
   // Copies the kept rows out of the pages, and stores the blocks that the cluster lacks. `attention` is HeavyHitters' alone.

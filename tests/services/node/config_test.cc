@@ -187,6 +187,19 @@ TEST(ConfigTest, WrongMembersAreNamed) {
   }
 }
 
+TEST(ConfigTest, ProfilesHaveAFolderAndABound) {
+  const auto plain = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB"});
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->config.profiles.capacity_bytes, 256u << 20);
+  EXPECT_EQ(plain->config.profiles.folder, "");
+  const auto flags = Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--profiles", "/var/lib/kvist/profiles",
+                            "--profile-capacity", "32MiB"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  EXPECT_EQ(flags->config.profiles.capacity_bytes, 32u << 20);
+  EXPECT_EQ(flags->config.profiles.folder, "/var/lib/kvist/profiles");
+  EXPECT_FALSE(Parse({"--listen", "127.0.0.1:0", "--capacity", "64MiB", "--profile-capacity", "much"}).ok());
+}
+
 TEST(ConfigTest, LimitsAreSetAndBounded) {
   const auto flags = Parse({"--listen",         "127.0.0.1:0", "--capacity",        "64MiB", "--max-gets",     "7",
                             "--max-queued",     "1MiB",        "--max-puts",        "8",     "--max-matches",  "9",

@@ -244,6 +244,34 @@ static void AClusterThatIsDown(kvist_client* client) {
   EXPECT(strlen(json) + 1 == needed && strstr(json, "\"reachable\":false") != NULL);
 }
 
+static void WrongProfiles(kvist_client* client) {
+  kvist_error error = {""};
+  kvist_profile* profile = (kvist_profile*)&error;
+  kvist_shape shape = {1, 1, 16, 64, "bf16"};
+  kvist_encode_options options = {0};
+  static uint16_t kv[2 * 16 * 64];
+  static uint8_t block[8192], digest[16] = {0xab};
+  size_t size = 0;
+  uint32_t nodes = 9;
+  EXPECT(kvist_profile_open(NULL, 3, &profile, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("bytes is NULL");
+  EXPECT(kvist_profile_open(block, sizeof(block), &profile, &error) == KVIST_INVALID_ARGUMENT && profile == NULL);
+  EXPECT_SAYS("profile");
+  EXPECT(kvist_profile_digest(NULL, digest, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_profile_json(NULL, NULL, 0, &size, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_profile_bytes(NULL, NULL, 0, &size, &error) == KVIST_INVALID_ARGUMENT);
+  kvist_profile_destroy(NULL);
+  options.size_bytes = sizeof(options);
+  options.codec = "q";
+  EXPECT(kvist_encode(&shape, &options, kv, block, sizeof(block), &size, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("q needs a profile");
+  EXPECT(kvist_profile_fetch(client, digest, NULL, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT(kvist_profile_fetch(client, digest, &profile, &error) == KVIST_NOT_FOUND && profile == NULL);
+  EXPECT_SAYS("no node gave profile ab000000000000000000000000000000");
+  EXPECT_SAYS("n0: ");
+  EXPECT(kvist_profile_put(client, NULL, &nodes, &error) == KVIST_INVALID_ARGUMENT);
+}
+
 int main(void) {
   kvist_error error = {""};
   kvist_namespace ns = TestNamespace();
@@ -261,6 +289,7 @@ int main(void) {
   if (client == NULL) return 1;
   WrongArgumentsOfCalls(client);
   AClusterThatIsDown(client);
+  WrongProfiles(client);
   kvist_client_destroy(client);
   if (failures > 0) fprintf(stderr, "%d expectations failed\n", failures);
   return failures == 0 ? 0 : 1;

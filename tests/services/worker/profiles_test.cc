@@ -118,14 +118,13 @@ TEST_F(ProfilesTest, AReaderWithoutItMissesOnceAndThenHits) {
 TEST_F(ProfilesTest, OtherBytesUnderItsNameAreDroppedAndAnotherNodeIsAsked) {
   ASSERT_EQ(Put().stored, kBlocks);
   for (size_t node = 0; node < 3; ++node) cluster_.node(node).profiles[Name(*profile_)] = other_->file();
-  cluster_.node(BlockOfAnotherOwner() < kBlocks ? owners_[BlockOfAnotherOwner()] : 0).profiles[Name(*profile_)] =
-      profile_->file();
+  OwnerOf(BlockOfAnotherOwner()).profiles[Name(*profile_)] = profile_->file();
   ForgetProfile();
-  GetResult result;
+  absl::StatusOr<GetResult> result;
   EXPECT_TRUE(Eventually([&] {
-    GetAll(&result);
-    return result.blocks == kBlocks;
-  })) << result.why;
+    result = TryGet({0, 1});  // whose node is asked first, and has the wrong one
+    return result->blocks == 1;
+  })) << result->why;
   EXPECT_GE(client().counters().refused_profiles, 1u);
 }
 
@@ -169,6 +168,26 @@ TEST_F(ProfilesTest, AllNodesAreToldToKeepOne) {
   const PutProfileResult third = client().PutProfile(*profile_);
   EXPECT_EQ(third.failed, 1u);
   EXPECT_NE(third.failure.find("n1: no room"), std::string::npos) << third.failure;
+}
+
+TEST_F(ProfilesTest, AnyNumberOfThreadsUseAProfileThatNobodyHasPrepared) {
+  const BlockShape shape = options_.ns.Shape();
+  BlockIdentity identity;
+  identity.profile_digest = profile_->digest();
+  std::vector<std::vector<uint8_t>> blocks(4, std::vector<uint8_t>(MaxBlockBytes(shape, Codec::kQ)));
+  std::vector<std::unique_ptr<Thread>> threads;
+  for (std::vector<uint8_t>& block : blocks) {
+    threads.push_back(RealRuntime()->Start([&] {
+      const EncodeOptions encode{.codec = Codec::kQ, .profile = *profile_->ForEncoding()};
+      const auto pages = ContiguousPages<const uint16_t>(kv_.data(), shape, capacity_);
+      block.resize(*Encode(identity, shape, pages, encode, absl::MakeSpan(block)));
+      std::vector<uint16_t> decoded(shape.Elements());
+      const Pages out = ContiguousPages(decoded.data(), shape, shape.tokens);
+      EXPECT_TRUE(Decode(*BlockView::Parse(block), {0, 2}, 0, Basis::kOriginal, out, &profile_->ForDecoding()).ok());
+    }));
+  }
+  threads.clear();
+  for (const std::vector<uint8_t>& block : blocks) EXPECT_EQ(block, blocks[0]);
 }
 
 TEST_F(ProfilesTest, TheNamespaceNamesTheProfileThatWasGiven) {

@@ -243,6 +243,8 @@ TEST_F(KeptTokensTest, WhatIsWrongWithACallIsNamed) {
   not_sums[3] = NAN;
   EXPECT_EQ(error(prompt_, not_sums), "an attention sum is NaN");
   EXPECT_THAT(KeptTokens::Create(options_, StreamingLlm{4, 16}).status().ToString(), HasSubstr("fill blocks of 16"));
+  options_.codec = Codec::kQ;
+  EXPECT_THAT(KeptTokens::Create(options_, kStreaming).status().ToString(), HasSubstr("codec q counts positions"));
 }
 
 }  // namespace
