@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the profile")
     parser.add_argument("--deep", type=int, choices=(0, 1, 2), default=0, help="layers before that predict a layer: smaller blocks, larger profile")
     parser.add_argument("--reset", type=int, default=0, help="of --deep: layers between those that are predicted by none; 0: never")
-    parser.add_argument("--tokens", type=int, default=33 * statistics.PASSAGE, help="to calibrate on")
+    parser.add_argument("--tokens", type=int, default=55 * statistics.PASSAGE, help="to calibrate on")
     parser.add_argument("--theta", type=float, default=0, help="step: larger means fewer bits and more error")
     parser.add_argument("--predictor-step", type=float, default=fit.Settings.predictor_step, help="of --deep: larger means a smaller profile and larger blocks")
     parser.add_argument("--inverse-step", type=float, default=fit.Settings.inverse_step, help="the same for transforms")

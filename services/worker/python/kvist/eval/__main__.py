@@ -24,8 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dump", type=pathlib.Path, nargs="+", default=[], help="instead of a model: KV in .npy or .safetensors files")
     parser.add_argument("--text", type=pathlib.Path, nargs="+", default=[], help="UTF-8 files; default: the four judged registers")
     parser.add_argument("--registers", default="", help="of the judged registers only these, for example code,json")
-    known = ", ".join(codecs.DEFAULT)
-    parser.add_argument("--codecs", default=",".join(codecs.DEFAULT), metavar="SPECS", help=f"with commas; default: all of {known}")
+    known, with_profile = ", ".join(codecs.DEFAULT), ", ".join(codecs.OF_SMOLLM2)
+    parser.add_argument("--codecs", default="", metavar="SPECS",
+                        help=f"with commas; default: all of {known}; with SmolLM2 {with_profile} too. A profile of your own: q:FILE, ladder:3@FILE")
     parser.add_argument("--levels", default="E0,E1,E2,E3,E4", help="with commas")
     parser.add_argument("--prefixes", type=_numbers, default=(256, 1024), help="tokens, multiples of 128, with commas")
     parser.add_argument("--judged", type=int, default=256, help="tokens after each prefix")
@@ -42,6 +43,12 @@ def _check(given: argparse.Namespace) -> None:
     wrong += [f"--{name}: must be at least 2" for name in ("judged", "greedy_tokens") if getattr(given, name) < 2]
     if wrong:
         raise ValueError("\n".join(wrong))
+
+
+def _specs(given: argparse.Namespace) -> list[str]:
+    if given.codecs:
+        return given.codecs.split(",")
+    return [*codecs.DEFAULT, *(codecs.OF_SMOLLM2 if given.model == "smollm2" and not given.dump else ())]
 
 
 def _texts(given: argparse.Namespace) -> list[tuple[str, str]]:
@@ -67,7 +74,7 @@ def _node(given: argparse.Namespace) -> Iterator[node.Nodes | None]:
 
 
 def _report(given: argparse.Namespace) -> dict:
-    judged = list({codec.spec: codec for codec in map(codecs.parse, given.codecs.split(","))}.values())
+    judged = list({codec.spec: codec for codec in map(codecs.parse, _specs(given))}.values())
     results = Results(given.out)
     if given.dump:
         found = dumps.evaluate(given.dump, judged, results)

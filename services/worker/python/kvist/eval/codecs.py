@@ -15,10 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import _abi, codec
+from ..models import smollm2
 from ..models.smollm2 import bf16
 from . import baselines
 
 TOKENS_PER_BLOCK = 128
+PROFILES = {"smollm2": pathlib.Path(smollm2.__file__).with_name("local.kvp")}
 
 
 class SpecError(Exception):
@@ -119,8 +121,9 @@ class Baseline:
 
 
 @functools.cache
-def _open_profile(path: str) -> codec.Profile:
-    return codec.Profile(path)
+def _open_profile(name: str) -> codec.Profile:
+    """Of a file, or one that the package has."""
+    return codec.Profile(PROFILES.get(name, name))
 
 
 def _calibrated(option: str) -> Judged:
@@ -190,6 +193,7 @@ FAMILIES: dict[str, Callable[[str], Judged]] = {
 }
 
 LADDERS, TRELLISES = ("ladder:8", "ladder:4", "ladder:3", "ladder:2"), ("trellis:3", "trellis:3/2", "trellis:2")
+OF_SMOLLM2 = ("ladder:3.08@smollm2", "trellis:2.58@smollm2", "q:smollm2")  # served with a profile; judged with the model that it is of
 DEFAULT = ("raw16", "x16", "i8", *LADDERS, *TRELLISES, *baselines.BASELINES)
 
 
