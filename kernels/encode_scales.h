@@ -20,6 +20,11 @@ inline constexpr int kSinkhornPasses = 8;
 // this adds is 50 dB below the mean.
 inline constexpr float kLeastScaleOfMean = 0.01f;
 
+// What a channel's multiplier stands for; zero for a channel too small to be kept.
+constexpr float EffectiveScale(uint8_t u, uint32_t head_dim) {
+  return float(ChannelMultiplier(u, head_dim)) * MultiplierScale(head_dim);
+}
+
 // The u with s(u) nearest to `value` on the log axis, clamped; 0 for anything that is not above zero.
 constexpr uint8_t NearestLogScale(float value) {
   if (!(value > LogScale(0))) return 0;
@@ -33,12 +38,16 @@ constexpr uint8_t NearestLogScale(float value) {
   return uint8_t(u < 0 ? 0 : u > 255 ? 255 : u);
 }
 
-// The least u with 127 * s(u) >= absmax.
+// The least u with 127 * s(u) >= absmax; 255 if there is none. 127 * s(u) are eight mantissas, one after the other, in every
+// power of two: how many of them lie below that of absmax is all that is asked.
 constexpr uint8_t CoveringLogScale(float absmax) {
-  int u = NearestLogScale(absmax / 127.0f);
-  while (u < 255 && 127.0f * LogScale(uint8_t(u)) < absmax) ++u;
-  while (u > 0 && 127.0f * LogScale(uint8_t(u - 1)) >= absmax) --u;
-  return uint8_t(u);
+  if (!(absmax > 127.0f * LogScale(0))) return 0;
+  const uint32_t bits = std::bit_cast<uint32_t>(absmax), mantissa = bits & 0x7fffff;
+  int u = (int(bits >> 23) - 127 - 7 + 16) * 8 + 1;  // 127 s(u) of u = 8 * 16 + 1 is the first from 2^7 on
+  for (int i = 1; i <= 8; ++i) {
+    u += mantissa > (std::bit_cast<uint32_t>(127.0f * LogScale(uint8_t(128 + i))) & 0x7fffff);
+  }
+  return uint8_t(u > 255 ? 255 : u);
 }
 
 }  // namespace kvist

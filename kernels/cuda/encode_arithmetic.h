@@ -52,11 +52,6 @@ KVIST_HD int32_t LevelOf(uint32_t code) {
   return code < 8 ? -kAbove[7 - code] : kAbove[code - 8];
 }
 
-// What a channel's multiplier stands for; zero for a channel too small to be kept.
-KVIST_HD float EffectiveScale(uint8_t u, uint32_t head_dim) {
-  return float(ChannelMultiplier(u, head_dim)) * MultiplierScale(head_dim);
-}
-
 // FORMAT.md, "Packing".
 KVIST_HD uint32_t PositionOf(uint32_t channel, uint32_t head_dim) {
   const uint32_t first = channel / kStrip * kStrip, left = head_dim - first, length = left < kStrip ? left : kStrip;

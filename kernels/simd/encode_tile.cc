@@ -15,17 +15,35 @@
 // Highway asks for this order.
 #include <hwy/highway.h>
 
+#include "kernels/simd/transpose-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
 
 constexpr size_t kMaxHeadDim = 256, kMaxTokens = 256;
 constexpr size_t kSums = kPartialSums;
 
+namespace hn = hwy::HWY_NAMESPACE;
+using DF = hn::CappedTag<float, kSums>;
+using DI = hn::RebindToSigned<DF>;
+using VF = hn::Vec<DF>;
+using VI = hn::Vec<DI>;
+
 HWY_INLINE float WidenFinite(uint16_t bits, bool f16) {
   const uint32_t wide = uint32_t{bits};
   if (!f16) return std::bit_cast<float>(wide << 16);
   const float magnitude = std::bit_cast<float>((wide & 0x7fff) << 13) * 0x1p112f;
   return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | (wide & 0x8000) << 16);
+}
+
+template <bool kF16, class D>
+HWY_INLINE hn::Vec<D> LoadFinite(D d, const uint16_t* HWY_RESTRICT values) {
+  const hn::RebindToUnsigned<D> du;
+  const auto wide = hn::PromoteTo(du, hn::LoadU(hn::Rebind<uint16_t, D>(), values));
+  if constexpr (!kF16) return hn::BitCast(d, hn::ShiftLeft<16>(wide));
+  const auto magnitude = hn::BitCast(d, hn::ShiftLeft<13>(hn::And(wide, hn::Set(du, 0x7fffu))));
+  const auto sign = hn::BitCast(d, hn::ShiftLeft<16>(hn::And(wide, hn::Set(du, 0x8000u))));
+  return hn::Or(hn::Mul(magnitude, hn::Set(d, 0x1p112f)), sign);
 }
 
 // Nearest integer, ties to even. REQUIRES: |value| < 2^22.
@@ -67,15 +85,41 @@ HWY_INLINE void TransformColumns(float (*HWY_RESTRICT rows)[kSums]) {
   }
 }
 
+// Sixteen tokens as columns.
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+template <bool kF16>
+void LoadColumns(const uint16_t* HWY_RESTRICT values, size_t head_dim, float (*HWY_RESTRICT rows)[kSums]) {
+  for (size_t j = 0; j < kSums; ++j) {
+    for (size_t d = 0; d < head_dim; ++d) rows[d][j] = WidenFinite(values[j * head_dim + d], kF16);
+  }
+}
+#else
+template <bool kF16>
+void LoadColumns(const uint16_t* HWY_RESTRICT values, size_t head_dim, float (*HWY_RESTRICT rows)[kSums]) {
+  const Eight df;
+  for (size_t j = 0; j < kSums; j += 8) {
+    for (size_t d = 0; d < head_dim; d += 8) {
+      hn::Vec<Eight> v[8];
+#pragma GCC unroll 8
+      for (size_t i = 0; i < 8; ++i) v[i] = LoadFinite<kF16>(df, values + (j + i) * head_dim + d);
+      Transpose(v);
+#pragma GCC unroll 8
+      for (size_t i = 0; i < 8; ++i) hn::StoreU(v[i], df, rows[d + i] + j);
+    }
+  }
+}
+#endif
+
 void Rotate(const TileShape& shape, const uint16_t* HWY_RESTRICT values, float* HWY_RESTRICT rotated) {
   const bool f16 = shape.dtype == Dtype::kF16;
   const size_t head_dim = shape.head_dim;
   const RotationBlocks split = BlocksOf(shape.head_dim);
   HWY_ALIGN float rows[kMaxHeadDim][kSums];
   for (size_t t = 0; t < shape.tokens; t += kSums) {
-    for (size_t j = 0; j < kSums; ++j) {
-      const uint16_t* HWY_RESTRICT from = values + (t + j) * head_dim;
-      for (size_t d = 0; d < head_dim; ++d) rows[d][j] = WidenFinite(from[d], f16);
+    if (f16) {
+      LoadColumns<true>(values + t * head_dim, head_dim, rows);
+    } else {
+      LoadColumns<false>(values + t * head_dim, head_dim, rows);
     }
     for (int b = 0; b < split.count; ++b) {
       const RotationBlock& block = split.blocks[b];
@@ -106,12 +150,27 @@ void Rotate(const TileShape& shape, const uint16_t* HWY_RESTRICT values, float* 
   }
 }
 
+// Sums of a[t] * b[t] over every sixteenth t.
+HWY_INLINE void PartialDots(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, size_t tokens,
+                            float* HWY_RESTRICT sums) {
+  const DF df;
+  constexpr size_t kLanes = hn::MaxLanes(df), kVectors = kSums / kLanes;
+  VF totals[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::Zero(df);
+  for (size_t t = 0; t < tokens; t += kSums) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      const size_t at = t + v * kLanes;
+      totals[v] = hn::Add(totals[v], hn::Mul(hn::LoadU(df, a + at), hn::LoadU(df, b + at)));
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) hn::StoreU(totals[v], df, sums + v * kLanes);
+}
+
 // sum of a[t] * b[t]
 HWY_INLINE float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, size_t tokens) {
-  float sums[kSums] = {};
-  for (size_t t = 0; t < tokens; t += kSums) {
-    for (size_t j = 0; j < kSums; ++j) sums[j] += a[t + j] * b[t + j];
-  }
+  HWY_ALIGN float sums[kSums];
+  PartialDots(a, b, tokens, sums);
   return SumOf(sums);
 }
 
@@ -145,19 +204,56 @@ void UpdateTokens(const TileShape& shape, const float* HWY_RESTRICT sums, Statis
   }
 }
 
-HWY_INLINE void Accumulate(const float* HWY_RESTRICT row, float factor, size_t tokens, float* HWY_RESTRICT sums) {
-  for (size_t t = 0; t < tokens; ++t) sums[t] += row[t] * factor;
+// sums[t] = the sum over channels, in their order, of square * factor. So many vectors of tokens stay in registers.
+template <size_t kVectors>
+HWY_INLINE void SumChannels(const float* HWY_RESTRICT squares, const float* HWY_RESTRICT factors, size_t tokens,
+                            size_t head_dim, float* HWY_RESTRICT sums) {
+  const DF df;
+  const size_t lanes = hn::Lanes(df);
+  VF totals[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) totals[v] = hn::Zero(df);
+  for (size_t d = 0; d < head_dim; ++d) {
+    const VF factor = hn::Set(df, factors[d]);
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) {
+      totals[v] = hn::Add(totals[v], hn::Mul(hn::LoadU(df, squares + d * tokens + v * lanes), factor));
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) hn::StoreU(totals[v], df, sums + v * lanes);
 }
 
-// One Sinkhorn pass: channels from the tokens before, tokens from the channels just found.
-void SinkhornPass(const TileShape& shape, const float* HWY_RESTRICT squares, Statistics& statistics) {
-  HWY_ALIGN float sums[kMaxTokens] = {};
-  for (size_t d = 0; d < shape.head_dim; ++d) {
-    const float* HWY_RESTRICT z2 = squares + d * shape.tokens;
-    const float square = Dot(z2, statistics.inverse, shape.tokens) / statistics.rows;
-    statistics.channel_square[d] = square;
-    Accumulate(z2, square > 0 ? 1.0f / square : 0.0f, shape.tokens, sums);
+void SumAllChannels(const TileShape& shape, const float* HWY_RESTRICT squares, const float* HWY_RESTRICT factors,
+                    float* HWY_RESTRICT sums) {
+  constexpr size_t kMost = 8;
+  const size_t lanes = hn::Lanes(DF());
+  size_t t = 0;
+  for (; t + kMost * lanes <= shape.tokens; t += kMost * lanes) {
+    SumChannels<kMost>(squares + t, factors, shape.tokens, shape.head_dim, sums + t);
   }
+  for (; t < shape.tokens; t += lanes) SumChannels<1>(squares + t, factors, shape.tokens, shape.head_dim, sums + t);
+}
+
+// One Sinkhorn pass: channels from the tokens before, tokens from the channels just found. The partial sums of eight
+// channels are added up side by side, each in the order of SumOf.
+void SinkhornPass(const TileShape& shape, const float* HWY_RESTRICT squares, Statistics& statistics) {
+  constexpr size_t kChains = 8;
+  HWY_ALIGN float sums[kMaxTokens], factors[kMaxHeadDim];
+  for (size_t first = 0; first < shape.head_dim; first += kChains) {
+    HWY_ALIGN float partial[kChains][kSums];
+    for (size_t i = 0; i < kChains; ++i) {
+      PartialDots(squares + (first + i) * shape.tokens, statistics.inverse, shape.tokens, partial[i]);
+    }
+    float totals[kChains] = {};
+    for (size_t j = 0; j < kSums; ++j) {
+      for (size_t i = 0; i < kChains; ++i) totals[i] += partial[i][j];
+    }
+    for (size_t i = 0; i < kChains; ++i) {
+      const float square = totals[i] / statistics.rows;
+      statistics.channel_square[first + i] = square;
+      factors[first + i] = square > 0 ? 1.0f / square : 0.0f;
+    }
+  }
+  SumAllChannels(shape, squares, factors, sums);
   UpdateTokens(shape, sums, statistics);
 }
 
@@ -178,18 +274,14 @@ void QuantizeChannels(const TileShape& shape, const Statistics& statistics, Ladd
   }
 }
 
-// What a channel's multiplier stands for; zero for a channel too small to be kept.
-HWY_INLINE float EffectiveScale(const TileShape& shape, uint8_t u) {
-  return float(ChannelMultiplier(u, shape.head_dim)) * MultiplierScale(shape.head_dim);
-}
-
 void QuantizeTokens(const TileShape& shape, const float* HWY_RESTRICT squares, const LadderScales& of_channels,
                     Statistics& statistics, LadderScales& scales) {
-  HWY_ALIGN float sums[kMaxTokens] = {};
+  HWY_ALIGN float sums[kMaxTokens], factors[kMaxHeadDim];
   for (size_t d = 0; d < shape.head_dim; ++d) {
-    const float scale = EffectiveScale(shape, of_channels.channel_scales[d]);
-    Accumulate(squares + d * shape.tokens, scale > 0 ? 1.0f / (scale * scale) : 0.0f, shape.tokens, sums);
+    const float scale = EffectiveScale(of_channels.channel_scales[d], shape.head_dim);
+    factors[d] = scale > 0 ? 1.0f / (scale * scale) : 0.0f;
   }
+  SumAllChannels(shape, squares, factors, sums);
   UpdateTokens(shape, sums, statistics);
   for (size_t t = 0; t < shape.tokens; ++t)
     scales.token_scales[t] = NearestLogScale(std::sqrt(statistics.token_square[t]));
@@ -199,7 +291,7 @@ void QuantizeMeans(const TileShape& shape, const Statistics& statistics, LadderS
   HWY_ALIGN float relative[kMaxHeadDim];
   float absmax = 0;
   for (size_t d = 0; d < shape.head_dim; ++d) {
-    const float scale = EffectiveScale(shape, scales.channel_scales[d]);
+    const float scale = EffectiveScale(scales.channel_scales[d], shape.head_dim);
     relative[d] = scale > 0 ? statistics.mean[d] / scale : 0.0f;
     absmax = std::max(absmax, std::abs(relative[d]));
   }
@@ -220,126 +312,6 @@ void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const flo
   if (keep_mean) QuantizeMeans(shape, statistics, scales);
 }
 
-namespace hn = hwy::HWY_NAMESPACE;
-using DF = hn::CappedTag<float, kSums>;
-using DI = hn::RebindToSigned<DF>;
-using VF = hn::Vec<DF>;
-using VI = hn::Vec<DI>;
-
-// Where the outermost cell changes its part, in the unit of kBases8.
-struct OuterThresholds {
-  float at[15] = {};
-  constexpr OuterThresholds() {
-    for (int i = 0; i < 15; ++i) {
-      at[i] = float(kBases8[15]) + float(kSteps8[15]) * float(kOuterParts[i] + kOuterParts[i + 1]) / 512.0f;
-    }
-  }
-};
-inline constexpr OuterThresholds kOuterThresholds{};
-
-HWY_INLINE VI CountAbove(VF value, const float* thresholds, size_t count) {
-  const DF df;
-  const DI di;
-  VI above = hn::Zero(di);
-  for (size_t i = 0; i < count; ++i) {
-    above = hn::Sub(above, hn::BitCast(di, hn::VecFromMask(df, value > hn::Set(df, thresholds[i]))));
-  }
-  return above;
-}
-
-// Where in its cell a magnitude lies, 0 to 15: equal parts, but in the outermost cell.
-HWY_INLINE VI PartOf(VF magnitude, VI cell) {
-  const DF df;
-  const DI di;
-  const VF at = hn::Mul(magnitude, hn::Set(df, 1.0f / (64.0f * kLevelUnit8)));
-  VF base = hn::Zero(df), inverse = hn::Set(df, 16.0f / float(kSteps8[8]));
-  for (size_t i = 0; i < 7; ++i) {
-    const auto beyond = magnitude > hn::Set(df, kThresholds[i]);
-    base = hn::IfThenElse(beyond, hn::Set(df, float(kBases8[9 + i])), base);
-    inverse = hn::IfThenElse(beyond, hn::Set(df, 16.0f / float(kSteps8[9 + i])), inverse);
-  }
-  const VF inner = hn::Min(hn::Max(hn::Mul(hn::Sub(at, base), inverse), hn::Zero(df)), hn::Set(df, 15.0f));
-  const VI outer = CountAbove(at, kOuterThresholds.at, 15);
-  return hn::And(hn::IfThenElse(cell == hn::Set(di, 7), outer, hn::ConvertTo(di, inner)), hn::Set(di, 15));
-}
-
-// 8-bit codes of normalised values, or 4-bit ones in the upper half: the cell by how many thresholds lie below the
-// magnitude, mirrored for negative values.
-template <bool k8>
-HWY_INLINE VI NearestCodes(VF value) {
-  const DF df;
-  const DI di;
-  const VF magnitude = hn::Abs(value);
-  const VI cell = CountAbove(magnitude, kThresholds, 7);
-  VI code = hn::Add(hn::ShiftLeft<4>(cell), hn::Set(di, 128));
-  if constexpr (k8) code = hn::Add(code, PartOf(magnitude, cell));
-  const VI negative = hn::BitCast(di, hn::VecFromMask(df, value < hn::Zero(df)));
-  return hn::Xor(code, hn::And(negative, hn::Set(di, k8 ? 0xff : 0xf0)));
-}
-
-HWY_INLINE size_t PositionOf(size_t d, size_t head_dim) {
-  const size_t first = d / kStrip * kStrip, length = std::min<size_t>(kStrip, head_dim - first), i = d - first;
-  return first + (i < length / 2 ? 2 * i : 2 * (i - length / 2) + 1);
-}
-
-template <bool k8>
-void CodesOf(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* HWY_RESTRICT rotated,
-             uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
-  const DF df;
-  const hn::Rebind<uint8_t, DF> d8;
-  const size_t tokens = shape.tokens, head_dim = shape.head_dim;
-  HWY_ALIGN float inverse[kMaxTokens];
-  for (size_t t = 0; t < tokens; ++t) inverse[t] = 1.0f / LogScale(scales.token_scales[t]);
-  const float mean_unit = LogScale(scales.mean_scale);
-  for (size_t d = 0; d < head_dim; ++d) {
-    const float scale = EffectiveScale(shape, scales.channel_scales[d]);
-    const float factor = scale > 0 ? 1.0f / scale : 0.0f, mean = float(scales.mean_codes[d]) * scale * mean_unit;
-    const float* HWY_RESTRICT y = rotated + d * tokens;
-    uint8_t* HWY_RESTRICT out = scratch + PositionOf(d, head_dim) * tokens;
-    for (size_t t = 0; t < tokens; t += hn::MaxLanes(df)) {
-      const VF centred = hn::Sub(hn::LoadU(df, y + t), hn::Set(df, mean));
-      const VF value = hn::Mul(hn::Mul(centred, hn::Set(df, factor)), hn::Load(df, inverse + t));
-      hn::StoreU(hn::DemoteTo(d8, NearestCodes<k8>(value)), d8, out + t);
-    }
-  }
-  for (size_t t = sinks; t < tokens; ++t) {
-    uint8_t* HWY_RESTRICT row = codes + (t - sinks) * head_dim;
-    for (size_t position = 0; position < head_dim; ++position) row[position] = scratch[position * tokens + t];
-  }
-}
-
-void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, int bits,
-                 const float* HWY_RESTRICT rotated, uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
-  if (bits == 8) return CodesOf<true>(shape, sinks, scales, rotated, scratch, codes);
-  CodesOf<false>(shape, sinks, scales, rotated, scratch, codes);
-}
-
-// Bits of `code` at `shift` (`bits` of them), of positions `run` apart, into `run` bytes.
-template <int kBits, int kShift>
-HWY_INLINE void PackStrip(const uint8_t* HWY_RESTRICT codes, size_t length, uint8_t* HWY_RESTRICT out) {
-  const size_t run = length * kBits / 8;
-  for (size_t j = 0; j < run; ++j) {
-    uint32_t byte = 0;
-    for (size_t q = 0; q < 8 / kBits; ++q) {
-      byte |= (uint32_t{codes[q * run + j]} >> kShift & ((1u << kBits) - 1)) << (q * kBits);
-    }
-    out[j] = uint8_t(byte);
-  }
-}
-
-void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* HWY_RESTRICT codes, uint8_t* const planes[4]) {
-  const size_t head_dim = shape.head_dim;
-  for (size_t row = 0; row < rows; ++row) {
-    for (size_t first = 0; first < head_dim; first += kStrip) {
-      const size_t length = std::min<size_t>(kStrip, head_dim - first), at = row * head_dim + first;
-      PackStrip<2, 6>(codes + at, length, planes[0] + at / 4);
-      if (planes[1] != nullptr) PackStrip<1, 5>(codes + at, length, planes[1] + at / 8);
-      if (planes[2] != nullptr) PackStrip<1, 4>(codes + at, length, planes[2] + at / 8);
-      if (planes[3] != nullptr) PackStrip<4, 0>(codes + at, length, planes[3] + at / 2);
-    }
-  }
-}
-
 void WideRows(const TileShape& shape, uint32_t count, const float* HWY_RESTRICT rotated, uint8_t* HWY_RESTRICT out) {
   for (size_t t = 0; t < count; ++t) {
     float absmax = 0;
@@ -351,47 +323,78 @@ void WideRows(const TileShape& shape, uint32_t count, const float* HWY_RESTRICT 
   }
 }
 
-void I8Rows(const TileShape& shape, const uint16_t* HWY_RESTRICT values, uint8_t* HWY_RESTRICT token_scales,
-            uint8_t* HWY_RESTRICT codes) {
-  const bool f16 = shape.dtype == Dtype::kF16;
-  HWY_ALIGN float row[kMaxHeadDim];
+// All maxima, then all scales, then all codes: each row's way from one to the next is long, and they do not meet.
+template <bool kF16>
+void I8RowsOf(const TileShape& shape, const uint16_t* HWY_RESTRICT values, uint8_t* HWY_RESTRICT token_scales,
+              uint8_t* HWY_RESTRICT codes) {
+  const DF df;
+  const DI di;
+  const hn::Rebind<int8_t, DF> d8;
+  const size_t lanes = hn::Lanes(df), head_dim = shape.head_dim;
+  HWY_ALIGN float inverse[kMaxTokens];
   for (size_t t = 0; t < shape.tokens; ++t) {
-    float maxima[kSums] = {};
-    for (size_t d = 0; d < shape.head_dim; d += kSums) {
-      for (size_t j = 0; j < kSums; ++j) {
-        row[d + j] = WidenFinite(values[t * shape.head_dim + d + j], f16);
-        const float magnitude = std::abs(row[d + j]);
-        maxima[j] = magnitude > maxima[j] ? magnitude : maxima[j];
-      }
+    VF largest = hn::Zero(df);
+    for (size_t d = 0; d < head_dim; d += lanes) {
+      largest = hn::Max(largest, hn::Abs(LoadFinite<kF16>(df, values + t * head_dim + d)));
     }
-    token_scales[t] = CoveringLogScale(*std::max_element(maxima, maxima + kSums));
-    const float inverse = 1.0f / LogScale(token_scales[t]);
-    uint8_t* HWY_RESTRICT out = codes + t * shape.head_dim;
-    for (size_t d = 0; d < shape.head_dim; ++d) out[d] = uint8_t(CodeOf(row[d], inverse));
+    inverse[t] = hn::GetLane(hn::MaxOfLanes(df, largest));
+  }
+  for (size_t t = 0; t < shape.tokens; ++t) {
+    token_scales[t] = CoveringLogScale(inverse[t]);
+    inverse[t] = 1.0f / LogScale(token_scales[t]);
+  }
+  const VF most = hn::Set(df, 127.0f), least = hn::Set(df, -127.0f), round = hn::Set(df, 12582912.0f);  // RoundEven
+  for (size_t t = 0; t < shape.tokens; ++t) {
+    const VF factor = hn::Set(df, inverse[t]);
+    for (size_t d = t * head_dim; d < (t + 1) * head_dim; d += lanes) {
+      const VF scaled = hn::Min(hn::Max(hn::Mul(LoadFinite<kF16>(df, values + d), factor), least), most);
+      const VI code = hn::ConvertTo(di, hn::Sub(hn::Add(scaled, round), round));
+      hn::StoreU(hn::DemoteTo(d8, code), d8, reinterpret_cast<int8_t*>(codes) + d);
+    }
   }
 }
 
-TileError Compare(const TileShape& shape, const uint16_t* HWY_RESTRICT values, const uint16_t* HWY_RESTRICT decoded) {
-  const bool f16 = shape.dtype == Dtype::kF16;
+void I8Rows(const TileShape& shape, const uint16_t* HWY_RESTRICT values, uint8_t* HWY_RESTRICT token_scales,
+            uint8_t* HWY_RESTRICT codes) {
+  if (shape.dtype == Dtype::kF16) return I8RowsOf<true>(shape, values, token_scales, codes);
+  I8RowsOf<false>(shape, values, token_scales, codes);
+}
+
+template <bool kF16>
+TileError CompareRows(const TileShape& shape, const uint16_t* HWY_RESTRICT values,
+                      const uint16_t* HWY_RESTRICT decoded) {
+  const DF df;
+  constexpr size_t kVectors = kSums / hn::MaxLanes(df), kLanes = hn::MaxLanes(df);
   TileError error;
-  bool different = false;
-  for (size_t t = 0; t < shape.tokens; ++t) {
-    float signal[kSums] = {}, noise[kSums] = {};
-    uint32_t differs = 0;
+  auto equal = hn::Eq(hn::Zero(df), hn::Zero(df));
+  for (size_t t = 0; t < shape.tokens; ++t, values += shape.head_dim, decoded += shape.head_dim) {
+    VF signal[kVectors], noise[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) signal[v] = noise[v] = hn::Zero(df);
     for (size_t d = 0; d < shape.head_dim; d += kSums) {
-      const size_t at = t * shape.head_dim + d;
-      for (size_t j = 0; j < kSums; ++j) {
-        const float value = WidenFinite(values[at + j], f16), off = WidenFinite(decoded[at + j], f16) - value;
-        signal[j] += value * value;
-        noise[j] += off * off;
-        differs |= uint32_t(off != 0);
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) {
+        const VF value = LoadFinite<kF16>(df, values + d + v * kLanes);
+        const VF off = hn::Sub(LoadFinite<kF16>(df, decoded + d + v * kLanes), value);
+        signal[v] = hn::Add(signal[v], hn::Mul(value, value));
+        noise[v] = hn::Add(noise[v], hn::Mul(off, off));
+        equal = hn::And(equal, hn::Eq(off, hn::Zero(df)));
       }
     }
-    error.signal += SumOf(signal);
-    error.noise += SumOf(noise);
-    different |= differs != 0;
+    HWY_ALIGN float sums[2][kSums];
+    for (size_t v = 0; v < kVectors; ++v) {
+      hn::Store(signal[v], df, sums[0] + v * kLanes);
+      hn::Store(noise[v], df, sums[1] + v * kLanes);
+    }
+    error.signal += SumOf(sums[0]);
+    error.noise += SumOf(sums[1]);
   }
-  error.identical = !different;
+  error.identical = hn::AllTrue(df, equal);
+  return error;
+}
+
+TileError Compare(const TileShape& shape, const uint16_t* HWY_RESTRICT values, const uint16_t* HWY_RESTRICT decoded) {
+  TileError error = shape.dtype == Dtype::kF16 ? CompareRows<true>(shape, values, decoded)
+                                               : CompareRows<false>(shape, values, decoded);
   error.finite = HWY_NAMESPACE::AllFinite(shape, decoded);
   return error;
 }
@@ -405,8 +408,6 @@ namespace kvist::simd {
 HWY_EXPORT(AllFinite);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(FitScales);
-HWY_EXPORT(LadderCodes);
-HWY_EXPORT(PackPlanes);
 HWY_EXPORT(WideRows);
 HWY_EXPORT(I8Rows);
 HWY_EXPORT(Compare);
@@ -422,15 +423,6 @@ void Rotate(const TileShape& shape, const uint16_t* values, float* rotated) {
 void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const float* rotated, float* squares,
                LadderScales& scales) {
   HWY_DYNAMIC_DISPATCH(FitScales)(shape, sinks, keep_mean, rotated, squares, scales);
-}
-
-void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, int bits, const float* rotated,
-                 uint8_t* scratch, uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(LadderCodes)(shape, sinks, scales, bits, rotated, scratch, codes);
-}
-
-void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* codes, uint8_t* const planes[4]) {
-  HWY_DYNAMIC_DISPATCH(PackPlanes)(shape, rows, codes, planes);
 }
 
 void WideRows(const TileShape& shape, uint32_t count, const float* rotated, uint8_t* out) {

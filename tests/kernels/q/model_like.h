@@ -20,7 +20,7 @@
 namespace kvist {
 
 inline constexpr float kImportance = 0.03f;  // of each channel, in deviations: a token's weight is e^-2, times e^+-2
-inline constexpr float kSpread = 0.62f;  // the mean magnitude of a class whose deviation is 1
+inline constexpr float kSpread = 0.62f;      // the mean magnitude of a class whose deviation is 1
 
 enum class ModelLike { kLocal, kDeep };
 

@@ -95,7 +95,8 @@ TEST(QStream, AnyCoefficientsAreReadAloneAndInPairs) {
     streams[round % 4] = {};  // zeros
     for (uint32_t layer = 0; layer < 4; ++layer) {
       EXPECT_TRUE(ReadWithAll(profile, layer, tokens, {streams[layer]}).ok());
-      if (layer < 3) EXPECT_TRUE(ReadWithAll(profile, layer, tokens, {streams[layer], streams[layer + 1]}).ok());
+      if (layer == 3) continue;
+      EXPECT_TRUE(ReadWithAll(profile, layer, tokens, {streams[layer], streams[layer + 1]}).ok());
     }
   }
 }
@@ -126,7 +127,8 @@ TEST(QStream, AnyBytesAreReadToTheirEnd) {
     for (std::vector<uint8_t>& stream : streams) {
       stream.resize(1 + random() % 2000);
       for (uint8_t& byte : stream) byte = uint8_t(random());
-      if (random() % 2 == 0) std::fill_n(stream.begin(), std::min<size_t>(stream.size(), 64), uint8_t(0));  // states of 0
+      if (random() % 2 == 0)
+        std::fill_n(stream.begin(), std::min<size_t>(stream.size(), 64), uint8_t(0));  // states of 0
     }
     EXPECT_FALSE(ReadWithAll(profile, 1, 32, streams).ok()) << "seed " << kSeed << ", round " << round;
   }

@@ -1,0 +1,117 @@
+// Goal    Decode of many blocks scales with cores: a worker's pool of decoders with two threads against one with one.
+// Method  Blocks of SmolLM2's shape as they arrive, each checked and decoded by a task of its own, as a client does it, into
+//         pages of its own; codecs whose decode is bound by memory and codecs whose decode is bound by arithmetic. The two
+//         pools take turns, who goes first too; wall time, and the median of the ratios of the rounds, since other work on
+//         the machine meets both.
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "kernels/codec.h"
+#include "services/runtime/runtime.h"
+#include "services/runtime/thread_pool.h"
+#include "tests/bench/rows.h"
+#include "tests/kernels/q/model_like.h"
+
+namespace kvist {
+namespace {
+
+constexpr BlockShape kShape = {30, 3, 128, 64, Dtype::kBf16};
+constexpr size_t kBlocks = 48;
+constexpr int kRounds = 15;
+constexpr double kReach = 1.8;
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "pool_bench: %s\n", what.c_str());
+  std::exit(1);
+}
+
+std::vector<uint16_t> Noise() {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> values(kShape.Elements());
+  for (uint16_t& value : values) value = Bf16FromFloat(normal(random));
+  return values;
+}
+
+// One codec's block, and pages for as many copies of it as are decoded in a round.
+struct Case {
+  std::string name;
+  const Profile* profile;
+  std::vector<uint8_t> block;
+  std::vector<uint16_t>* pages;
+
+  void DecodeCopy(size_t copy) const {
+    const auto view = BlockView::Parse(block);
+    if (!view.ok()) Fail(view.status().ToString());
+    if (const absl::Status status = view->Verify(0, kShape.layers, 0); !status.ok()) Fail(status.ToString());
+    const Pages out = ContiguousPages(pages->data() + copy * kShape.Elements(), kShape, kShape.tokens);
+    const absl::Status status = Decode(*view, {0, kShape.layers}, 0, Basis::kOriginal, out, profile);
+    if (!status.ok()) Fail(status.ToString());
+  }
+
+  double SecondsWith(ThreadPool& pool) const {
+    return Seconds([&] {
+      absl::BlockingCounter left(kBlocks);
+      for (size_t i = 0; i < kBlocks; ++i) {
+        pool.Submit([this, i, &left] {
+          DecodeCopy(i);
+          left.DecrementCount();
+        });
+      }
+      left.Wait();
+    });
+  }
+};
+
+Case NewCase(std::string name, EncodeOptions options, const Profile* profile, const std::vector<uint16_t>& values,
+             std::vector<uint16_t>* pages) {
+  BlockIdentity identity;
+  identity.first_position = kShape.tokens;
+  if (profile != nullptr) identity.profile_digest = profile->digest();
+  options.profile = profile;
+  std::vector<uint8_t> block(MaxBlockBytes(kShape, options.codec));
+  const auto size =
+      Encode(identity, kShape, ContiguousPages(values.data(), kShape, kShape.tokens), options, absl::MakeSpan(block));
+  if (!size.ok()) Fail(size.status().ToString());
+  block.resize(*size);
+  return {std::move(name), profile, std::move(block), pages};
+}
+
+void Bench(const Case& item, ThreadPool& one, ThreadPool& two) {
+  const double bytes = double(kBlocks) * double(kShape.PlainBytes());
+  std::vector<double> ones, twos, ratios;
+  for (int round = -1; round < kRounds; ++round) {
+    double with_one = round % 2 == 0 ? item.SecondsWith(one) : 0;
+    const double with_two = item.SecondsWith(two);
+    if (with_one == 0) with_one = item.SecondsWith(one);
+    if (round < 0) continue;  // threads start, pages are touched
+    ones.push_back(bytes / with_one * 1e-9);
+    twos.push_back(bytes / with_two * 1e-9);
+    ratios.push_back(with_one / with_two);
+  }
+  const double ratio = Median(ratios), one_rate = Median(ones);
+  PrintRow("decode " + item.name + " with two threads of the worker's pool against one", ratio * one_rate, one_rate,
+           "GB/s of bf16 out", Target{kReach, Reach::kAtLeast});
+}
+
+void BenchAll() {
+  ThreadPool one(RealRuntime(), 1), two(RealRuntime(), 2);
+  std::vector<uint16_t> pages(kBlocks * kShape.Elements());
+  const std::vector<uint16_t> noise = Noise();
+  const Profile profile = ParseProfileOrDie(WriteOrDie(ModelLikeProfileFile(ModelLike::kLocal)));
+  const std::vector<uint16_t> drawn = DrawValues(profile, kShape, kShape.tokens);
+  Bench(NewCase("i8", {.codec = Codec::kI8}, nullptr, noise, &pages), one, two);
+  Bench(NewCase("ladder", {.codec = Codec::kLadder}, nullptr, noise, &pages), one, two);
+  Bench(NewCase("trellis", {.codec = Codec::kTrellis}, nullptr, noise, &pages), one, two);
+  Bench(NewCase("q LOCAL", {.codec = Codec::kQ}, &profile, drawn, &pages), one, two);
+}
+
+}  // namespace
+}  // namespace kvist
+
+int main() { kvist::BenchAll(); }
