@@ -1,5 +1,6 @@
 """Goal: statistics say what a model's gradients say, and the command refuses what it cannot do. Method: a model that is none,
-whose gradients are drawn from a known metric; and SmolLM2's gradients by jax against its own forward pass."""
+whose gradients are drawn from a known metric; SmolLM2's gradients by jax, and by torch,
+where it is installed, those of a random Llama with YaRN, against their own forward passes."""
 
 import contextlib
 import importlib.util
@@ -7,11 +8,15 @@ import io
 import pathlib
 import tempfile
 import unittest
+from unittest import mock
 
 import numpy as np
 from kvist.calibrate import __main__ as command
 from kvist.calibrate import arithmetic, statistics, texts
 from kvist.calibrate.fit import AFTER_START, Rope
+from kvist.calibrate.gradients import Gradients
+from kvist.eval.engines import Engine
+from kvist.eval.statistics import log_softmax
 from kvist.eval.texts import TextError
 from kvist.models.smollm2 import bf16
 
@@ -157,26 +162,50 @@ class CommandTest(unittest.TestCase):
         self.assertIn("need torch", said)
 
 
+def expect_derivatives(test: unittest.TestCase, engine: Engine, gradients: Gradients, kv: np.ndarray, following: list[int]) -> None:
+    """Of the same draws by the engine's own logits: the answers, and by how much their probability changes along the gradient."""
+    drawn = gradients.of(kv, following, 1, np.random.default_rng(SEED))[0]
+    draws = np.random.default_rng(SEED).random((1, len(following)), np.float32)[0]
+    shares = np.exp(log_softmax(engine.logits(kv, following)))
+    answers = [int(np.searchsorted(np.cumsum(row), draw * row.sum())) for row, draw in zip(shares, draws, strict=True)]
+    direction = drawn / np.linalg.norm(drawn)
+    step = np.float32(1e-2)
+    said = [log_softmax(engine.logits(kv + sign * step * direction, following))[np.arange(4), answers].sum() for sign in (1, -1)]
+    test.assertAlmostEqual((said[0] - said[1]) / (2 * step) / np.linalg.norm(drawn), 1, delta=0.03)
+
+
 @unittest.skipUnless(importlib.util.find_spec("jax"), "jax is not installed")
 class JaxTest(unittest.TestCase):
     def test_gradients_are_those_of_the_models_own_forward_pass(self) -> None:
         from kvist.calibrate.jax_gradients import JaxGradients
         from kvist.eval.smollm2_engine import SmolLM2Engine
-        from kvist.eval.statistics import log_softmax
 
         engine = SmolLM2Engine()
         gradients = JaxGradients(engine)
         tokens = engine.encode("The capital of France is Paris, and the capital of Spain is Madrid.")
         kv, following = bf16.to_float(engine.prefill(tokens[:8])), tokens[8:12]
-        drawn = gradients.of(kv, following, 1, np.random.default_rng(SEED))[0]
-        # The same draws, by the numpy model: the answers, and by how much their probability changes along a direction.
-        draws = np.random.default_rng(SEED).random((1, len(following)), np.float32)[0]
-        shares = np.exp(log_softmax(engine.logits(kv, following)))
-        answers = [int(np.searchsorted(np.cumsum(row), draw * row.sum())) for row, draw in zip(shares, draws, strict=True)]
-        direction = drawn / np.linalg.norm(drawn)
-        step = 1e-2
-        said = [log_softmax(engine.logits(kv + sign * step * direction, following))[np.arange(4), answers].sum() for sign in (1, -1)]
-        self.assertAlmostEqual((said[0] - said[1]) / (2 * step) / np.linalg.norm(drawn), 1, delta=0.03)
+        expect_derivatives(self, engine, gradients, kv, following)
+
+
+@unittest.skipUnless(importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"), "torch is not installed")
+class TorchTest(unittest.TestCase):
+    def test_gradients_are_those_of_the_models_own_forward_pass(self) -> None:
+        import torch
+        import transformers
+        from kvist.calibrate.torch_gradients import TorchGradients
+        from kvist.eval.hugging_face import HuggingFaceEngine
+
+        torch.manual_seed(SEED)
+        scaling = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+        config = transformers.LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+                                          num_key_value_heads=1, max_position_embeddings=256, rope_scaling=scaling, initializer_range=0.3)  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder, mock.patch("transformers.AutoTokenizer.from_pretrained"):
+            transformers.LlamaForCausalLM(config).save_pretrained(folder)
+            engine = HuggingFaceEngine(folder)
+        gradients = TorchGradients(engine)
+        self.assertAlmostEqual(gradients.rope.factor, 0.1 * np.log(4) + 1, places=5)
+        kv, following = engine.prefill(list(range(8)), wide=True), list(range(8, 12))
+        expect_derivatives(self, engine, gradients, kv, following)
 
 
 if __name__ == "__main__":
