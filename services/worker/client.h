@@ -12,7 +12,8 @@
 //         request itself). A node that is down, late, overloaded or wrong costs misses, never a Status.
 // Trace   what a call asks of nodes carries the W3C trace that is current on its caller's thread (runtime/trace.h):
 //         { TraceScope scope(*ParseTraceparent(header)); client->Match(chain); }
-// Bounds  each method returns by ClientOptions.deadline, whatever the nodes do. Encoded blocks in flight take at most
+// Bounds  each method returns by ClientOptions.deadline, whatever the nodes do; the first Put of codec q in a process takes
+//         up to seconds more, in which its profile is prepared. Encoded blocks in flight take at most
 //         2 * (nodes + threads) buffers of MaxBlockBytes.
 #ifndef KVIST_SERVICES_WORKER_CLIENT_H_
 #define KVIST_SERVICES_WORKER_CLIENT_H_
