@@ -92,6 +92,7 @@ class RansDecoder {
   // For a target that does many lanes' steps at once, and leaves here what those would have left.
   std::array<uint32_t, kRansLanes>& states() { return states_; }
   absl::Span<const uint8_t>& words() { return words_; }
+  void NoteMissing() { missing_ = true; }
 
  private:
   void Refill(uint32_t& state) {

@@ -55,6 +55,15 @@ HWY_INLINE float SumOf(const float* sums) {
   return total;
 }
 
+// SumOf of several: so many chains of additions go side by side.
+constexpr size_t kChains = 8;
+HWY_INLINE void SumsOf(const float (&sums)[kChains][kSums], float (&totals)[kChains]) {
+  for (size_t i = 0; i < kChains; ++i) totals[i] = 0;
+  for (size_t j = 0; j < kSums; ++j) {
+    for (size_t i = 0; i < kChains; ++i) totals[i] += sums[i][j];
+  }
+}
+
 // Some code for NaN too (finite values near the largest overflow when they are rotated): such a tile misses its floor.
 HWY_INLINE int8_t CodeOf(float value, float inverse) {
   return int8_t(RoundEven(std::min(127.0f, std::max(-127.0f, value * inverse))));
@@ -197,10 +206,13 @@ void TakeSquares(const TileShape& shape, bool keep_mean, const float* HWY_RESTRI
 
 // token_square = mean over channels of squares / channel_square, and its inverse.
 void UpdateTokens(const TileShape& shape, const float* HWY_RESTRICT sums, Statistics& statistics) {
-  for (size_t t = 0; t < shape.tokens; ++t) {
-    const float square = sums[t] / float(shape.head_dim);
-    statistics.token_square[t] = square;
-    statistics.inverse[t] = square > 0 ? statistics.weight[t] / square : 0.0f;
+  const DF df;
+  const VF head_dim = hn::Set(df, float(shape.head_dim));
+  for (size_t t = 0; t < shape.tokens; t += hn::Lanes(df)) {
+    const VF square = hn::Div(hn::LoadU(df, sums + t), head_dim);
+    const VF inverse = hn::Div(hn::Load(df, statistics.weight + t), square);
+    hn::Store(square, df, statistics.token_square + t);
+    hn::Store(hn::IfThenElseZero(hn::Gt(square, hn::Zero(df)), inverse), df, statistics.inverse + t);
   }
 }
 
@@ -233,20 +245,16 @@ void SumAllChannels(const TileShape& shape, const float* HWY_RESTRICT squares, c
   for (; t < shape.tokens; t += lanes) SumChannels<1>(squares + t, factors, shape.tokens, shape.head_dim, sums + t);
 }
 
-// One Sinkhorn pass: channels from the tokens before, tokens from the channels just found. The partial sums of eight
-// channels are added up side by side, each in the order of SumOf.
+// One Sinkhorn pass: channels from the tokens before, tokens from the channels just found.
 void SinkhornPass(const TileShape& shape, const float* HWY_RESTRICT squares, Statistics& statistics) {
-  constexpr size_t kChains = 8;
   HWY_ALIGN float sums[kMaxTokens], factors[kMaxHeadDim];
   for (size_t first = 0; first < shape.head_dim; first += kChains) {
     HWY_ALIGN float partial[kChains][kSums];
     for (size_t i = 0; i < kChains; ++i) {
       PartialDots(squares + (first + i) * shape.tokens, statistics.inverse, shape.tokens, partial[i]);
     }
-    float totals[kChains] = {};
-    for (size_t j = 0; j < kSums; ++j) {
-      for (size_t i = 0; i < kChains; ++i) totals[i] += partial[i][j];
-    }
+    float totals[kChains];
+    SumsOf(partial, totals);
     for (size_t i = 0; i < kChains; ++i) {
       const float square = totals[i] / statistics.rows;
       statistics.channel_square[first + i] = square;
@@ -360,33 +368,49 @@ void I8Rows(const TileShape& shape, const uint16_t* HWY_RESTRICT values, uint8_t
   I8RowsOf<false>(shape, values, token_scales, codes);
 }
 
+// Partial sums of one row's squares and of its squared differences. What is equal stays so in `equal`.
+template <bool kF16>
+HWY_INLINE void CompareRow(const uint16_t* HWY_RESTRICT values, const uint16_t* HWY_RESTRICT decoded, size_t head_dim,
+                           float* HWY_RESTRICT signal_sums, float* HWY_RESTRICT noise_sums, hn::Mask<DF>& equal) {
+  const DF df;
+  constexpr size_t kLanes = hn::MaxLanes(df), kVectors = kSums / kLanes;
+  VF signal[kVectors], noise[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) signal[v] = noise[v] = hn::Zero(df);
+  for (size_t d = 0; d < head_dim; d += kSums) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      const VF value = LoadFinite<kF16>(df, values + d + v * kLanes);
+      const VF off = hn::Sub(LoadFinite<kF16>(df, decoded + d + v * kLanes), value);
+      signal[v] = hn::Add(signal[v], hn::Mul(value, value));
+      noise[v] = hn::Add(noise[v], hn::Mul(off, off));
+      equal = hn::And(equal, hn::Eq(off, hn::Zero(df)));
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) {
+    hn::StoreU(signal[v], df, signal_sums + v * kLanes);
+    hn::StoreU(noise[v], df, noise_sums + v * kLanes);
+  }
+}
+
 template <bool kF16>
 TileError CompareRows(const TileShape& shape, const uint16_t* HWY_RESTRICT values,
                       const uint16_t* HWY_RESTRICT decoded) {
   const DF df;
-  constexpr size_t kVectors = kSums / hn::MaxLanes(df), kLanes = hn::MaxLanes(df);
   TileError error;
   auto equal = hn::Eq(hn::Zero(df), hn::Zero(df));
-  for (size_t t = 0; t < shape.tokens; ++t, values += shape.head_dim, decoded += shape.head_dim) {
-    VF signal[kVectors], noise[kVectors];
-    for (size_t v = 0; v < kVectors; ++v) signal[v] = noise[v] = hn::Zero(df);
-    for (size_t d = 0; d < shape.head_dim; d += kSums) {
-#pragma GCC unroll 4
-      for (size_t v = 0; v < kVectors; ++v) {
-        const VF value = LoadFinite<kF16>(df, values + d + v * kLanes);
-        const VF off = hn::Sub(LoadFinite<kF16>(df, decoded + d + v * kLanes), value);
-        signal[v] = hn::Add(signal[v], hn::Mul(value, value));
-        noise[v] = hn::Add(noise[v], hn::Mul(off, off));
-        equal = hn::And(equal, hn::Eq(off, hn::Zero(df)));
-      }
+  for (size_t first = 0; first < shape.tokens; first += kChains) {
+    HWY_ALIGN float signal[kChains][kSums], noise[kChains][kSums];
+    for (size_t i = 0; i < kChains; ++i) {
+      const size_t at = (first + i) * shape.head_dim;
+      CompareRow<kF16>(values + at, decoded + at, shape.head_dim, signal[i], noise[i], equal);
     }
-    HWY_ALIGN float sums[2][kSums];
-    for (size_t v = 0; v < kVectors; ++v) {
-      hn::Store(signal[v], df, sums[0] + v * kLanes);
-      hn::Store(noise[v], df, sums[1] + v * kLanes);
+    float signals[kChains], noises[kChains];
+    SumsOf(signal, signals);
+    SumsOf(noise, noises);
+    for (size_t i = 0; i < kChains; ++i) {
+      error.signal += signals[i];
+      error.noise += noises[i];
     }
-    error.signal += SumOf(sums[0]);
-    error.noise += SumOf(sums[1]);
   }
   error.identical = hn::AllTrue(df, equal);
   return error;

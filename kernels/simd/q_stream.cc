@@ -55,11 +55,29 @@ HWY_INLINE uint32_t Bits(hn::Mask<U32> mask) {
   return bits[0];
 }
 
+constexpr size_t kStepBytes = 2 * kRansLanes;  // the most that a step takes
+
+// The last words of a stream, with zeros behind: there a step that reads past the end reads what the oracle does.
+struct Tail {
+  uint8_t bytes[2 * kStepBytes] = {};
+  bool in_use = false;
+
+  // REQUIRES: fewer than kStepBytes are left. False: they are here already, or are no whole words.
+  bool Take(RansDecoder& decoder) {
+    absl::Span<const uint8_t>& words = decoder.words();
+    if (in_use || words.size() % 2 != 0) return false;
+    in_use = true;
+    std::copy(words.begin(), words.end(), bytes);
+    words = {bytes, words.size()};
+    return true;
+  }
+};
+
 // The states of all lanes in registers, and the words that they take next. The decoder is where they come from, and
 // where they go when something is left to it.
 class Lanes {
  public:
-  explicit HWY_INLINE Lanes(RansDecoder& decoder) { Load(decoder); }
+  HWY_INLINE Lanes(RansDecoder& decoder, const Tail& tail) { Load(decoder, tail); }
 
   // A step of every lane. REQUIRES: kRansLanes words are left, `tables` below kClasses; of table 0 nothing is taken.
   HWY_INLINE void Step(const uint32_t* HWY_RESTRICT steps, const V (&tables)[kHalves], V (&symbols)[kHalves]) {
@@ -83,18 +101,22 @@ class Lanes {
     }
   }
 
-  HWY_INLINE bool HasWords() const { return size_t(end_ - words_) >= 2 * kRansLanes; }
+  HWY_INLINE bool HasWords() const { return words_ < limit_; }
 
-  HWY_INLINE void Load(RansDecoder& decoder) {
+  HWY_INLINE void Load(RansDecoder& decoder, const Tail& tail) {
     const U32 d;
     for (size_t i = 0; i < kHalves; ++i) states_[i] = hn::LoadU(d, decoder.states().data() + i * kLanes);
     words_ = decoder.words().data();
     end_ = words_ + decoder.words().size();
+    const size_t room = tail.in_use ? decoder.words().size() + kStepBytes : decoder.words().size();
+    limit_ = room < kStepBytes ? words_ : words_ + (room - kStepBytes + 1);
   }
   HWY_INLINE void Store(RansDecoder& decoder) const {
     const U32 d;
     for (size_t i = 0; i < kHalves; ++i) hn::StoreU(states_[i], d, decoder.states().data() + i * kLanes);
-    decoder.words() = {words_, size_t(end_ - words_)};
+    const uint8_t* words = std::min(words_, end_);
+    decoder.words() = {words, size_t(end_ - words)};
+    if (words_ > end_) decoder.NoteMissing();
   }
 
  private:
@@ -112,7 +134,7 @@ class Lanes {
   }
 
   V states_[kHalves];
-  const uint8_t *words_, *end_;
+  const uint8_t *words_, *end_, *limit_;  // a step may read from before the last
 };
 
 // A group of one side: what its tokens' classes and factors are made of, and its rows as factors, [rows][kRansLanes].
@@ -122,6 +144,7 @@ struct Group {
   HWY_ALIGN int32_t shifts[kRansLanes];
   GroupSteps steps;
   int most_shift;
+  Tail tail;  // of the stream
 
   void Start(const Profile& profile, size_t kv, RansDecoder& decoder) {
     steps = ReadGroupSteps(profile, kv, decoder);
@@ -137,7 +160,7 @@ struct Group {
 class GroupReader {
  public:
   HWY_INLINE GroupReader(const Profile& profile, RansDecoder& decoder, Group& group)
-      : profile_(profile), decoder_(decoder), group_(group), lanes_(decoder) {
+      : profile_(profile), decoder_(decoder), group_(group), lanes_(decoder, group.tail) {
     for (size_t i = 0; i < kHalves; ++i) {
       shifts_[i] = hn::Load(I32(), group.shifts + i * kLanes);
       sizes_[i] = hn::Load(Eight(), group.sizes + i * kLanes);
@@ -153,7 +176,7 @@ class GroupReader {
       for (size_t i = 0; i < kHalves; ++i) hn::Store(hn::Zero(df), df, out + i * kLanes);
       return;
     }
-    if (HWY_UNLIKELY(!lanes_.HasWords())) return LeaveRow(base, out);
+    if (HWY_UNLIKELY(!lanes_.HasWords()) && !MoveToTail()) return LeaveRow(base, out);
     V tables[kHalves], symbols[kHalves];
     for (size_t i = 0; i < kHalves; ++i) {
       const auto of_class =
@@ -174,18 +197,24 @@ class GroupReader {
   HWY_INLINE void Finish() { lanes_.Store(decoder_); }
 
  private:
+  HWY_INLINE bool MoveToTail() {
+    lanes_.Store(decoder_);
+    const bool moved = group_.tail.Take(decoder_);
+    lanes_.Load(decoder_, group_.tail);
+    return moved;
+  }
   HWY_INLINE void LeaveRow(int base, float* out) {
     int32_t q[kRansLanes];
     lanes_.Store(decoder_);
     ReadRow(profile_, base, group_.steps, decoder_, q);
-    lanes_.Load(decoder_);
+    lanes_.Load(decoder_, group_.tail);
     for (size_t i = 0; i < kRansLanes; ++i) out[i] = float(q[i]) * group_.sizes[i];
   }
   HWY_INLINE void LeaveEscapes(uint32_t lanes, float* out) {
     int32_t q[kRansLanes];
     lanes_.Store(decoder_);
     ReadEscapes(decoder_, lanes, q);
-    lanes_.Load(decoder_);
+    lanes_.Load(decoder_, group_.tail);
     for (; lanes != 0; lanes &= lanes - 1) {
       const size_t lane = hwy::Num0BitsBelowLS1Bit_Nonzero32(lanes);
       out[lane] = float(q[lane]) * group_.sizes[lane];
