@@ -21,9 +21,9 @@ constexpr int kMaxReplicas = 3;  // as ClientOptions.replicas
 
 // Flags as they were written: CLI11 would stop at the first value that it cannot convert; all of them are to be named.
 struct RawFlags {
-  std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", key_bits = "0", mean_bits = "0",
-                                                     value_bits = "0", threads = "2", replicas = "1", keys = "100000",
-                                                     seed = "1";
+  std::string cluster, nodes, ns, tokens, chain, kv, deadline = "10s", codec = "ladder", floor_db = "0", key_bits = "0",
+                                                     mean_bits = "0", value_bits = "0", threads = "2", replicas = "1",
+                                                     keys = "100000", seed = "1";
   std::string node_id, drain_deadline, drain_budget, interval = "2s", tls_cert, tls_key, tls_ca, tls_server_name,
                                                      bearer_file, token_name, profile_file, profile_act, profile,
                                                      output_file;
@@ -126,9 +126,10 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
                     "Bits of a key's codes: ladder 2, 3, 4 or 8, trellis 2 or 3; 0 = the codec's own")
         ->capture_default_str();
     app->add_option("--value-bits", raw->value_bits, "The same for values")->capture_default_str();
-    app->add_option("--mean-bits", raw->mean_bits,
-                    "In place of these, for ladder and trellis: bits in the mean, 2 to 8, more where the --profile says that "
-                    "errors cost most; 0 = all layers alike. The namespace names no profile then")
+    app->add_option(
+           "--mean-bits", raw->mean_bits,
+           "In place of these, for ladder and trellis: bits in the mean, 2 to 8, more where the --profile says that "
+           "errors cost most; 0 = all layers alike. The namespace names no profile then")
         ->capture_default_str();
   }
   if (act.drains) {
@@ -246,9 +247,11 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
   };
   bits("--key-bits", raw.key_bits, &command.key_bits);
   bits("--value-bits", raw.value_bits, &command.value_bits);
-  problems->Require(absl::SimpleAtof(raw.mean_bits, &command.mean_bits) && command.mean_bits >= 0 && command.mean_bits <= 8,
-                    "--mean-bits", quoted(raw.mean_bits, "no number of 0 to 8"));
-  if (command.mean_bits > 0) problems->Require(!raw.profile_file.empty(), "--mean-bits", "needs --profile, which shares them out");
+  problems->Require(
+      absl::SimpleAtof(raw.mean_bits, &command.mean_bits) && command.mean_bits >= 0 && command.mean_bits <= 8,
+      "--mean-bits", quoted(raw.mean_bits, "no number of 0 to 8"));
+  if (command.mean_bits > 0)
+    problems->Require(!raw.profile_file.empty(), "--mean-bits", "needs --profile, which shares them out");
   problems->Require(absl::SimpleAtoi(raw.threads, &command.threads) && command.threads >= 1 && command.threads <= 256,
                     "--threads", quoted(raw.threads, "no number of 1 to 256"));
   problems->Require(

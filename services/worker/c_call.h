@@ -83,7 +83,8 @@ inline void GiveText(const std::string& text, char* out, size_t capacity, size_t
 // Pairs of keys and values, as many as layers. `given` may be null.
 inline std::vector<LayerBits> ReadLayerBits(const uint8_t* given, uint32_t layers) {
   std::vector<LayerBits> bits;
-  for (uint32_t layer = 0; given != nullptr && layer < layers; ++layer) bits.push_back({given[2 * layer], given[2 * layer + 1]});
+  for (uint32_t layer = 0; given != nullptr && layer < layers; ++layer)
+    bits.push_back({given[2 * layer], given[2 * layer + 1]});
   return bits;
 }
 

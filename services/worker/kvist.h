@@ -67,7 +67,7 @@ typedef struct kvist_options {
   uint32_t key_bits, value_bits; /* for Put: of a code of "ladder" or "trellis"; 0 = the codec's own */
   const uint8_t* layer_bits;     /* for Put: [layers][2], the same of each layer's keys and values, in place of these;
                                     NULL = all layers alike. kvist_profile_layer_bits finds good ones */
-  uint32_t exact_heads;          /* for Put with "ladder" and "trellis": the last heads of keys and of values, kept as they
+  uint32_t exact_heads; /* for Put with "ladder" and "trellis": the last heads of keys and of values, kept as they
                                     are (the rotated part of MLA); 0 = none */
   const kvist_profile*
       profile; /* that "q" puts and gets with. NULL: what gets need is fetched from the nodes, and until

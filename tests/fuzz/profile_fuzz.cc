@@ -30,7 +30,7 @@ void CheckKept(const std::vector<uint8_t>& bytes) {
               "written out, it is another profile");
   auto profile = Profile::Parse(bytes);
   KVIST_HOLDS(profile.ok(), profile.status().message());
-  const auto finite = [](const std::vector<float>& values) {
+  const auto finite = [](absl::Span<const float> values) {
     return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
   };
   for (uint32_t layer = 0; layer < profile->facts().layers; ++layer) {

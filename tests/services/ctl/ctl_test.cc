@@ -70,8 +70,10 @@ TEST(Flags, MeanBitsNeedAProfileThatSharesThemOut) {
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->command.mean_bits, 3.1f);
   EXPECT_EQ(parsed->command.profile_file, "p");
-  EXPECT_THAT(Message(with({"--mean-bits", "3"}).status()), HasSubstr("--mean-bits: needs --profile, which shares them out"));
-  EXPECT_THAT(Message(with({"--mean-bits", "9", "--profile", "p"}).status()), HasSubstr("--mean-bits: '9' is no number of 0 to 8"));
+  EXPECT_THAT(Message(with({"--mean-bits", "3"}).status()),
+              HasSubstr("--mean-bits: needs --profile, which shares them out"));
+  EXPECT_THAT(Message(with({"--mean-bits", "9", "--profile", "p"}).status()),
+              HasSubstr("--mean-bits: '9' is no number of 0 to 8"));
 }
 
 TEST(Flags, TopTakesAnIntervalAndNoJson) {
