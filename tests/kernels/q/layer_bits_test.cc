@@ -37,7 +37,7 @@ TEST(LayerBits, NoOtherShareOfTheSameBitsCostsLess) {
   const auto error = [](int bits) { return bits == 2 ? 0.1367 : bits == 3 ? 0.0361 : bits == 4 ? 0.00959 : 0.000043; };
   const auto cost = [&](const std::vector<int>& bits) {
     double sum = 0;
-    for (size_t i = 0; i < 6; ++i) sum += sensitivities[i / 2][i % 2] * error(bits[i]);
+    for (size_t i = 0; i < 6; ++i) sum += std::pow(sensitivities[i / 2][i % 2], 0.75) * error(bits[i]);
     return sum;
   };
   for (int total : {13, 15, 18, 21}) {
