@@ -7,8 +7,11 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
 
+#include "kernels/half.h"
+#include "kernels/header.h"
 #include "services/ctl/commands.h"
 #include "services/ctl/flags.h"
 #include "services/ctl/input_files.h"
@@ -287,6 +290,12 @@ TEST_F(CtlTest, APromptOfQGoesInWithItsProfileAndComesBackWithoutTheFile) {
 
 TEST_F(CtlTest, AProfileSharesTheBitsOfALadderOutAndReadersNeedNone) {
   WriteProfile("model.kvp", {});
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::string kv = ReadBack("kv.bin");
+  for (size_t at = 0; at < kv.size(); at += 2)
+    StoreLe(Bf16FromFloat(normal(random)), 2, reinterpret_cast<uint8_t*>(&kv[at]));
+  Write("kv.bin", kv);
   const auto stored_bytes = [&](std::vector<std::string> more) {
     std::vector<std::string> words = {"put", "--json", "--codec", "ladder", "--kv", Path("kv.bin")};
     words.insert(words.end(), more.begin(), more.end());
