@@ -368,6 +368,18 @@ CODEC = board(
               (quantile(0.1, "kvist_stored_sqnr_decibels", "codec"), "{{codec}}")),
         panel("SQNR of the worst tile, median", "Half of the blocks have their worst tile at or below this.", "dB",
               (quantile(0.5, "kvist_stored_sqnr_decibels", "codec"), "{{codec}}")),
+    ],
+    [
+        panel("Profiles", "Of calibrated codecs, kept by each node and handed out to readers of its blocks; damaged ones were dropped when "
+              "the node started.", "short",
+              (f"kvist_profiles{{{I}}}", "{{instance}}"),
+              (f"sum(kvist_damaged_profiles_total{{{I}}})", "damaged")),
+        panel("Room for profiles", "The part of --profile-capacity that is taken, by node. Full: writers with a new profile are refused.", "percentunit",
+              (ratio(f"kvist_profile_bytes{{{I}}}", f"kvist_profile_capacity_bytes{{{I}}}"), "{{instance}}"), steps=(0.8, 0.95), highest=1),
+        panel("Profiles asked for", "By readers and other nodes, found or not; put by writers; fetched by nodes for blocks that came without theirs.", "cps",
+              (total("kvist_profile_gets_total", "result"), "get {{result}}"),
+              (total("kvist_profile_puts_total", "result"), "put {{result}}"),
+              (total("kvist_profiles_fetched_total"), "fetched")),
     ])
 
 OF_TENANT_ASKED = f"({total('kvist_tenant_hit_blocks_total', 'tenant', MATCH)} + {total('kvist_tenant_missed_blocks_total', 'tenant', MATCH)})"

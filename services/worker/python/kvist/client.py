@@ -151,7 +151,7 @@ class Client:
         library: str | os.PathLike[str] | None = None,
     ):
         self._library = _abi.load(library)
-        self.namespace = namespace
+        self.namespace, c_namespace = namespace, _c_namespace(namespace)
         options = _abi.Options(
             cluster_file=None if cluster is None else _c_path("cluster", cluster),
             codec=_checks.text("codec", codec),
@@ -168,7 +168,7 @@ class Client:
             replicas=_checks.count("replicas", replicas),
             profile=codec_module.handle_of(profile),
         )
-        given = [ctypes.byref(struct) for struct in (_c_namespace(namespace), options, _c_identity(tls, token_file))]
+        given = [ctypes.byref(struct) for struct in (c_namespace, options, _c_identity(tls, token_file))]
         handle = ctypes.c_void_p()
         self._call("kvist_client_create_as", *given, ctypes.byref(handle))
         self._handle = handle
