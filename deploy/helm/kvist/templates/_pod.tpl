@@ -140,6 +140,9 @@ spec:
 - --{{ kebabcase $name }}={{ include "kvist.text" $value }}
 {{- end }}
 {{- end }}
+{{- if .Values.profiles.volume }}
+- --profiles=/var/lib/kvist-profiles
+{{- end }}
 {{- with include "kvist.etcdEndpoints" . }}
 - --etcd={{ . }}
 - --cluster-name={{ $.Values.etcd.clusterName | default (printf "%s.%s" $.Release.Namespace (include "kvist.fullname" $)) }}
@@ -248,6 +251,10 @@ limits:
 - name: etcd-tls
   secret: {secretName: {{ .Values.etcd.tls.existingSecret }}, defaultMode: 0440}
 {{- end }}
+{{- with .Values.profiles.volume }}
+- name: profiles
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- if ne (include "kvist.shmBytes" .) "0" }}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ include "kvist.mebibytes" (include "kvist.shmBytes" .) }}Mi}
@@ -274,6 +281,9 @@ limits:
 {{- end }}
 {{- if .Values.etcd.tls.existingSecret }}
 - {name: etcd-tls, mountPath: /etc/kvist/etcd-tls, readOnly: true}
+{{- end }}
+{{- if .Values.profiles.volume }}
+- {name: profiles, mountPath: /var/lib/kvist-profiles}
 {{- end }}
 {{- if ne (include "kvist.shmBytes" .) "0" }}
 - {name: shm, mountPath: /dev/shm}
