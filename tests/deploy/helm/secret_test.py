@@ -50,14 +50,18 @@ class SecretTest(unittest.TestCase):
     def start(self, mounted: pathlib.Path) -> Running:
         container: Object = self.pod["containers"][0]
         given = flags(container)
+        user, group = self.context["runAsUser"], self.context["runAsGroup"]
+        profiles = pathlib.Path(self.folder) / "profiles"
+        profiles.mkdir(exist_ok=True)
+        os.chown(profiles, user, group)
         here = {
             MOUNT: str(mounted),
             "$(POD_NAME)": "kvist-0",
             **dict.fromkeys([given["listen"], given["http"], given["advertise"]], "127.0.0.1:0"),
+            "/var/lib/kvist-profiles": str(profiles),
             given["etcd"]: "127.0.0.1:1",  # nobody is there: it serves, and waits for it
             given["capacity"]: "16MiB",
         }
-        user, group = self.context["runAsUser"], self.context["runAsGroup"]
         return Running(command_of(container, {"kvistd": self.kvistd}, here), self.folder / "kvistd.log", user, group)
 
     def test_the_secret_as_the_chart_mounts_it_is_taken(self) -> None:
