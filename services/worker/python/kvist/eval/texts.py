@@ -24,7 +24,7 @@ class Text:
     file: str  # absolute, or a Python package's name and the path in it: "numpy:lib/x.py"
     source: str  # what to install
     strip: str  # how markup goes: a name in STRIP
-    offset: int  # characters, after stripping
+    offset: int  # characters, after stripping; below 0: from the end
     length: int
     sha256: str  # of those characters as UTF-8
 
