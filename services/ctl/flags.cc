@@ -170,10 +170,6 @@ class Problems {
   std::vector<std::string> problems_;
 };
 
-bool IsDigest(const std::string& text) {
-  return text.size() == 32 && text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
-}
-
 void RequireProfile(const RawFlags& raw, Problems* problems) {
   const bool puts = raw.profile_act == "put", gets = raw.profile_act == "get";
   problems->Require(puts || gets || raw.profile_act == "show", "ACT", "needed: one of show, put, get");
@@ -282,6 +278,10 @@ Command Read(const ActFlags& act, const RawFlags& raw, Problems* problems) {
 }
 
 }  // namespace
+
+bool IsDigest(const std::string& text) {
+  return text.size() == 32 && text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
+}
 
 absl::StatusOr<ParsedCommand> ParseCommand(int argc, const char* const* argv) {
   RawFlags raw;

@@ -16,6 +16,9 @@ namespace kvist {
 enum class Act { kPut, kGet, kMatch, kExplain, kStats, kErase, kRing, kDrain, kTop, kToken, kProfile };
 enum class ProfileAct { kShow, kPut, kGet };
 
+// 32 hex digits: what names a profile, and no file.
+bool IsDigest(const std::string& text);
+
 struct Command {
   Act act = Act::kStats;
   std::string cluster_file;        // or

@@ -17,10 +17,6 @@ namespace {
 
 using ProfileRef = std::shared_ptr<const OpenProfile>;
 
-bool IsDigest(const std::string& text) {
-  return text.size() == 32 && text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
-}
-
 absl::StatusOr<ProfileRef> FetchProfile(const Command& command, Transport* transport) {
   const absl::StatusOr<std::unique_ptr<Client>> client = OpenClient(command, AnyNamespace(), transport);
   if (!client.ok()) return client.status();
