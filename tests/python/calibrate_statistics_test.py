@@ -155,6 +155,14 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertRegex(said, r"'short' has \d+ tokens; 7680 are needed of it")
 
+    def test_a_model_that_the_library_will_not_take_is_refused_before_any_work(self) -> None:
+        for heads, head_dim, said in ((8, 128, "m has 8 KV heads of 128, 1024 channels a layer; codec q takes at most 512"), (2, 72, "m has heads of 72; codec q takes 64, 80")):
+            with mock.patch.object(command.engines, "open_engine", return_value=mock.Mock(kv_heads=heads, head_dim=head_dim, encode=None)) as opened:
+                opened.return_value.name = "m"
+                code, words = self.run_with("--registers", "verse")
+            self.assertEqual(code, 1)
+            self.assertIn(said, words)
+
     @unittest.skipIf(importlib.util.find_spec("torch"), "torch is installed")
     def test_models_of_hugging_face_are_refused_without_torch(self) -> None:
         code, said = self.run_with("--model", "some/model", "--text", __file__)

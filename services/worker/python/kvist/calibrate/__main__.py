@@ -11,7 +11,7 @@ import numpy as np
 from ..eval import engines
 from ..eval import texts as eval_texts
 from . import fit, gradients, profile_file, quality, statistics, texts
-from .profile import ProfileError, digest
+from .profile import ProfileError, check_model, digest
 
 FAULTS = (engines.EngineError, eval_texts.TextError, ProfileError, OSError, ArithmeticError)
 LOCAL_THETA, DEEP_THETA = 0.65e-4, 0.8e-4
@@ -62,6 +62,7 @@ def _calibrate(given: argparse.Namespace) -> None:
     read = _texts(given)
     judged = [eval_texts.of_file(path) for path in given.judge] or [(text.name, eval_texts.load(text)) for text in eval_texts.JUDGED]
     engine = engines.open_engine(given.model)
+    check_model(engine.name, engine.kv_heads, engine.head_dim)
     passages = statistics.plan([(name, engine.encode(text)) for name, text in read], given.tokens)
     derived = gradients.open_gradients(engine)
     work = given.work or given.out.with_name(given.out.name + ".work")

@@ -23,6 +23,7 @@ NEIGHBOURS = (-3, -2, -1, 1, 2, 3)  # layers whose importance a second stage see
 SECOND = 5 + 2 * len(NEIGHBOURS)
 
 MOST_LAYERS, MOST_HEADS, MOST_WIDTH = 1024, 512, 512
+HEAD_DIMS = (64, 80, 96, 128, 256)  # of blocks
 MOST_JSON, MOST_BODY, MOST_INFLATED = 1 << 20, 64 << 20, 512 << 20
 
 
@@ -118,6 +119,13 @@ class Profile:
 def _require(held: bool, wrong: str) -> None:
     if not held:
         raise ProfileError(f"profile: {wrong}")
+
+
+def check_model(name: str, heads: int, head_dim: int) -> None:
+    """Before hours of work: what the library will take."""
+    _require(head_dim in HEAD_DIMS, f"{name} has heads of {head_dim}; codec q takes {', '.join(map(str, HEAD_DIMS))}")
+    _require(heads * head_dim <= MOST_WIDTH, f"{name} has {heads} KV heads of {head_dim}, {heads * head_dim} channels a layer; codec q takes at most {MOST_WIDTH}: "
+             "ladder and trellis need no profile")  # fmt: skip
 
 
 def check_shape(p: Any) -> None:
