@@ -23,37 +23,35 @@ absl::Status CheckBits(Codec codec, int bits, absl::string_view name) {
       absl::StrCat(name, " ", bits, "; ", std::string(CodecName(codec)), " has 0 (its own), ", known));
 }
 
-LayerBits Chosen(const LayerBits& asked, const LayerBits& otherwise) {
-  return {asked.key == 0 ? otherwise.key : asked.key, asked.value == 0 ? otherwise.value : asked.value};
+absl::Status CheckSides(Codec codec, const SideBits& sides) {
+  if (absl::Status status = CheckBits(codec, sides.key, "key_bits"); !status.ok()) return status;
+  return CheckBits(codec, sides.value, "value_bits");
 }
 
 }  // namespace
 
 absl::StatusOr<BlockBits> BitsOf(const EncodeOptions& options, const BlockShape& shape) {
-  if (!options.layer_bits.empty() && options.layer_bits.size() != shape.layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layer_bits of ", options.layer_bits.size(), " layers; the block has ", shape.layers));
+  const size_t heads = shape.heads, tiles = size_t{shape.layers} * 2 * heads;
+  const absl::Span<const uint8_t> own = options.tile_bits;
+  if (!own.empty() && own.size() != tiles) {
+    return absl::InvalidArgumentError(absl::StrCat("tile_bits of ", own.size(), " tiles; the block has ", tiles));
   }
-  const LayerBits of_block = Chosen({options.key_bits, options.value_bits}, DefaultBits(options.codec));
-  BlockBits bits;
-  bits.layers.assign(shape.layers, of_block);
-  for (size_t layer = 0; layer < options.layer_bits.size(); ++layer) {
-    bits.layers[layer] = Chosen(options.layer_bits[layer], of_block);
-  }
-  for (size_t layer = 0; layer < bits.layers.size(); ++layer) {
-    const LayerBits& of_layer = bits.layers[layer];
-    for (const absl::Status& status :
-         {CheckBits(options.codec, of_layer.key, "key_bits"), CheckBits(options.codec, of_layer.value, "value_bits")}) {
-      if (!status.ok()) return status;
-    }
-    for (int of_side : {of_layer.key, of_layer.value}) {
-      if (IsKeptWide(options.codec, of_side)) continue;
-      bits.most = std::max(bits.most, of_side);
-      bits.least = bits.least == 0 ? of_side : std::min(bits.least, of_side);
-    }
+  SideBits sides = DefaultBits(options.codec);
+  if (options.key_bits != 0) sides.key = options.key_bits;
+  if (options.value_bits != 0) sides.value = options.value_bits;
+  if (absl::Status status = CheckSides(options.codec, sides); !status.ok()) return status;
+  BlockBits bits{.heads = heads, .tiles = std::vector<uint8_t>(tiles)};
+  for (size_t i = 0; i < tiles; ++i) {
+    const int of_side = i / heads % 2 == 0 ? sides.key : sides.value;
+    const int of_tile = own.empty() || own[i] == 0 ? of_side : own[i];
+    if (absl::Status status = CheckBits(options.codec, of_tile, "tile_bits"); !status.ok()) return status;
+    bits.tiles[i] = uint8_t(of_tile);
+    if (IsKeptWide(options.codec, of_tile) || i % heads + options.exact_heads >= heads) continue;
+    bits.most = std::max(bits.most, of_tile);
+    bits.least = bits.least == 0 ? of_tile : std::min(bits.least, of_tile);
   }
   if (bits.most != 0) return bits;
-  return absl::InvalidArgumentError(absl::StrCat("all layers have 8 bits; ", std::string(CodecName(options.codec)),
+  return absl::InvalidArgumentError(absl::StrCat("all tiles have 8 bits; ", std::string(CodecName(options.codec)),
                                                  " needs one with fewer, i8 is made for 8"));
 }
 

@@ -4,11 +4,13 @@
 // Units   bits of a code; planes without the side.
 // Threads pure functions.
 // Errors  BitsOf: InvalidArgument names what the codec has.
-// Why     A tile has a number of its own, since keys need more bits than values and some layers more than others. A block
+// Why     A tile has a number of its own, since keys need more bits than values and some heads more than others. A block
 //         has the largest of them: its tiles may lack trailing planes, and a layer's plane holds only the tiles that have it.
 #ifndef KVIST_KERNELS_CODE_BITS_H_
 #define KVIST_KERNELS_CODE_BITS_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,20 +36,27 @@ constexpr int BitsOfPlanes(Codec codec, int planes) {
   return planes == 4 ? 8 : planes + 1;
 }
 
-// Trellis has no codes of 8 bits: a side that is worth them is kept as a raised tile is, in rotated rows of 8 bits.
+// Trellis has no codes of 8 bits: a tile that is worth them is kept as a raised one is, in rotated rows of 8 bits.
 constexpr bool IsKeptWide(Codec codec, int bits) { return codec == Codec::kTrellis && bits == 8; }
 
+struct SideBits {
+  int key = 0, value = 0;
+};
+
 // Bits of a codec whose caller chose none.
-constexpr LayerBits DefaultBits(Codec codec) {
+constexpr SideBits DefaultBits(Codec codec) {
   if (codec == Codec::kI8 || codec == Codec::kFp8p) return {8, 8};
   if (codec == Codec::kTrellis) return {3, 2};
   if (codec == Codec::kQ) return {1, 1};
-  return codec == Codec::kLadder ? LayerBits{4, 4} : LayerBits{16, 16};
+  return codec == Codec::kLadder ? SideBits{4, 4} : SideBits{16, 16};
 }
 
-// The bits of a block's tiles, by layer; the most and the least of those in the codec's own codes.
+// The bits of a block's tiles; the most and the least of those in the codec's own codes. Exact heads count in neither.
 struct BlockBits {
-  std::vector<LayerBits> layers;
+  int Of(size_t layer, size_t kv, size_t head) const { return tiles[(layer * 2 + kv) * heads + head]; }
+
+  size_t heads = 0;
+  std::vector<uint8_t> tiles;  // [layers][2][heads]
   int most = 0, least = 0;
 };
 absl::StatusOr<BlockBits> BitsOf(const EncodeOptions& options, const BlockShape& shape);

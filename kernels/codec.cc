@@ -53,17 +53,19 @@ size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape,
   const auto record = [&](int of_side, bool is_key) {
     return sizes.Record(IsKeptWide(codec, of_side) ? TileMode::kRotatedI8 : TileMode::kOwn, is_key);
   };
-  const auto side = [&](const LayerBits& layer) {
-    if (KeepsValues(codec)) return 2 * heads * sizes.Record(TileMode::kRaw16, false);
-    return 4 * size_t{shape.heads} + heads * (record(layer.key, true) + record(layer.value, false)) +
-           2 * exact * sizes.Record(TileMode::kRaw16, false);
+  const auto tile = [&](int plane, int of_tile, bool is_key) -> size_t {
+    if (plane > 0) return plane <= CodePlanes(codec, of_tile) ? sizes.CodePlane(plane) : 0;
+    return KeepsValues(codec) ? sizes.Record(TileMode::kRaw16, false) : record(of_tile, is_key);
   };
+  const size_t side =
+      KeepsValues(codec) ? 0 : 4 * size_t{shape.heads} + 2 * exact * sizes.Record(TileMode::kRaw16, false);
   uint64_t end = header.PrefixBytes();
   for (int plane = 0; plane < header.Planes(); ++plane) {
-    for (const LayerBits& layer : bits->layers) {
-      const size_t tiles =
-          heads * ((plane <= CodePlanes(codec, layer.key)) + (plane <= CodePlanes(codec, layer.value)));
-      end = AlignPlane(end) + (plane == 0 ? side(layer) : tiles * sizes.CodePlane(plane));
+    for (size_t layer = 0; layer < shape.layers; ++layer) {
+      end = AlignPlane(end) + (plane == 0 ? side : 0);
+      for (size_t i = 0; i < 2 * heads; ++i) {
+        end += tile(plane, bits->Of(layer, i / heads, i % heads), i < heads);
+      }
     }
   }
   return end;

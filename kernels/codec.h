@@ -43,21 +43,15 @@ StridedPages<Element> ContiguousPages(Element* base, const BlockShape& shape, si
   return {base, shape.layers * layer, layer, head, shape.RowUnits()};
 }
 
-// Bits of the codes of one layer's keys and values; 0 = as the block's.
-struct LayerBits {
-  int key = 0, value = 0;
-  friend bool operator==(const LayerBits&, const LayerBits&) = default;
-};
-
 struct EncodeOptions {
   Codec codec = Codec::kLadder;
   // A tile whose SQNR would be less is stored at the next higher precision (ladder -> i8 -> raw16). 0 = the codec's
   // own default (kDefaultFloorDb). The floor is written into the header as a promise to readers.
   float floor_db = 0;
   // Bits of the codes of keys and of values: ladder 2, 3, 4 or 8, trellis 2, 3, or 8, which are rows and no codes of the
-  // trellis, and not for all layers. 0 = the codec's own: 4 and 4, 3 and 2. Keys need more than values.
+  // trellis, and not for all tiles. 0 = the codec's own: 4 and 4, 3 and 2. Keys need more than values.
   int key_bits = 0, value_bits = 0;
-  absl::Span<const LayerBits> layer_bits = {};  // instead, by layer; empty = the same for all
+  absl::Span<const uint8_t> tile_bits = {};  // instead, [layers][2][heads], 0 = as above; empty = none has its own
   // Of ladder and trellis: the last heads of K and of V, kept as they are (raw16). For MLA: a layer's latent is coded in heads
   // of 64, its rotated part is the last one; two layers are the K and V of one.
   uint32_t exact_heads = 0;

@@ -205,15 +205,16 @@ class Pieces {
   std::vector<uint8_t> bytes_[kMaxPlanes];
 };
 
-void EncodeLayer(const ConstPages& pages, const LayerBits& bits, uint32_t layer, TileEncoder& encoder, Pieces& pieces,
+void EncodeLayer(const ConstPages& pages, const BlockBits& bits, uint32_t layer, TileEncoder& encoder, Pieces& pieces,
                  BlockHeader& header, double& worst_db) {
   const BlockShape& shape = header.shape;
   const size_t tiles = 2 * size_t{shape.heads};
   const int most_planes = header.Planes() - 1;
   std::vector<uint8_t> modes(2 * tiles), records;
   for (size_t i = 0; i < tiles; ++i) {
-    const int tile_bits = i < shape.heads ? bits.key : bits.value;
-    const EncodedTile& tile = encoder.Encode(pages, i / shape.heads, layer, i % shape.heads, tile_bits);
+    const size_t kv = i / shape.heads, head = i % shape.heads;
+    const int tile_bits = bits.Of(layer, kv, head);
+    const EncodedTile& tile = encoder.Encode(pages, kv, layer, head, tile_bits);
     const bool own_codes = tile.mode == TileMode::kOwn && most_planes > 0;
     modes[i] = uint8_t(tile.mode);
     if (own_codes) modes[i] |= uint8_t((most_planes - CodePlanes(header.codec, tile_bits)) << 4);
@@ -231,7 +232,7 @@ void EncodeTiles(const ConstPages& pages, const EncodeOptions& options, const Bl
                  BlockHeader& header, double& worst_db) {
   TileEncoder encoder(header.shape, header.identity, options);
   for (uint32_t layer = 0; layer < header.shape.layers; ++layer) {
-    EncodeLayer(pages, bits.layers[layer], layer, encoder, pieces, header, worst_db);
+    EncodeLayer(pages, bits, layer, encoder, pieces, header, worst_db);
   }
 }
 

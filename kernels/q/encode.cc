@@ -30,7 +30,7 @@ int32_t Quantized(float value, float step) {
 
 absl::Status CheckEncodesQ(const EncodeOptions& options, const BlockShape& shape) {
   if (options.profile == nullptr) return absl::InvalidArgumentError("q needs a profile; none was given");
-  if (options.key_bits != 0 || options.value_bits != 0 || !options.layer_bits.empty()) {
+  if (options.key_bits != 0 || options.value_bits != 0 || !options.tile_bits.empty()) {
     return absl::InvalidArgumentError("q has no bits to choose: its profile decides");
   }
   if (!options.profile->CanEncode()) {

@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/layer_bits.h"
+#include "kernels/tile_bits.h"
 #include "services/cluster/static_file.h"
 #include "services/ctl/input_files.h"
 
@@ -24,10 +24,10 @@ absl::StatusOr<std::unique_ptr<Client>> OpenClient(const Command& command, Names
     absl::StatusOr<std::shared_ptr<const OpenProfile>> profile = ReadProfileFile(command.profile_file);
     if (!profile.ok()) return profile.status();
     if (command.mean_bits > 0) {  // readers need no profile
-      absl::StatusOr<std::vector<LayerBits>> bits =
-          BitsByLayer((*profile)->ForDecoding(), command.codec, command.mean_bits);
+      absl::StatusOr<std::vector<uint8_t>> bits =
+          BitsByTile((*profile)->ForDecoding(), command.codec, command.mean_bits);
       if (!bits.ok()) return bits.status();
-      options.layer_bits = *std::move(bits);
+      options.tile_bits = *std::move(bits);
     } else {
       options.profile = *std::move(profile);
     }

@@ -80,12 +80,10 @@ inline void GiveText(const std::string& text, char* out, size_t capacity, size_t
   if (*needed <= capacity) std::memcpy(out, text.c_str(), *needed);
 }
 
-// Pairs of keys and values, as many as layers. `given` may be null.
-inline std::vector<LayerBits> ReadLayerBits(const uint8_t* given, uint32_t layers) {
-  std::vector<LayerBits> bits;
-  for (uint32_t layer = 0; given != nullptr && layer < layers; ++layer)
-    bits.push_back({given[2 * layer], given[2 * layer + 1]});
-  return bits;
+// [layers][2][heads], or nothing where `given` is null.
+inline std::vector<uint8_t> ReadTileBits(const uint8_t* given, uint32_t layers, uint32_t heads) {
+  if (given == nullptr) return {};
+  return {given, given + size_t{layers} * 2 * heads};
 }
 
 }  // namespace kvist

@@ -25,7 +25,7 @@ bool Within(absl::Duration duration, absl::Duration least) { return duration >= 
 
 // What the profile, the namespace and the codec say of each other.
 absl::Status CheckProfile(const ClientOptions& options) {
-  if (options.codec == Codec::kQ && (options.key_bits != 0 || options.value_bits != 0 || !options.layer_bits.empty())) {
+  if (options.codec == Codec::kQ && (options.key_bits != 0 || options.value_bits != 0 || !options.tile_bits.empty())) {
     return absl::InvalidArgumentError("q has no bits to choose: its profile decides");
   }
   if (options.profile == nullptr) {

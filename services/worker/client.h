@@ -51,10 +51,10 @@ struct ClientOptions {
   Transport* transport = nullptr;    // outlives the client
   Runtime* runtime = RealRuntime();  // time, chance and threads; outlives the client
 
-  Codec codec = Codec::kLadder;       // for Put
-  int key_bits = 0, value_bits = 0;   // Put: as in EncodeOptions; 0 = the codec's own
-  std::vector<LayerBits> layer_bits;  // Put: of each layer, in place of these; empty = all alike
-  uint32_t exact_heads = 0;           // Put: as in EncodeOptions
+  Codec codec = Codec::kLadder;      // for Put
+  int key_bits = 0, value_bits = 0;  // Put: as in EncodeOptions; 0 = the codec's own
+  std::vector<uint8_t> tile_bits;    // Put: [layers][2][heads], in place of these; empty = all alike
+  uint32_t exact_heads = 0;          // Put: as in EncodeOptions
   // That codec q puts and gets with. Namespaces name it: `ns.profile_digest` is filled from it if it is zero. Without it
   // blocks of q are NO_PROFILE misses until it has been fetched from a node, in the background.
   std::shared_ptr<const OpenProfile> profile;

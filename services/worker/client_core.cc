@@ -53,7 +53,7 @@ EncodeOptions EncodeOptionsOf(const ClientOptions& options) {
           .floor_db = options.floor_db,
           .key_bits = options.key_bits,
           .value_bits = options.value_bits,
-          .layer_bits = options.layer_bits,
+          .tile_bits = options.tile_bits,
           .exact_heads = options.exact_heads};
 }
 

@@ -40,7 +40,7 @@ struct Wanted {
   kvist::BlockShape shape;
   kvist::BlockIdentity identity;
   kvist::EncodeOptions options;
-  std::vector<kvist::LayerBits> layer_bits;           // what the options look at
+  std::vector<uint8_t> tile_bits;                     // what the options look at
   std::shared_ptr<const kvist::OpenProfile> profile;  // if there is one
 };
 
@@ -66,8 +66,8 @@ absl::StatusOr<Wanted> ReadWanted(const kvist_shape& shape, const kvist_encode_o
   wanted.options.key_bits = static_cast<int>(std::min<uint32_t>(options->key_bits, 1000));
   wanted.options.value_bits = static_cast<int>(std::min<uint32_t>(options->value_bits, 1000));
   wanted.options.exact_heads = options->exact_heads;
-  if (problems.empty()) wanted.layer_bits = kvist::ReadLayerBits(options->layer_bits, shape.layers);
-  wanted.options.layer_bits = wanted.layer_bits;
+  if (problems.empty()) wanted.tile_bits = kvist::ReadTileBits(options->tile_bits, shape.layers, shape.heads);
+  wanted.options.tile_bits = wanted.tile_bits;
   wanted.identity.first_position = options->first_position;
   if (options->key != nullptr) std::copy_n(options->key, 32, wanted.identity.key.begin());
   if (options->namespace_digest != nullptr) {

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define KVIST_ABI_VERSION 4
+#define KVIST_ABI_VERSION 5
 #define KVIST_ERROR_BYTES 512
 
 /* Codes are those of gRPC and absl::StatusCode. */
@@ -65,8 +65,8 @@ typedef struct kvist_options {
   const char* seeds;             /* "host:port,host:port" of any nodes: they are asked for the view; NULL = none */
   uint32_t replicas;             /* nodes that shall keep each block that is put, 1 to 3; 0 = 1 */
   uint32_t key_bits, value_bits; /* for Put: of a code of "ladder" or "trellis"; 0 = the codec's own */
-  const uint8_t* layer_bits;     /* for Put: [layers][2], the same of each layer's keys and values, in place of these;
-                                    NULL = all layers alike. kvist_profile_layer_bits finds good ones */
+  const uint8_t* tile_bits;      /* for Put: [layers][2][heads], of each head's keys, then values, in place of these;
+                                    NULL = all alike. kvist_profile_tile_bits finds good ones */
   uint32_t exact_heads; /* for Put with "ladder" and "trellis": the last heads of keys and of values, kept as they
                                     are (the rotated part of MLA); 0 = none */
   const kvist_profile*
@@ -123,7 +123,7 @@ typedef struct kvist_encode_options {
   const uint8_t* key;              /* 32 bytes; NULL = zeros: a block that no node will take */
   const uint8_t* namespace_digest; /* 16 bytes; NULL = zeros */
   uint32_t key_bits, value_bits;   /* as in kvist_options */
-  const uint8_t* layer_bits;       /* as in kvist_options */
+  const uint8_t* tile_bits;        /* as in kvist_options */
   uint32_t exact_heads;            /* as in kvist_options */
   const kvist_profile* profile;    /* that "q" needs; NULL for all others */
 } kvist_encode_options;
@@ -226,11 +226,11 @@ kvist_code kvist_profile_fetch(kvist_client* client, const uint8_t* digest, kvis
 /* Has all nodes keep the profile; `nodes` counts those that do. A put of "q" does so by itself, node by node. */
 kvist_code kvist_profile_put(kvist_client* client, const kvist_profile* profile, uint32_t* nodes, kvist_error* error);
 
-/* Shares mean_bits (in the mean over layers, keys and values) of a code of "ladder" (2 to 8) or "trellis" (2 to 8, of which some
- * sides have 2, some 3, some 8) out among the profile's layers, by how much their errors cost answers: n_layers pairs, keys
- * and values, for kvist_options.layer_bits. */
-kvist_code kvist_profile_layer_bits(const kvist_profile* profile, const char* codec, float mean_bits,
-                                    uint8_t* layer_bits, size_t n_layers, kvist_error* error);
+/* Shares mean_bits (in the mean over layers, heads, keys and values) of a code of "ladder" (2 to 8) or "trellis" (2 to 8, of which
+ * some have 2, some 3, some 8) out among the profile's heads, by how much their errors cost answers: n_tiles = layers * 2 *
+ * heads numbers, for kvist_options.tile_bits. */
+kvist_code kvist_profile_tile_bits(const kvist_profile* profile, const char* codec, float mean_bits, uint8_t* tile_bits,
+                                   size_t n_tiles, kvist_error* error);
 
 /* Encoding and decoding here, without a cluster: to judge a codec, or to look at a block. Pure; any number of threads. */
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/layer_bits.h"
+#include "kernels/tile_bits.h"
 #include "services/worker/c_call.h"
 
 using kvist::GiveText;
@@ -64,23 +64,20 @@ kvist_code kvist_profile_bytes(const kvist_profile* profile, uint8_t* bytes, siz
   });
 }
 
-kvist_code kvist_profile_layer_bits(const kvist_profile* profile, const char* codec, float mean_bits,
-                                    uint8_t* layer_bits, size_t n_layers, kvist_error* error) {
+kvist_code kvist_profile_tile_bits(const kvist_profile* profile, const char* codec, float mean_bits, uint8_t* tile_bits,
+                                   size_t n_tiles, kvist_error* error) {
   return Guard(error, [&]() -> absl::Status {
-    const absl::Status given = Require({{"profile", profile}, {"codec", codec}, {"layer_bits", layer_bits}});
+    const absl::Status given = Require({{"profile", profile}, {"codec", codec}, {"tile_bits", tile_bits}});
     if (!given.ok()) return given;
     const absl::StatusOr<kvist::Codec> known = kvist::ParseCodec(codec);
     if (!known.ok()) return known.status();
-    const absl::StatusOr<std::vector<kvist::LayerBits>> bits =
-        kvist::BitsByLayer(profile->open->ForDecoding(), *known, mean_bits);
+    const absl::StatusOr<std::vector<uint8_t>> bits =
+        kvist::BitsByTile(profile->open->ForDecoding(), *known, mean_bits);
     if (!bits.ok()) return bits.status();
-    if (bits->size() != n_layers) {
-      return absl::InvalidArgumentError(absl::StrCat("n_layers is ", n_layers, "; the profile has ", bits->size()));
+    if (bits->size() != n_tiles) {
+      return absl::InvalidArgumentError(absl::StrCat("n_tiles is ", n_tiles, "; the profile has ", bits->size()));
     }
-    for (const kvist::LayerBits& layer : *bits) {
-      *layer_bits++ = static_cast<uint8_t>(layer.key);
-      *layer_bits++ = static_cast<uint8_t>(layer.value);
-    }
+    std::copy(bits->begin(), bits->end(), tile_bits);
     return absl::OkStatus();
   });
 }

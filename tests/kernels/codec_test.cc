@@ -100,10 +100,17 @@ TEST_P(CodecShapes, DroppingPlanesIsTheBlockOfFewerBits) {
   }
 }
 
+// [sides][heads] from the bits of each side.
+std::vector<uint8_t> TileBitsOf(std::initializer_list<int> sides, uint32_t heads) {
+  std::vector<uint8_t> bits;
+  for (int of_side : sides) bits.insert(bits.end(), heads, uint8_t(of_side));
+  return bits;
+}
+
 TEST_P(CodecShapes, KeysAndValuesAndLayersHaveBitsOfTheirOwn) {
   const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
-  const LayerBits layers[] = {{4, 3}, {8, 0}};
-  const EncodeOptions options = {.codec = Codec::kLadder, .value_bits = 2, .layer_bits = layers};
+  const std::vector<uint8_t> bits = TileBitsOf({4, 3, 8, 0}, Shape().heads);
+  const EncodeOptions options = {.codec = Codec::kLadder, .value_bits = 2, .tile_bits = bits};
   const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 4096);
   EXPECT_EQ(block.size(), NominalBlockBytes(IdentityAt(4096), Shape(), options));
   const BlockView view = ParseOrDie(block);
@@ -138,8 +145,8 @@ TEST_P(CodecShapes, TrellisStaysNearItsTheory) {
 
 TEST_P(CodecShapes, TrellisKeepsASideOfEightBitsInRows) {
   const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
-  const LayerBits layers[] = {{8, 2}, {3, 8}};
-  const EncodeOptions options = {.codec = Codec::kTrellis, .layer_bits = layers};
+  const std::vector<uint8_t> bits = TileBitsOf({8, 2, 3, 8}, Shape().heads);
+  const EncodeOptions options = {.codec = Codec::kTrellis, .tile_bits = bits};
   const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 4096);
   EXPECT_EQ(block.size(), NominalBlockBytes(IdentityAt(4096), Shape(), options));
   const BlockView view = ParseOrDie(block);
@@ -151,6 +158,26 @@ TEST_P(CodecShapes, TrellisKeepsASideOfEightBitsInRows) {
   EXPECT_LT(SqnrDb(Shape(), values, decoded, layer, layer), 20);
   EXPECT_LT(SqnrDb(Shape(), values, decoded, 2 * layer, layer), 14);
   EXPECT_GT(SqnrDb(Shape(), values, decoded, 3 * layer, layer), 38);
+}
+
+TEST_P(CodecShapes, AHeadIsTheSameWhateverBitsItsNeighboursHave) {
+  const std::vector<uint16_t> values = NormalValues(Shape(), kSeed);
+  const size_t tile = Shape().TileElements(), tiles = 2 * Shape().layers * Shape().heads;
+  for (const auto& [codec, one, other] : {std::tuple(Codec::kLadder, 2, 8), std::tuple(Codec::kTrellis, 3, 2)}) {
+    std::vector<uint8_t> bits(tiles, uint8_t(other));
+    for (size_t i = 0; i < tiles; i += 2) bits[i] = uint8_t(one);
+    const EncodeOptions options = {.codec = codec, .tile_bits = bits};
+    const std::vector<uint8_t> block = EncodeOrDie(Shape(), values, options, 0);
+    EXPECT_EQ(block.size(), NominalBlockBytes(IdentityAt(0), Shape(), options));
+    const std::vector<uint16_t> mixed = DecodeOrDie(ParseOrDie(block));
+    for (int of_all : {one, other}) {
+      const EncodeOptions alike = {.codec = codec, .key_bits = of_all, .value_bits = of_all};
+      const std::vector<uint16_t> same = DecodeOrDie(ParseOrDie(EncodeOrDie(Shape(), values, alike, 0)));
+      for (size_t i = 0; i < tiles; ++i) {
+        EXPECT_EQ(std::equal(&mixed[i * tile], &mixed[i * tile] + tile, &same[i * tile]), bits[i] == of_all) << i;
+      }
+    }
+  }
 }
 
 TEST_P(CodecShapes, ExactHeadsComeBackBitForBitAndTheOthersAreCoded) {
@@ -435,14 +462,16 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
   EXPECT_EQ(message(kShape, {.codec = Codec::kTrellis, .key_bits = 4}, out.size()),
             "INVALID_ARGUMENT: key_bits 4; trellis has 0 (its own), 2, 3, 8");
   EXPECT_EQ(message(kShape, {.codec = Codec::kTrellis, .key_bits = 8, .value_bits = 8}, out.size()),
-            "INVALID_ARGUMENT: all layers have 8 bits; trellis needs one with fewer, i8 is made for 8");
+            "INVALID_ARGUMENT: all tiles have 8 bits; trellis needs one with fewer, i8 is made for 8");
   EXPECT_EQ(message(kShape, {.codec = Codec::kI8, .exact_heads = 1}, out.size()),
             "INVALID_ARGUMENT: exact_heads 1; only ladder and trellis keep some heads as they are");
   EXPECT_EQ(message(kShape, {.exact_heads = 2}, out.size()),
             "INVALID_ARGUMENT: exact_heads 2 of 2; one must be left to code, raw16 keeps all as they are");
-  const LayerBits layers[2] = {};
-  EXPECT_EQ(message(kShape, {.layer_bits = layers}, out.size()),
-            "INVALID_ARGUMENT: layer_bits of 2 layers; the block has 1");
+  const uint8_t bits[] = {4, 4, 4, 4, 5};
+  EXPECT_EQ(message(kShape, {.tile_bits = bits}, out.size()),
+            "INVALID_ARGUMENT: tile_bits of 5 tiles; the block has 4");
+  EXPECT_EQ(message(kShape, {.tile_bits = absl::MakeConstSpan(bits).subspan(1)}, out.size()),
+            "INVALID_ARGUMENT: tile_bits 5; ladder has 0 (its own), 2, 3, 4, 8");
   EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000), "RESOURCE_EXHAUSTED: block of 65728 bytes; the output holds 1000");
 }
 

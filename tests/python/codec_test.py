@@ -117,22 +117,22 @@ class CodecTest(unittest.TestCase):
             with self.assertRaisesRegex(KvistError, "profile"):
                 codec.Profile(wrong)
 
-    def test_a_profile_gives_bits_to_the_layers_that_need_them_most(self) -> None:
+    def test_a_profile_gives_bits_to_the_heads_that_need_them_most(self) -> None:
         kv, profile = normal(), codec.Profile(profile_bytes())
         for name, means in (("ladder", (2, 3, 8)), ("trellis", (2, 2.5))):
             for mean in means:
-                bits = profile.layer_bits(name, mean)
+                bits = profile.tile_bits(name, mean)
                 self.assertAlmostEqual(bits.mean(), mean, delta=0.17)
-                block = codec.encode(kv, name, first_position=32, layer_bits=bits)
+                block = codec.encode(kv, name, first_position=32, tile_bits=bits)
                 self.assertEqual(codec.describe(block).precision, bits[bits < 8].max() if name == "trellis" else bits.max())
         with self.assertRaisesRegex(KvistError, "mean_bits 1.5; ladder has 2 to 8"):
-            profile.layer_bits("ladder", 1.5)
+            profile.tile_bits("ladder", 1.5)
         with self.assertRaisesRegex(KvistError, "codes of i8 all have one length"):
-            profile.layer_bits("i8", 8)
-        with self.assertRaisesRegex(ValueError, r"layer_bits must be \[3, 2\] whole numbers"):
-            codec.encode(kv, "ladder", layer_bits=np.full((2, 2), 3))
-        with self.assertRaisesRegex(KvistError, "key_bits 5; ladder has"):
-            codec.encode(kv, "ladder", layer_bits=np.full((3, 2), 5))
+            profile.tile_bits("i8", 8)
+        with self.assertRaisesRegex(ValueError, r"tile_bits must be \[3, 2, 2\] whole numbers"):
+            codec.encode(kv, "ladder", tile_bits=np.full((3, 2), 3))
+        with self.assertRaisesRegex(KvistError, "tile_bits 5; ladder has"):
+            codec.encode(kv, "ladder", tile_bits=np.full((3, 2, 2), 5))
 
     def test_exact_heads_come_back_as_they_were(self) -> None:
         kv = normal()

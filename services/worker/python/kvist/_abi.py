@@ -4,7 +4,7 @@ import ctypes
 import os
 import pathlib
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 ERROR_BYTES = 512
 
 
@@ -29,7 +29,7 @@ class Options(ctypes.Structure):
         *((name, ctypes.c_uint32) for name in ("min_precision", "deadline_ms", "lease_ms", "threads")),
         ("seeds", ctypes.c_char_p),
         *((name, ctypes.c_uint32) for name in ("replicas", "key_bits", "value_bits")),
-        ("layer_bits", ctypes.POINTER(ctypes.c_uint8)),
+        ("tile_bits", ctypes.POINTER(ctypes.c_uint8)),
         ("exact_heads", ctypes.c_uint32),
         ("profile", ctypes.c_void_p),
     ]
@@ -93,7 +93,7 @@ class EncodeOptions(ctypes.Structure):
         ("key", ctypes.POINTER(ctypes.c_uint8)),
         ("namespace_digest", ctypes.POINTER(ctypes.c_uint8)),
         *((name, ctypes.c_uint32) for name in ("key_bits", "value_bits")),
-        ("layer_bits", ctypes.POINTER(ctypes.c_uint8)),
+        ("tile_bits", ctypes.POINTER(ctypes.c_uint8)),
         ("exact_heads", ctypes.c_uint32),
         ("profile", ctypes.c_void_p),
     ]
@@ -182,7 +182,7 @@ PROTOTYPES = {
     "kvist_profile_bytes": (ctypes.c_int, [ctypes.c_void_p, _Bytes, ctypes.c_size_t, _Size, _Error]),
     "kvist_profile_fetch": (ctypes.c_int, [ctypes.c_void_p, _Bytes, ctypes.POINTER(ctypes.c_void_p), _Error]),
     "kvist_profile_put": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), _Error]),
-    "kvist_profile_layer_bits": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float, _Bytes, ctypes.c_size_t, _Error]),
+    "kvist_profile_tile_bits": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float, _Bytes, ctypes.c_size_t, _Error]),
     "kvist_encode_bound": (ctypes.c_int, [ctypes.POINTER(Shape), ctypes.POINTER(EncodeOptions), _Size, _Error]),
     "kvist_encode": (
         ctypes.c_int,

@@ -55,14 +55,14 @@ def digest(name: str, value: bytes | None, length: int) -> Any:
     return (ctypes.c_uint8 * length).from_buffer_copy(value)
 
 
-def layer_bits(value: np.ndarray | None, layers: int) -> Any:
-    """For a const uint8_t* to [layers, 2]; None is NULL."""
+def tile_bits(value: np.ndarray | None, layers: int, heads: int) -> Any:
+    """For a const uint8_t* to [layers, 2, heads]; None is NULL."""
     if value is None:
         return None
     bits = np.asarray(value)
-    if bits.shape != (layers, 2) or bits.dtype.kind not in "iu" or bits.min() < 0 or bits.max() > 255:
-        raise ValueError(f"layer_bits must be [{layers}, 2] whole numbers: of keys and values of each layer")
-    return (ctypes.c_uint8 * (2 * layers))(*bits.ravel().tolist())
+    if bits.shape != (layers, 2, heads) or bits.dtype.kind not in "iu" or bits.min() < 0 or bits.max() > 255:
+        raise ValueError(f"tile_bits must be [{layers}, 2, {heads}] whole numbers: of each layer's keys and values by head")
+    return (ctypes.c_uint8 * bits.size)(*bits.ravel().tolist())
 
 
 def elements(name: str, kv: np.ndarray, dtype: str) -> None:

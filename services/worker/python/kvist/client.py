@@ -118,8 +118,8 @@ class Client:
     codec: for put: "raw16", "x16" (the same bits in fewer bytes), "i8", "ladder" or "trellis"; "fp8p" for the dtypes of one byte; "q" with a profile.
     profile: that "q" puts and gets with. Without it, what gets need is fetched from the nodes once the namespace names its digest, and
     until then blocks are "no_profile" misses.
-    key_bits, value_bits: for put, of a code of "ladder" (2, 3, 4, 8) or "trellis" (2, 3); 0 = the codec's own. layer_bits: the same for each
-    layer, [layers, 2], in place of these (kvist.codec.Profile.layer_bits). exact_heads: for put with "ladder" and "trellis", the last heads of keys and of
+    key_bits, value_bits: for put, of a code of "ladder" (2, 3, 4, 8) or "trellis" (2, 3); 0 = the codec's own. tile_bits: the same for each
+    tile, [layers, 2, heads], in place of these (kvist.codec.Profile.tile_bits). exact_heads: for put with "ladder" and "trellis", the last heads of keys and of
     values, kept as they are: the rotated part of MLA.
     floor_db, min_precision: for get, what a block must promise or have at least; floor_db is for put the quality that every tile must reach. Times in seconds. `threads` decode and encode. `replicas` nodes keep what is put.
     `tls`: how to speak to nodes that want certificates; None = plaintext. `token_file` holds the bearer token that is shown with
@@ -138,7 +138,7 @@ class Client:
         codec: str = "ladder",
         key_bits: int = 0,
         value_bits: int = 0,
-        layer_bits: np.ndarray | None = None,
+        tile_bits: np.ndarray | None = None,
         exact_heads: int = 0,
         floor_db: float = 0.0,
         min_precision: int = 0,
@@ -157,7 +157,7 @@ class Client:
             codec=_checks.text("codec", codec),
             key_bits=_checks.count("key_bits", key_bits),
             value_bits=_checks.count("value_bits", value_bits),
-            layer_bits=_checks.layer_bits(layer_bits, namespace.layers),
+            tile_bits=_checks.tile_bits(tile_bits, namespace.layers, namespace.heads),
             exact_heads=_checks.count("exact_heads", exact_heads),
             floor_db=_checks.number("floor_db", floor_db),
             min_precision=_checks.count("min_precision", min_precision),

@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 import weakref
@@ -59,13 +60,14 @@ class Profile:
         _checks.call(self._library, "kvist_profile_bytes", self._handle, content, len(content), ctypes.byref(needed))
         return bytes(content)
 
-    def layer_bits(self, codec: str, mean_bits: float) -> np.ndarray:
-        """[layers, 2], bits of keys and of values of each layer: mean_bits of a code of "ladder" or "trellis" in the mean, more where errors
-        cost answers more. For encode and Client."""
-        bits = (ctypes.c_uint8 * (2 * self.facts["layers"]))()
+    def tile_bits(self, codec: str, mean_bits: float) -> np.ndarray:
+        """[layers, 2, heads], bits of each layer's keys and values by head: mean_bits of a code of "ladder" or "trellis" in the mean,
+        more where errors cost answers more. For encode and Client."""
+        shape = (self.facts["layers"], 2, self.facts["heads"])
+        bits = (ctypes.c_uint8 * math.prod(shape))()
         given = [_checks.text("codec", codec), _checks.number("mean_bits", mean_bits)]
-        _checks.call(self._library, "kvist_profile_layer_bits", self._handle, *given, bits, self.facts["layers"])
-        return np.frombuffer(bits, np.uint8).reshape(-1, 2).copy()
+        _checks.call(self._library, "kvist_profile_tile_bits", self._handle, *given, bits, len(bits))
+        return np.frombuffer(bits, np.uint8).reshape(shape).copy()
 
     def _json(self) -> str:
         needed = ctypes.c_size_t()
@@ -110,7 +112,7 @@ def encode(
     dtype: str = "bf16",
     key_bits: int = 0,
     value_bits: int = 0,
-    layer_bits: np.ndarray | None = None,
+    tile_bits: np.ndarray | None = None,
     exact_heads: int = 0,
     floor_db: float = 0.0,
     key: bytes | None = None,
@@ -118,7 +120,7 @@ def encode(
     profile: Profile | None = None,
     library: PathLike | None = None,
 ) -> bytes:
-    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks. key_bits, value_bits, layer_bits, exact_heads: as Client's.
+    """`kv` as one block. first_position: of its first token in its prompt; 0 makes tokens 0 to 3 sinks. key_bits, value_bits, tile_bits, exact_heads: as Client's.
     profile: that "q" needs."""
     _checks.elements("kv", kv, dtype)
     if kv.ndim != 5 or kv.shape[0] != 2:
@@ -130,7 +132,7 @@ def encode(
         codec=_checks.text("codec", codec),
         key_bits=_checks.count("key_bits", key_bits),
         value_bits=_checks.count("value_bits", value_bits),
-        layer_bits=_checks.layer_bits(layer_bits, layers),
+        tile_bits=_checks.tile_bits(tile_bits, layers, heads),
         exact_heads=_checks.count("exact_heads", exact_heads),
         floor_db=_checks.number("floor_db", floor_db),
         first_position=_checks.count("first_position", first_position),

@@ -73,19 +73,19 @@ class BlockCodec:
     value_bits: int = 0
     gaussian_db: float | None = None
     profile: codec.Profile | None = None  # of "q"
-    layer_bits: np.ndarray | None = None
+    tile_bits: np.ndarray | None = None
     ours: bool = True
 
     @property
     def of_one_model(self) -> bool:
-        return self.profile is not None or self.layer_bits is not None
+        return self.profile is not None or self.tile_bits is not None
 
     @property
     def put(self) -> dict[str, Any]:
-        return {"codec": self.codec, "key_bits": self.key_bits, "value_bits": self.value_bits, "layer_bits": self.layer_bits, "profile": self.profile}
+        return {"codec": self.codec, "key_bits": self.key_bits, "value_bits": self.value_bits, "tile_bits": self.tile_bits, "profile": self.profile}
 
     def digest(self) -> str:
-        shares = "" if self.layer_bits is None else str(self.layer_bits.tolist())
+        shares = "" if self.tile_bits is None else str(self.tile_bits.tolist())
         return _digest(_abi.find(None)) + ("" if self.profile is None else self.profile.digest.hex()) + shares
 
     def apply(self, kv: np.ndarray, first_position: int) -> Coded:
@@ -133,16 +133,16 @@ def _calibrated(option: str) -> Judged:
 
 
 def _shared_out(name: str, mean: str, path: str) -> Judged:
-    """Bits by layer, as many in the mean, by a profile."""
+    """Bits by head, as many in the mean, by a profile."""
     try:
         bits = float(mean)
     except ValueError:
-        raise SpecError(f"{name}:{mean}@{path} is no codec; there is {name}:MEAN@PROFILE, MEAN bits in the mean over layers") from None
-    return BlockCodec(f"{name}:{mean}@{pathlib.Path(path).name}", name, layer_bits=_open_profile(path).layer_bits(name, bits))
+        raise SpecError(f"{name}:{mean}@{path} is no codec; there is {name}:MEAN@PROFILE, MEAN bits in the mean over heads") from None
+    return BlockCodec(f"{name}:{mean}@{pathlib.Path(path).name}", name, tile_bits=_open_profile(path).tile_bits(name, bits))
 
 
 def _with_bits(name: str, own: str, errors: dict[int, float]) -> Callable[[str], Judged]:
-    """Codecs that take bits of keys and of values: "4" or "4/3", or of each layer by a profile: "3.2@FILE". errors: of N(0, 1) by bits,
+    """Codecs that take bits of keys and of values: "4" or "4/3", or of each head by a profile: "3.2@FILE". errors: of N(0, 1) by bits,
     with the unbiased gain D / (1 - D)."""
 
     def make(option: str) -> Judged:

@@ -1,9 +1,10 @@
 // Goal    Bits go where their lack would cost most; a block that was written with them has exactly these, and what cannot be
 //         shared out is refused.
 // Method  A profile of made-up sensitivities; every other share of the same mean is tried and costs more.
-#include "kernels/layer_bits.h"
+#include "kernels/tile_bits.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -25,13 +26,9 @@ Profile WithSensitivity(const std::vector<std::array<float, 2>>& layers) {
   return ParseProfileOrDie(WriteOrDie(file));
 }
 
-int Sum(const std::vector<LayerBits>& bits) {
-  int sum = 0;
-  for (const LayerBits& layer : bits) sum += layer.key + layer.value;
-  return sum;
-}
+int Sum(const std::vector<uint8_t>& bits) { return std::accumulate(bits.begin(), bits.end(), 0); }
 
-TEST(LayerBits, NoOtherShareOfTheSameBitsCostsLess) {
+TEST(TileBits, NoOtherShareOfTheSameBitsCostsLess) {
   const std::vector<std::array<float, 2>> sensitivities = {{8, 1}, {0.5f, 0.25f}, {30, 2}};
   const Profile profile = WithSensitivity(sensitivities);
   const auto error = [](int bits) { return bits == 2 ? 0.1367 : bits == 3 ? 0.0361 : bits == 4 ? 0.00959 : 0.000043; };
@@ -41,9 +38,8 @@ TEST(LayerBits, NoOtherShareOfTheSameBitsCostsLess) {
     return sum;
   };
   for (int total : {13, 15, 18, 21}) {
-    const std::vector<LayerBits> chosen = BitsByLayer(profile, Codec::kLadder, float(total) / 6).value();
-    const double reached =
-        cost({chosen[0].key, chosen[0].value, chosen[1].key, chosen[1].value, chosen[2].key, chosen[2].value});
+    const std::vector<uint8_t> chosen = BitsByTile(profile, Codec::kLadder, float(total) / 6).value();
+    const double reached = cost({chosen.begin(), chosen.end()});
     ASSERT_EQ(Sum(chosen), total);
     for (int code = 0; code < 729; ++code) {  // 2, 3 and 4 bits of six sides
       std::vector<int> other;
@@ -54,30 +50,31 @@ TEST(LayerBits, NoOtherShareOfTheSameBitsCostsLess) {
   }
 }
 
-TEST(LayerBits, EightBitsGoToASideThatOutweighsAllOthers) {
+TEST(TileBits, EightBitsGoToASideThatOutweighsAllOthers) {
   const Profile profile = WithSensitivity({{1000, 0}, {0.001f, 0}, {0.001f, 0}});
-  const std::vector<LayerBits> bits = BitsByLayer(profile, Codec::kLadder, 3.0f).value();
-  EXPECT_EQ(bits[0], (LayerBits{8, 2}));
+  const std::vector<uint8_t> bits = BitsByTile(profile, Codec::kLadder, 3.0f).value();
+  EXPECT_EQ(bits[0], 8);
+  EXPECT_EQ(bits[1], 2);
   EXPECT_EQ(Sum(bits), 18);
 }
 
-TEST(LayerBits, TheEndsOfTheRangeAreTheSameForAll) {
+TEST(TileBits, TheEndsOfTheRangeAreTheSameForAll) {
   const Profile profile = WithSensitivity({{4, 1}, {3, 2}});
-  EXPECT_EQ(BitsByLayer(profile, Codec::kLadder, 2).value(), (std::vector<LayerBits>{{2, 2}, {2, 2}}));
-  EXPECT_EQ(BitsByLayer(profile, Codec::kLadder, 8).value(), (std::vector<LayerBits>{{8, 8}, {8, 8}}));
-  EXPECT_EQ(BitsByLayer(profile, Codec::kTrellis, 2.5f).value(), (std::vector<LayerBits>{{3, 2}, {3, 2}}));
-  EXPECT_EQ(BitsByLayer(profile, Codec::kTrellis, 7).value(), (std::vector<LayerBits>{{8, 3}, {8, 8}}));
+  EXPECT_EQ(BitsByTile(profile, Codec::kLadder, 2).value(), (std::vector<uint8_t>{2, 2, 2, 2}));
+  EXPECT_EQ(BitsByTile(profile, Codec::kLadder, 8).value(), (std::vector<uint8_t>{8, 8, 8, 8}));
+  EXPECT_EQ(BitsByTile(profile, Codec::kTrellis, 2.5f).value(), (std::vector<uint8_t>{3, 2, 3, 2}));
+  EXPECT_EQ(BitsByTile(profile, Codec::kTrellis, 7).value(), (std::vector<uint8_t>{8, 3, 8, 8}));
 }
 
-TEST(LayerBits, WhatCannotBeSharedOutIsRefused) {
+TEST(TileBits, WhatCannotBeSharedOutIsRefused) {
   const Profile profile = WithSensitivity({{4, 1}, {3, 2}});
-  const auto refusal = [&](Codec codec, float mean) { return BitsByLayer(profile, codec, mean).status().ToString(); };
+  const auto refusal = [&](Codec codec, float mean) { return BitsByTile(profile, codec, mean).status().ToString(); };
   EXPECT_EQ(refusal(Codec::kI8, 8), "INVALID_ARGUMENT: mean_bits: codes of i8 all have one length");
   EXPECT_EQ(refusal(Codec::kLadder, 1.9f), "INVALID_ARGUMENT: mean_bits 1.9; ladder has 2 to 8");
   EXPECT_EQ(refusal(Codec::kTrellis, 8.5f), "INVALID_ARGUMENT: mean_bits 8.5; trellis has 2 to 8");
   EXPECT_THAT(refusal(Codec::kLadder, NAN), HasSubstr("mean_bits nan"));
-  EXPECT_EQ(BitsByLayer(WithSensitivity({{0, 0}}), Codec::kLadder, 3).status().ToString(),
-            "FAILED_PRECONDITION: mean_bits: the profile does not say how sensitive layers are; calibrate anew");
+  EXPECT_EQ(BitsByTile(WithSensitivity({{0, 0}}), Codec::kLadder, 3).status().ToString(),
+            "FAILED_PRECONDITION: mean_bits: the profile does not say how sensitive its heads are; calibrate anew");
 }
 
 }  // namespace
