@@ -34,7 +34,7 @@ class TorchGradients:
         leaf = torch.from_numpy(kv).to(engine.device).requires_grad_()
         ids = torch.tensor([following], device=engine.device)
         with torch.enable_grad():
-            logits = engine.model(ids, past_key_values=engine.cache(leaf), use_cache=True).logits[0].float()
+            logits = engine.run(ids, engine.cache(leaf))
         shares = logits.detach().softmax(-1)
         below = shares.cumsum(-1)
         drawn = []

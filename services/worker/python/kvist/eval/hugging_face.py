@@ -5,6 +5,7 @@ The exact prefix is the model's own cache rounded to bf16; judged tokens keep th
 
 import hashlib
 import importlib.util
+import inspect
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,8 @@ class HuggingFaceEngine:
             raise EngineError(f"{name} cannot be loaded: {error}") from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.eval().to(self.device)
+        # Newer releases of transformers call it cache.
+        self._takes_cache_as = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         config = model.config.get_text_config()
         _refuse_other_caches(config)
         self.name = name
@@ -93,6 +96,10 @@ class HuggingFaceEngine:
             cache.update(values[0, layer][None].clone(), values[1, layer][None].clone(), layer)
         return cache
 
+    def run(self, ids: Any, cache: Any, **named: Any) -> Any:
+        """Logits [tokens, vocabulary] of ids [1, tokens] after what the cache holds, float32; the cache grows by them."""
+        return self.model(ids, use_cache=True, **{self._takes_cache_as: cache}, **named).logits[0].float()
+
     def _kept(self, cache: Any) -> np.ndarray:
         """[2, layers, kv_heads, tokens, head_dim] float32 of the model's own cache."""
         sides = ([getattr(layer, side)[0] for layer in cache.layers] for side in ("keys", "values"))
@@ -105,7 +112,7 @@ class HuggingFaceEngine:
             for first in range(0, len(tokens), CHUNK):
                 ids = self._torch.tensor([tokens[first : first + CHUNK]], device=self.device)
                 keep = 0 if every else 1
-                rows.append(self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0].float().cpu().numpy())
+                rows.append(self.run(ids, cache, logits_to_keep=keep).cpu().numpy())
         return np.concatenate(rows) if every else rows[-1]
 
     def prefill(self, tokens: list[int], wide: bool = False) -> np.ndarray:
