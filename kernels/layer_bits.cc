@@ -55,10 +55,19 @@ absl::Status CheckMean(Codec codec, absl::Span<const Rung> rungs, float mean_bit
       absl::StrCat("mean_bits ", mean_bits, "; ", name, " has ", rungs.front().bits, " to ", rungs.back().bits));
 }
 
+// Of all heads of a layer's keys or values.
+double SensitivityOf(const Profile& profile, uint32_t layer, size_t kv) {
+  double sum = 0;
+  for (const HeadGroup& group : profile.groups()) {
+    for (const float head : group.layer(layer).sides[kv].sensitivity) sum += head;
+  }
+  return sum;
+}
+
 bool SaysSensitivity(const Profile& profile) {
   for (uint32_t layer = 0; layer < profile.facts().layers; ++layer) {
-    for (const Profile::Side& side : profile.layer(layer).sides) {
-      if (side.sensitivity > 0) return true;
+    for (size_t kv : {0, 1}) {
+      if (SensitivityOf(profile, layer, kv) > 0) return true;
     }
   }
   return false;
@@ -80,7 +89,7 @@ absl::StatusOr<std::vector<LayerBits>> BitsByLayer(const Profile& profile, Codec
   const auto offer = [&](uint32_t layer, size_t kv, size_t to) {
     if (to == rungs.size()) return;
     const double saved = rungs[to - 1].error - rungs[to].error, cost = rungs[to].bits - rungs[to - 1].bits;
-    const double weight = std::pow(double(profile.layer(layer).sides[kv].sensitivity), kTrust);
+    const double weight = std::pow(SensitivityOf(profile, layer, kv), kTrust);
     steps.push({weight * saved / cost, layer, kv, to});
   };
   for (uint32_t layer = 0; layer < layers; ++layer) {

@@ -20,7 +20,8 @@ using testing::HasSubstr;
 Profile WithSensitivity(const std::vector<std::array<float, 2>>& layers) {
   ProfileFile file = MakeProfileFile({.layers = uint32_t(layers.size())});
   for (size_t layer = 0; layer < layers.size(); ++layer) {
-    for (size_t kv : kSideOrder) file.layers[layer].sides[kv].sensitivity = Bf16FromFloat(layers[layer][kv]);
+    for (size_t kv : kSideOrder)
+      file.groups[0].layers[layer].sides[kv].sensitivity = {Bf16FromFloat(layers[layer][kv])};
   }
   return ParseProfileOrDie(WriteOrDie(file));
 }
@@ -52,6 +53,19 @@ TEST(LayerBits, NoOtherShareOfTheSameBitsCostsLess) {
       EXPECT_GE(cost(other), reached * 0.999999);
     }
   }
+}
+
+TEST(LayerBits, ALayerIsAsSensitiveAsAllItsHeadsTogether) {
+  ProfileFile file = MakeProfileFile({.layers = 2, .heads = 4, .groups = 2});
+  for (ProfileGroup& group : file.groups) {
+    for (ProfileLayer& layer : group.layers) layer.sides[0].sensitivity = layer.sides[1].sensitivity = {0, 0};
+  }
+  file.groups[0].layers[0].sides[0].sensitivity = {Bf16FromFloat(5), 0};
+  file.groups[0].layers[1].sides[1].sensitivity = {0, Bf16FromFloat(3)};
+  file.groups[1].layers[1].sides[1].sensitivity = {Bf16FromFloat(1), Bf16FromFloat(2)};
+  const Profile profile = ParseProfileOrDie(WriteOrDie(file));
+  EXPECT_EQ(BitsByLayer(profile, Codec::kLadder, 2.25f).value(), (std::vector<LayerBits>{{2, 2}, {2, 3}}));
+  EXPECT_EQ(BitsByLayer(profile, Codec::kLadder, 2.5f).value(), (std::vector<LayerBits>{{3, 2}, {2, 3}}));
 }
 
 TEST(LayerBits, EightBitsGoToASideThatOutweighsAllOthers) {
