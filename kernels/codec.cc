@@ -5,6 +5,7 @@
 #include "kernels/code_bits.h"
 #include "kernels/decode_layers.h"
 #include "kernels/header.h"
+#include "kernels/q/stream_table.h"
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/q.h"
 #include "kernels/tile.h"
@@ -36,8 +37,10 @@ size_t MaxBlockBytes(const BlockShape& shape, Codec codec) {
   const TileSizes sizes(codec, shape, 0);
   const size_t tiles = 2 * size_t{shape.heads};
   const size_t side = 2 * tiles + tiles * sizes.Record(TileMode::kRaw16, false);
+  const size_t streams =
+      codec == Codec::kQ ? shape.heads * kStreamSizeBytes : 0;  // their table, of a head each at most
   const size_t pieces = size_t(MostPlanes(codec)) * shape.layers;
-  return kHeaderBytes + pieces * (kPlaneEntryBytes + kPlaneAlignment) + shape.layers * side;
+  return kHeaderBytes + pieces * (kPlaneEntryBytes + kPlaneAlignment) + shape.layers * (side + streams);
 }
 
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options) {

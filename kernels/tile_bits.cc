@@ -56,8 +56,10 @@ absl::Status CheckMean(Codec codec, absl::Span<const Rung> rungs, float mean_bit
 std::vector<double> WeightsOf(const Profile& profile) {
   std::vector<double> weights;
   for (uint32_t layer = 0; layer < profile.facts().layers; ++layer) {
-    for (const Profile::Side& side : profile.layer(layer).sides) {
-      weights.insert(weights.end(), profile.facts().heads, std::pow(double(side.sensitivity), kTrust));
+    for (size_t kv : {0, 1}) {
+      for (const HeadGroup& group : profile.groups()) {
+        for (const float head : group.layer(layer).sides[kv].sensitivity) weights.push_back(std::pow(head, kTrust));
+      }
     }
   }
   return weights;

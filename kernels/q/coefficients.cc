@@ -31,15 +31,15 @@ uint32_t SymbolOf(int32_t q) { return std::abs(q) <= kMostPlain ? uint32_t(q + k
 
 }  // namespace
 
-GroupSteps ReadGroupSteps(const Profile& profile, size_t kv, RansDecoder& decoder) {
-  GroupSteps group;
+BatchSteps ReadBatchSteps(const HeadGroup& group, size_t kv, RansDecoder& decoder) {
+  BatchSteps batch;
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    group.steps[lane] = int(decoder.Symbol(lane, profile.step_table(kv))) + kLeastStep;
+    batch.steps[lane] = int(decoder.Symbol(lane, group.step_table(kv))) + kLeastStep;
   }
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    group.shifts[lane] = int(decoder.Symbol(lane, profile.shift_table(kv))) + kLeastShift;
+    batch.shifts[lane] = int(decoder.Symbol(lane, group.shift_table(kv))) + kLeastShift;
   }
-  return group;
+  return batch;
 }
 
 void ReadEscapes(RansDecoder& decoder, uint32_t lanes, int32_t* q) {
@@ -49,11 +49,11 @@ void ReadEscapes(RansDecoder& decoder, uint32_t lanes, int32_t* q) {
   }
 }
 
-void ReadRow(const Profile& profile, int base_class, const GroupSteps& group, RansDecoder& decoder, int32_t* q) {
+void ReadRow(const HeadGroup& group, int base_class, const BatchSteps& batch, RansDecoder& decoder, int32_t* q) {
   uint32_t escapes = 0;
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    const int of_class = ClassOf(base_class, group.steps[lane], group.shifts[lane]);
-    const uint32_t symbol = of_class == 0 ? kMostPlain : decoder.Symbol(lane, profile.class_table(of_class));
+    const int of_class = ClassOf(base_class, batch.steps[lane], batch.shifts[lane]);
+    const uint32_t symbol = of_class == 0 ? kMostPlain : decoder.Symbol(lane, group.class_table(of_class));
     q[lane] = int32_t(symbol) - kMostPlain;
     escapes |= uint32_t{symbol == kEscape} << lane;
   }
@@ -66,23 +66,23 @@ absl::Status StreamStatus(uint32_t layer, const RansDecoder& decoder) {
   return absl::DataLossError(absl::StrCat("layer ", layer, ": ", status.message()));
 }
 
-absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
+absl::StatusOr<LayerCoefficients> ReadCoefficients(const HeadGroup& group, uint32_t layer, size_t tokens,
                                                    absl::Span<const uint8_t> stream) {
   LayerCoefficients coefficients;
   for (size_t kv : kSideOrder) {
     coefficients[kv].steps.resize(tokens);
-    coefficients[kv].q.resize(tokens * profile.layer(layer).sides[kv].coded_rows);
+    coefficients[kv].q.resize(tokens * group.layer(layer).sides[kv].coded_rows);
   }
   if (stream.empty()) return coefficients;
   RansDecoder decoder(stream);
   for (size_t kv : kSideOrder) {
-    const Profile::Side& side = profile.layer(layer).sides[kv];
+    const HeadGroup::Side& side = group.layer(layer).sides[kv];
     for (size_t first = 0; first < tokens; first += kRansLanes) {
-      const GroupSteps group = ReadGroupSteps(profile, kv, decoder);
-      std::copy(group.steps.begin(), group.steps.end(), &coefficients[kv].steps[first]);
+      const BatchSteps batch = ReadBatchSteps(group, kv, decoder);
+      std::copy(batch.steps.begin(), batch.steps.end(), &coefficients[kv].steps[first]);
       for (size_t c = 0; c < side.coded_rows; ++c) {
         int32_t q[kRansLanes];
-        ReadRow(profile, side.base_classes[c], group, decoder, q);
+        ReadRow(group, side.base_classes[c], batch, decoder, q);
         for (size_t lane = 0; lane < kRansLanes; ++lane) {
           coefficients[kv].q[(first + lane) * side.coded_rows + c] = q[lane];
         }
@@ -93,24 +93,24 @@ absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint3
   return coefficients;
 }
 
-CoefficientWriter::CoefficientWriter(const Profile& profile) : profile_(profile) {
+CoefficientWriter::CoefficientWriter(const HeadGroup& group) : group_(group) {
   for (size_t symbol = 0; symbol <= kEscape; ++symbol) {
     for (size_t i = 0; i < kCostClasses; ++i) {
       const int of_class = std::clamp(int(i) - kCostMargin, 0, int(kClasses) - 1);
-      const float bits = kRansBits - std::log2(float(profile.class_table(of_class).frequency[symbol]));
+      const float bits = kRansBits - std::log2(float(group.class_table(of_class).frequency[symbol]));
       costs_[symbol][i] = of_class > 0 ? bits : symbol == kMostPlain ? 0 : INFINITY;
     }
   }
   for (size_t kv : kSideOrder) {
     for (size_t i = 0; i < kShiftSymbols; ++i) {
-      shift_costs_[kv][i] = kRansBits - std::log2(double(profile.shift_table(kv).frequency[i]));
+      shift_costs_[kv][i] = kRansBits - std::log2(double(group.shift_table(kv).frequency[i]));
     }
   }
 }
 
 // The shift under which a token's row costs least. 0 is always possible. Classes of neighbouring shifts are neighbours, so
 // that a coefficient's costs under all of them lie together.
-int CoefficientWriter::BestShift(const Profile::Side& side, size_t kv, int step, const int32_t* q) const {
+int CoefficientWriter::BestShift(const HeadGroup::Side& side, size_t kv, int step, const int32_t* q) const {
   std::array<double, kShiftSymbols> sums = shift_costs_[kv];
   for (size_t c = 0; c < side.coded_rows; ++c) {
     const int first = side.base_classes[c] + 2 * step + kLeastShift;
@@ -120,24 +120,24 @@ int CoefficientWriter::BestShift(const Profile::Side& side, size_t kv, int step,
   return int(std::min_element(sums.begin(), sums.end()) - sums.begin()) + kLeastShift;
 }
 
-void CoefficientWriter::WriteGroup(const Profile::Side& side, size_t kv, size_t group, const SideCoefficients& from,
+void CoefficientWriter::WriteBatch(const HeadGroup::Side& side, size_t kv, size_t batch, const SideCoefficients& from,
                                    RansEncoder& encoder) const {
   std::array<int, kRansLanes> shifts;
-  const int8_t* steps = &from.steps[group * kRansLanes];
-  const auto row = [&](size_t lane) { return from.q.data() + (group * kRansLanes + lane) * side.coded_rows; };
+  const int8_t* steps = &from.steps[batch * kRansLanes];
+  const auto row = [&](size_t lane) { return from.q.data() + (batch * kRansLanes + lane) * side.coded_rows; };
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    encoder.Symbol(lane, profile_.step_table(kv), uint32_t(steps[lane] - kLeastStep));
+    encoder.Symbol(lane, group_.step_table(kv), uint32_t(steps[lane] - kLeastStep));
   }
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
     shifts[lane] = BestShift(side, kv, steps[lane], row(lane));
-    encoder.Symbol(lane, profile_.shift_table(kv), uint32_t(shifts[lane] - kLeastShift));
+    encoder.Symbol(lane, group_.shift_table(kv), uint32_t(shifts[lane] - kLeastShift));
   }
   for (size_t c = 0; c < side.coded_rows; ++c) {
     uint32_t escapes = 0;
     for (size_t lane = 0; lane < kRansLanes; ++lane) {
       const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
       const uint32_t symbol = SymbolOf(row(lane)[c]);
-      if (of_class != 0) encoder.Symbol(lane, profile_.class_table(of_class), symbol);
+      if (of_class != 0) encoder.Symbol(lane, group_.class_table(of_class), symbol);
       escapes |= uint32_t{symbol == kEscape} << lane;
     }
     for (; escapes != 0; escapes &= escapes - 1) {
@@ -151,8 +151,8 @@ std::vector<uint8_t> CoefficientWriter::Write(uint32_t layer, size_t tokens,
                                               const LayerCoefficients& coefficients) const {
   RansEncoder encoder;
   for (size_t kv : kSideOrder) {
-    for (size_t group = 0; group < tokens / kRansLanes; ++group) {
-      WriteGroup(profile_.layer(layer).sides[kv], kv, group, coefficients[kv], encoder);
+    for (size_t batch = 0; batch < tokens / kRansLanes; ++batch) {
+      WriteBatch(group_.layer(layer).sides[kv], kv, batch, coefficients[kv], encoder);
     }
   }
   return encoder.Finish();

@@ -1,4 +1,4 @@
-// The stream of one layer of codec q as numbers: what each token's step is, and the coefficients in units of it.
+// The stream of one layer and head group of codec q as numbers: what each token's step is, and the coefficients in units of it.
 //
 // Shapes  q [tokens][coded rows] of each side. Of the two sides 0 is K and 1 is V.
 // Units   a step symbol k is kept as k, from -8 to 23: a half of a power of two.
@@ -16,7 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "kernels/q/profile.h"
+#include "kernels/q/head_group.h"
 
 namespace kvist {
 
@@ -36,25 +36,25 @@ using LayerCoefficients = std::array<SideCoefficients, 2>;
 inline int ClassOf(int base, int step, int shift) { return std::clamp(base + 2 * step + shift, 0, int(kClasses) - 1); }
 
 // An empty stream stands for zeros.
-absl::StatusOr<LayerCoefficients> ReadCoefficients(const Profile& profile, uint32_t layer, size_t tokens,
+absl::StatusOr<LayerCoefficients> ReadCoefficients(const HeadGroup& group, uint32_t layer, size_t tokens,
                                                    absl::Span<const uint8_t> stream);
 
 // The same in the parts that a target with vectors does itself, or leaves to these where it cannot.
-struct GroupSteps {
+struct BatchSteps {
   std::array<int, kRansLanes> steps, shifts;
 };
-GroupSteps ReadGroupSteps(const Profile& profile, size_t kv, RansDecoder& decoder);
-// One row of a group, q[kRansLanes].
-void ReadRow(const Profile& profile, int base_class, const GroupSteps& group, RansDecoder& decoder, int32_t* q);
+BatchSteps ReadBatchSteps(const HeadGroup& group, size_t kv, RansDecoder& decoder);
+// One row of a batch, q[kRansLanes].
+void ReadRow(const HeadGroup& group, int base_class, const BatchSteps& batch, RansDecoder& decoder, int32_t* q);
 // Of the lanes whose bits are set.
 void ReadEscapes(RansDecoder& decoder, uint32_t lanes, int32_t* q);
 // What the decoder says at the end of a layer's stream.
 absl::Status StreamStatus(uint32_t layer, const RansDecoder& decoder);
 
-// Writes streams of one profile.
+// Writes streams of one head group.
 class CoefficientWriter {
  public:
-  explicit CoefficientWriter(const Profile& profile);
+  explicit CoefficientWriter(const HeadGroup& group);
 
   // REQUIRES: |q| <= kMostCoefficient, and 0 where ClassOf(base, step, 0) is 0.
   std::vector<uint8_t> Write(uint32_t layer, size_t tokens, const LayerCoefficients& coefficients) const;
@@ -63,11 +63,11 @@ class CoefficientWriter {
   static constexpr int kCostMargin = kShiftSymbols;  // classes on either side that are clamped
   static constexpr size_t kCostClasses = kClasses + 2 * kCostMargin;
 
-  int BestShift(const Profile::Side& side, size_t kv, int step, const int32_t* q) const;
-  void WriteGroup(const Profile::Side& side, size_t kv, size_t group, const SideCoefficients& from,
+  int BestShift(const HeadGroup::Side& side, size_t kv, int step, const int32_t* q) const;
+  void WriteBatch(const HeadGroup::Side& side, size_t kv, size_t batch, const SideCoefficients& from,
                   RansEncoder& encoder) const;
 
-  const Profile& profile_;
+  const HeadGroup& group_;
   // Bits of each symbol by class, an escape without the bits after it. Class 0 takes zeros only.
   std::array<std::array<float, kCostClasses>, kEscape + 1> costs_;
   std::array<std::array<double, kShiftSymbols>, 2> shift_costs_;

@@ -2,31 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/encode_floor.h"
-#include "kernels/half.h"
 #include "kernels/header.h"
-#include "kernels/q/coefficients.h"
-#include "kernels/q/decode.h"
-#include "kernels/q/plain_row.h"
+#include "kernels/q/profile.h"
+#include "kernels/q/stream_table.h"
 
 namespace kvist {
-namespace {
-
-constexpr float kStepsPerWeight = 0.7f;  // half powers of two of the step for each doubling of the weight
-constexpr float kRounding = 0.46f;       // a little less than half: the smaller coefficient is cheaper
-constexpr int kFirstTokens = 4, kLeastStepOfFirst = 4;  // tokens that all others attend to
-
-int32_t Quantized(float value, float step) {
-  const float magnitude = std::abs(value) / step + kRounding;
-  if (std::isnan(magnitude)) return 0;
-  const int32_t q = magnitude < kMostCoefficient ? int32_t(magnitude) : kMostCoefficient;
-  return value < 0 ? -q : q;
-}
-
-}  // namespace
 
 absl::Status CheckEncodesQ(const EncodeOptions& options, const BlockShape& shape) {
   if (options.profile == nullptr) return absl::InvalidArgumentError("q needs a profile; none was given");
@@ -36,7 +19,7 @@ absl::Status CheckEncodesQ(const EncodeOptions& options, const BlockShape& shape
   if (!options.profile->CanEncode()) {
     return absl::FailedPreconditionError("the profile was not prepared for encoding (PrepareEncoding)");
   }
-  return CheckProfileShape(*options.profile, shape);
+  return CheckProfileIsOf(*options.profile, shape);
 }
 
 absl::Status CheckIdentityQ(const BlockIdentity& identity, const Profile& profile) {
@@ -46,201 +29,40 @@ absl::Status CheckIdentityQ(const BlockIdentity& identity, const Profile& profil
 
 QEncoder::QEncoder(const BlockIdentity& identity, const BlockShape& shape, const ConstPages& pages,
                    const EncodeOptions& options, const QFunctions& functions)
-    : shape_(shape),
-      pages_(pages),
-      profile_(*options.profile),
-      functions_(functions),
-      first_position_(identity.first_position),
-      sinks_(SinksOf(Codec::kQ, identity.first_position)),
-      floor_db_(TileFloorDb(options, 0)),
-      sizes_(Codec::kQ, shape, identity.first_position),
-      angles_(BlockAngles(profile_.facts(), identity.first_position, shape.tokens)),
-      importance_(profile_, shape.tokens),
-      history_(profile_.facts()),
-      writer_(profile_) {
-  for (uint32_t layer = 0; layer < shape.layers; ++layer) importance_.AddLayer(layer, Load(layer));
-}
-
-bool QEncoder::IsFinite(size_t kv, uint32_t layer, size_t head) const {
-  for (size_t t = 0; t < shape_.tokens; ++t) {
-    const uint16_t* row = pages_.Row(kv, layer, head, t);
-    const auto finite = [&](uint16_t bits) { return kvist::IsFinite(bits, shape_.dtype); };
-    if (!std::all_of(row, row + shape_.head_dim, finite)) return false;
+    : angles_(BlockAngles(options.profile->facts(), identity.first_position, shape.tokens)) {
+  BlockShape of_group = shape;
+  ConstPages from = pages;
+  groups_.reserve(options.profile->groups().size());
+  for (const HeadGroup& group : options.profile->groups()) {
+    of_group.heads = group.facts().heads;
+    groups_.emplace_back(group, of_group, from, angles_, identity.first_position, TileFloorDb(options, 0), functions);
+    from.base += of_group.heads * from.head_stride;
   }
-  return true;
-}
-
-// Centred, keys turned back. Of a tile with NaN or infinity zeros: it touches no other tile.
-LayerValues QEncoder::Load(uint32_t layer) const {
-  const size_t width = profile_.facts().Width(), dim = shape_.head_dim;
-  LayerValues values;
-  for (size_t kv = 0; kv < 2; ++kv) {
-    values[kv].resize(shape_.tokens * width);
-    const std::vector<float>& mean = profile_.layer(layer).sides[kv].mean;
-    for (size_t head = 0; head < shape_.heads; ++head) {
-      if (!IsFinite(kv, layer, head)) continue;
-      for (size_t t = 0; t < shape_.tokens; ++t) {
-        const uint16_t* from = pages_.Row(kv, layer, head, t);
-        const absl::Span<float> row = absl::MakeSpan(values[kv]).subspan(t * width + head * dim, dim);
-        for (size_t d = 0; d < dim; ++d) row[d] = Widen(from[d], shape_.dtype);
-        if (kv == 0 && !angles_.pairs.empty()) {
-          Unturn(profile_.facts().rope, absl::MakeSpan(angles_.pairs).subspan(t * dim / 2, dim / 2), row);
-        }
-        for (size_t d = 0; d < dim; ++d) row[d] -= mean[head * dim + d];
-      }
-    }
-  }
-  return values;
-}
-
-int QEncoder::StepOf(size_t kv, uint32_t layer, size_t token) const {
-  if (token < sinks_) return kLeastStep;
-  const float log2_weight = importance_.At(kv, layer, token) * 1.442695f;
-  const float step = std::nearbyint(kStepsPerWeight * log2_weight);
-  int bounded = std::isnan(step) ? 0 : int(std::clamp(step, float(kLeastStep), float(kMostStep)));
-  if (first_position_ == 0 && token < kFirstTokens) bounded = std::max(bounded, kLeastStepOfFirst);
-  return bounded;
-}
-
-// What the prediction leaves, but for channels and tokens that are stored elsewhere, in the coordinates that are coded.
-void QEncoder::TransformResiduals(const Work& work, size_t kv) {
-  const size_t width = profile_.facts().Width();
-  const AlignedFloats& predicted = history_.Next()[kv].rows;
-  residuals_.Reset(shape_.tokens, width);
-  for (size_t t = sinks_; t < shape_.tokens; ++t) {
-    for (size_t i = 0; i < width; ++i) {
-      if (work.modes[kv * shape_.heads + i / shape_.head_dim] != TileMode::kOwn) continue;
-      const float left = work.values[kv][t * width + i] - predicted[t * width + i];
-      if (left != 0) residuals_.Append(t, i, left);
-    }
-  }
-  transformed_.assign(shape_.tokens * width, 0);
-  functions_.add_rows(residuals_, profile_.layer(work.layer).sides[kv].analysis.data(), transformed_.data());
-}
-
-void QEncoder::CodeRow(Work& work, size_t kv, size_t token) {
-  const Profile::Side& side = profile_.layer(work.layer).sides[kv];
-  SideCoefficients& out = work.coefficients[kv];
-  const int step = StepOf(kv, work.layer, token);
-  out.steps[token] = int8_t(step);
-  const float size = StepSize(profile_.facts().step, step);
-  const float* transformed = &transformed_[token * profile_.facts().Width()];
-  for (size_t c = 0; c < side.coded_rows; ++c) {
-    if (ClassOf(side.base_classes[c], step, 0) == 0) continue;
-    const int32_t q = Quantized(transformed[c], size);
-    out.q[token * side.coded_rows + c] = q;
-    if (q != 0) factors_.Append(token, c, float(q) * size);
-  }
-}
-
-void QEncoder::CodeSide(Work& work, size_t kv) {
-  SideCoefficients& coefficients = work.coefficients[kv];
-  coefficients.steps.assign(shape_.tokens, 0);
-  coefficients.q.assign(shape_.tokens * profile_.layer(work.layer).sides[kv].coded_rows, 0);
-  PredictSide(profile_, work.layer, kv, shape_.tokens, functions_, history_);
-  TransformResiduals(work, kv);
-  factors_.Reset(shape_.tokens, profile_.facts().Width());
-  for (size_t t = 0; t < shape_.tokens; ++t) CodeRow(work, kv, t);
-  AddFactors(profile_, work.layer, kv, factors_, functions_, history_);
-}
-
-void QEncoder::Code(Work& work) {
-  for (size_t kv : kSideOrder) CodeSide(work, kv);
-}
-
-void QEncoder::MakeRecord(Work& work, size_t tile) const {
-  const size_t kv = tile / shape_.heads, head = tile % shape_.heads, dim = shape_.head_dim;
-  const TileMode mode = work.modes[tile];
-  std::vector<uint8_t>& record = work.records[tile];
-  record.resize(sizes_.Record(mode, kv == 0));
-  const size_t plain = mode == TileMode::kOwn ? sinks_ : shape_.tokens;
-  for (size_t t = 0; t < plain; ++t) {
-    const uint16_t* row = pages_.Row(kv, work.layer, head, t);
-    if (mode == TileMode::kRaw16) {
-      std::memcpy(&record[t * 2 * dim], row, 2 * dim);
-    } else {
-      WritePlainRow(row, dim, shape_.dtype, &record[t * (1 + dim)]);
-    }
-  }
-}
-
-// Reads the tile as every reader will, and compares.
-void QEncoder::Measure(Work& work, size_t tile) const {
-  const size_t kv = tile / shape_.heads, head = tile % shape_.heads, dim = shape_.head_dim;
-  std::vector<uint16_t> decoded(shape_.TileElements());
-  const LayerSource source = {profile_, work.layer, shape_.tokens, angles_, history_.Next(), shape_.dtype, sinks_};
-  const TileBytes bytes = ReadRecord(sizes_, work.modes[tile], kv == 0, work.records[tile].data());
-  WriteQTile(source, kv, head, bytes, functions_, {decoded.data(), dim});
-  double signal = 0, noise = 0;
-  bool identical = true, finite = true;
-  for (size_t i = 0; i < decoded.size(); ++i) {
-    const uint16_t original = pages_.Row(kv, work.layer, head, i / dim)[i % dim];
-    const double value = Widen(original, shape_.dtype), got = Widen(decoded[i], shape_.dtype);
-    finite = finite && kvist::IsFinite(decoded[i], shape_.dtype);
-    identical = identical && value == got;
-    signal += value * value;
-    noise += (got - value) * (got - value);
-  }
-  work.sqnr_db[tile] = work.modes[tile] == TileMode::kRaw16 ? INFINITY : TileSqnrDb(signal, noise, identical, finite);
-}
-
-// Stores tiles below the floor at the next mode that keeps it. True: a tile has left the stream.
-bool QEncoder::RaiseTiles(Work& work) const {
-  bool left = false;
-  for (size_t tile = 0; tile < work.modes.size(); ++tile) {
-    MakeRecord(work, tile);
-    Measure(work, tile);
-    while (work.sqnr_db[tile] < floor_db_) {
-      left |= work.modes[tile] == TileMode::kOwn;
-      work.modes[tile] = work.modes[tile] == TileMode::kOwn ? TileMode::kRotatedI8 : TileMode::kRaw16;
-      MakeRecord(work, tile);
-      Measure(work, tile);
-    }
-  }
-  return left;
-}
-
-void QEncoder::StoreValues(Work& work) {
-  work.modes.assign(work.modes.size(), TileMode::kRaw16);
-  Code(work);
-  RaiseTiles(work);
-}
-
-QEncoder::Pieces QEncoder::PiecesOf(const Work& work) const {
-  Pieces pieces;
-  for (const TileMode mode : work.modes) {
-    pieces.side.push_back(uint8_t(mode));
-    pieces.raised_tiles += mode != TileMode::kOwn;
-  }
-  for (const double db : work.sqnr_db) pieces.side.push_back(TileSqnr(db));
-  for (const std::vector<uint8_t>& record : work.records) {
-    pieces.side.insert(pieces.side.end(), record.begin(), record.end());
-  }
-  pieces.worst_db = *std::min_element(work.sqnr_db.begin(), work.sqnr_db.end());
-  if (pieces.raised_tiles < work.modes.size()) {
-    pieces.stream = writer_.Write(work.layer, shape_.tokens, work.coefficients);
-  }
-  return pieces;
 }
 
 QEncoder::Pieces QEncoder::EncodeLayer(uint32_t layer) {
-  const size_t tiles = 2 * size_t{shape_.heads};
-  Work work = {layer, Load(layer), {}, {}, {}, {}};
-  work.records.resize(tiles);
-  work.sqnr_db.resize(tiles);
-  for (size_t tile = 0; tile < tiles; ++tile) {
-    const bool finite = IsFinite(tile / shape_.heads, layer, tile % shape_.heads);
-    work.modes.push_back(finite ? TileMode::kOwn : TileMode::kRaw16);
+  std::vector<CodedLayer> coded;
+  for (GroupEncoder& group : groups_) coded.push_back(group.EncodeLayer(layer));
+  Pieces pieces;
+  std::vector<uint8_t> sqnr, records;
+  pieces.worst_db = INFINITY;
+  for (const size_t kv : {0, 1}) {  // the tiles of a layer: K of all heads, then V
+    for (const CodedLayer& group : coded) {
+      const size_t heads = group.modes.size() / 2;
+      for (size_t tile = kv * heads; tile < (kv + 1) * heads; ++tile) {
+        pieces.side.push_back(uint8_t(group.modes[tile]));
+        pieces.raised_tiles += group.modes[tile] != TileMode::kOwn;
+        sqnr.push_back(TileSqnr(group.sqnr_db[tile]));
+        records.insert(records.end(), group.records[tile].begin(), group.records[tile].end());
+        pieces.worst_db = std::min(pieces.worst_db, group.sqnr_db[tile]);
+      }
+    }
   }
-  do {
-    Code(work);
-  } while (RaiseTiles(work));
-  Pieces pieces = PiecesOf(work);
-  if (pieces.side.size() + pieces.stream.size() > 2 * tiles + tiles * sizes_.Record(TileMode::kRaw16, false)) {
-    StoreValues(work);
-    pieces = PiecesOf(work);
-  }
-  history_.Push();
+  pieces.side.insert(pieces.side.end(), sqnr.begin(), sqnr.end());
+  pieces.side.insert(pieces.side.end(), records.begin(), records.end());
+  std::vector<std::vector<uint8_t>> streams;
+  for (CodedLayer& group : coded) streams.push_back(std::move(group.stream));
+  pieces.stream = JoinStreams(streams);
   return pieces;
 }
 

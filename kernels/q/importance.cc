@@ -12,17 +12,17 @@ constexpr double kLeastLog = -9, kMostLog = 12;  // of a weight
 float Bounded(double log) { return std::isfinite(log) ? float(std::clamp(log, kLeastLog, kMostLog)) : 0; }
 
 // FORMAT.md's features of one token: 1, each head's logarithm, deviations, their squares.
-std::vector<float> FeaturesOf(const Profile& profile, uint32_t layer, const LayerValues& values, size_t token) {
-  const ProfileFacts& facts = profile.facts();
+std::vector<float> FeaturesOf(const HeadGroup& group, uint32_t layer, const LayerValues& values, size_t token) {
+  const ProfileFacts& facts = group.facts();
   const size_t width = facts.Width();
-  const std::vector<float>& deviations = profile.layer(layer).deviations;
+  const std::vector<float>& deviations = group.layer(layer).deviations;
   std::vector<float> features(facts.OwnFeatures());
   features[0] = 1;
   float* logs = &features[1];
   float* scores = logs + 2 * facts.heads;
   for (size_t kv = 0; kv < 2; ++kv) {
     const float* centred = &values[kv][token * width];
-    const std::vector<float>& mean = profile.layer(layer).sides[kv].mean;
+    const std::vector<float>& mean = group.layer(layer).sides[kv].mean;
     for (size_t i = 0; i < width; ++i) {
       const float value = centred[i] + mean[i], deviation = deviations[kv * width + i];
       const float score = deviation > 0 ? centred[i] / deviation : 0;
@@ -37,16 +37,16 @@ std::vector<float> FeaturesOf(const Profile& profile, uint32_t layer, const Laye
 
 }  // namespace
 
-Importance::Importance(const Profile& profile, size_t tokens) : profile_(profile), tokens_(tokens) {
+Importance::Importance(const HeadGroup& group, size_t tokens) : group_(group), tokens_(tokens) {
   for (size_t kv = 0; kv < 2; ++kv) {
-    first_[kv].resize(size_t{profile.facts().layers} * tokens);
+    first_[kv].resize(size_t{group.facts().layers} * tokens);
     sums_[kv].resize(tokens);
   }
 }
 
 void Importance::AddLayer(uint32_t layer, const LayerValues& values) {
   for (size_t token = 0; token < tokens_; ++token) {
-    const std::vector<float> features = FeaturesOf(profile_, layer, values, token);
+    const std::vector<float> features = FeaturesOf(group_, layer, values, token);
     for (size_t kv = 0; kv < 2; ++kv) {
       const float own = Own(layer, kv, features);
       first_[kv][size_t{layer} * tokens_ + token] = own;
@@ -56,15 +56,15 @@ void Importance::AddLayer(uint32_t layer, const LayerValues& values) {
 }
 
 float Importance::Own(uint32_t layer, size_t kv, const std::vector<float>& features) const {
-  const std::vector<float>& weights = profile_.layer(layer).sides[kv].own;
+  const std::vector<float>& weights = group_.layer(layer).sides[kv].own;
   double sum = 0;
   for (size_t i = 0; i < features.size(); ++i) sum += double(features[i]) * weights[i];
   return Bounded(sum);
 }
 
 float Importance::At(size_t kv, uint32_t layer, size_t token) const {
-  const std::vector<float>& weights = profile_.layer(layer).sides[kv].around;
-  const float layers = float(profile_.facts().layers);
+  const std::vector<float>& weights = group_.layer(layer).sides[kv].around;
+  const float layers = float(group_.facts().layers);
   float sum = weights[0] + weights[1] * First(kv, layer, token) + weights[2] * First(1 - kv, layer, token) +
               weights[3] * sums_[0][token] / layers + weights[4] * sums_[1][token] / layers;
   size_t next = 5;

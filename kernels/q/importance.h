@@ -13,14 +13,14 @@
 #include <cstddef>
 #include <vector>
 
-#include "kernels/q/profile.h"
+#include "kernels/q/head_group.h"
 #include "kernels/q/reconstruct.h"
 
 namespace kvist {
 
 class Importance {
  public:
-  Importance(const Profile& profile, size_t tokens);
+  Importance(const HeadGroup& group, size_t tokens);
 
   // REQUIRES: each layer once, before the first call of At.
   void AddLayer(uint32_t layer, const LayerValues& values);
@@ -30,7 +30,7 @@ class Importance {
   float Own(uint32_t layer, size_t kv, const std::vector<float>& features) const;
   float First(size_t kv, uint32_t layer, size_t token) const { return first_[kv][size_t{layer} * tokens_ + token]; }
 
-  const Profile& profile_;
+  const HeadGroup& group_;
   const size_t tokens_;
   std::array<std::vector<float>, 2> first_;  // [layers][tokens]
   std::array<std::vector<float>, 2> sums_;   // [tokens], over layers

@@ -3,89 +3,12 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/half.h"
-#include "kernels/tables.h"
 
 namespace kvist {
-namespace {
-
-std::vector<float> Widened(const std::vector<uint16_t>& bits) {
-  std::vector<float> values(bits.size());
-  for (size_t i = 0; i < bits.size(); ++i) values[i] = Widen(bits[i], Dtype::kBf16);
-  return values;
-}
-
-AlignedFloats Expanded(const ProfileMatrix& matrix) {
-  AlignedFloats values(matrix.codes.size());
-  const size_t columns = matrix.column_scales.size();
-  for (size_t i = 0; i < values.size(); ++i) {
-    const float by_row = float(matrix.codes[i]) * LogScale(matrix.row_scales[i / columns]);
-    values[i] = by_row * LogScale(matrix.column_scales[i % columns]);
-  }
-  return values;
-}
-
-Profile::SparseMatrix Sparse(const AlignedFloats& matrix, size_t width) {
-  Profile::SparseMatrix sparse;
-  for (size_t source = 0; source < matrix.size(); source += width * width) {
-    for (size_t block = 0; block < width; block += kPredictorBlock) {
-      const size_t rows = std::min(kPredictorBlock, width - block);
-      for (size_t column = 0; column < width; ++column) {
-        for (size_t row = 0; row < rows; ++row) {
-          const float value = matrix[source + (block + row) * width + column];
-          if (value != 0) sparse.entries.push_back({value, uint32_t(row)});
-        }
-        sparse.ends.push_back(uint32_t(sparse.entries.size()));
-      }
-    }
-  }
-  return sparse;
-}
-
-RansTable ClassTable(absl::Span<const uint16_t> frequencies) {
-  std::array<uint16_t, 32> of_symbols;
-  for (int q = -15; q <= 15; ++q) of_symbols[q + 15] = frequencies[std::abs(q)];
-  of_symbols[31] = frequencies[16];
-  return RansTable(of_symbols);
-}
-
-// Gauss and Jordan with the largest pivot of each column. False: no inverse, as far as binary64 can tell.
-bool Invert(std::vector<double>& matrix, size_t n) {
-  double largest = 0;
-  for (double value : matrix) largest = std::max(largest, std::abs(value));
-  std::vector<double> inverse(n * n);
-  for (size_t i = 0; i < n; ++i) inverse[i * n + i] = 1;
-  for (size_t column = 0; column < n; ++column) {
-    size_t pivot = column;
-    for (size_t row = column; row < n; ++row) {
-      if (std::abs(matrix[row * n + column]) > std::abs(matrix[pivot * n + column])) pivot = row;
-    }
-    const double value = matrix[pivot * n + column];
-    if (!(std::abs(value) > 1e-12 * largest)) return false;
-    std::swap_ranges(&matrix[pivot * n], &matrix[pivot * n] + n, &matrix[column * n]);
-    std::swap_ranges(&inverse[pivot * n], &inverse[pivot * n] + n, &inverse[column * n]);
-    for (size_t i = 0; i < n; ++i) {
-      matrix[column * n + i] /= value;
-      inverse[column * n + i] /= value;
-    }
-    for (size_t row = 0; row < n; ++row) {
-      const double factor = matrix[row * n + column];
-      if (row == column || factor == 0) continue;
-      for (size_t i = 0; i < n; ++i) {
-        matrix[row * n + i] -= factor * matrix[column * n + i];
-        inverse[row * n + i] -= factor * inverse[column * n + i];
-      }
-    }
-  }
-  matrix = std::move(inverse);
-  return true;
-}
-
-}  // namespace
 
 absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
   absl::StatusOr<ProfileFile> file = ProfileFile::Read(bytes);
@@ -94,51 +17,35 @@ absl::StatusOr<Profile> Profile::Parse(absl::Span<const uint8_t> bytes) {
   uint8_t digest[SHA256_DIGEST_LENGTH];
   SHA256(bytes.data(), bytes.size(), digest);
   std::copy_n(digest, profile.digest_.size(), profile.digest_.begin());
-  for (size_t c = 0; c < kClasses; ++c) {
-    profile.class_tables_.push_back(
-        ClassTable(absl::MakeSpan(file->class_frequencies).subspan(c * kClassFrequencies, kClassFrequencies)));
-  }
-  profile.class_steps_ = RansSteps(profile.class_tables_, /*symbol_of_first=*/15);
-  for (size_t kv : kSideOrder) {
-    profile.step_tables_[kv] = RansTable(file->step_frequencies[kv]);
-    profile.shift_tables_[kv] = RansTable(file->shift_frequencies[kv]);
-  }
-  for (ProfileLayer& from : file->layers) {
-    Layer& layer = profile.layers_.emplace_back();
-    layer.deviations = Widened(from.deviations);
-    for (size_t kv : kSideOrder) {
-      const ProfileSide& side = from.sides[kv];
-      layer.sides[kv] = {.mean = Widened(side.mean),
-                         .predictor = Expanded(side.predictor),
-                         .synthesis = Expanded(side.synthesis),
-                         .coded_rows = side.coded_rows,
-                         .base_classes = side.base_classes,
-                         .own = Widened(side.own),
-                         .around = Widened(side.around),
-                         .sensitivity = Widen(side.sensitivity, Dtype::kBf16)};
-      layer.sides[kv].sparse_predictor = Sparse(layer.sides[kv].predictor, file->facts.Width());
-    }
-    from = {};  // the file's form is not needed beside the numbers
-  }
+  profile.groups_.reserve(file->groups.size());
+  for (ProfileGroup& group : file->groups) profile.groups_.emplace_back(file->facts.OfGroup(), std::move(group));
   profile.facts_ = std::move(file->facts);
   return profile;
 }
 
 absl::Status Profile::PrepareEncoding() {
-  const size_t width = facts_.Width();
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    for (size_t kv : kSideOrder) {
-      Side& side = layers_[layer].sides[kv];
-      std::vector<double> matrix(side.synthesis.begin(), side.synthesis.end());
-      if (!Invert(matrix, width)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("profile: layer ", layer, ": the matrix of ", kv == 0 ? "K" : "V", " has no inverse"));
-      }
-      side.analysis.assign(matrix.begin(), matrix.end());
-    }
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const absl::Status prepared = groups_[i].PrepareEncoding();
+    if (prepared.ok()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("profile: ", facts_.GroupPrefix(i), prepared.message()));
   }
   can_encode_ = true;
   return absl::OkStatus();
+}
+
+std::string DigestText(const std::array<uint8_t, 16>& digest) {
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+}
+
+absl::Status CheckProfileIsOf(const Profile& profile, const BlockShape& shape) {
+  const ProfileFacts& facts = profile.facts();
+  if (facts.layers == shape.layers && facts.heads == shape.heads && facts.head_dim == shape.head_dim) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("profile ", DigestText(profile.digest()), " is of another model: of ",
+                                                 facts.layers, " layers, ", facts.heads, " heads and head_dim ",
+                                                 facts.head_dim, ", not ", shape.layers, ", ", shape.heads, " and ",
+                                                 shape.head_dim));
 }
 
 }  // namespace kvist

@@ -1,79 +1,47 @@
-// A profile ready for arithmetic: matrices as numbers, frequencies as coder tables. What EncodeOptions and Decode take.
+// A profile ready for arithmetic: its head groups, and the name that blocks have for it. What EncodeOptions and Decode take.
 //
-// Shapes  d = heads * head_dim. Of the two sides 0 is K and 1 is V.
 // Units   counts.
 // Threads immutable after PrepareEncoding (or after Parse, for readers): any number of threads may use one.
 // Errors  Parse: those of ProfileFile::Read. PrepareEncoding: InvalidArgument names a matrix that has no inverse.
-// Why     A reader needs four bytes for each number of the file, and eight more for each of a predictor that is not 0: most
-//         are, and only the others cost time. The encoder's inverses take seconds of work, so that only those pay who encode.
+// Why     Head groups do not meet: each is coded as a model of its own (head_group.h), so that a profile is a list of them.
 #ifndef KVIST_KERNELS_Q_PROFILE_H_
 #define KVIST_KERNELS_Q_PROFILE_H_
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "kernels/q/aligned.h"
+#include "kernels/block_format.h"
+#include "kernels/q/head_group.h"
 #include "kernels/q/profile_file.h"
-#include "kernels/q/rans.h"
 
 namespace kvist {
 
-inline constexpr size_t kPredictorBlock =
-    64;  // rows of a block, fewer at the end of a source: its values stay in a cache
-
 class Profile {
  public:
-  // The numbers of a matrix that are not 0, by blocks of rows, of each block column after column.
-  struct SparseMatrix {
-    struct Entry {
-      float value;
-      uint32_t row;  // of the block
-    };
-    std::vector<Entry> entries;
-    std::vector<uint32_t> ends;  // [blocks][d]: where in entries a column of a block ends
-  };
-  struct Side {
-    std::vector<float> mean;           // [d]
-    AlignedFloats predictor;           // [sources][d], sources as ProfileFacts::Sources
-    AlignedFloats synthesis;           // [d][d]
-    size_t coded_rows = 0;             // of synthesis, the first ones
-    std::vector<int8_t> base_classes;  // [d]
-    AlignedFloats analysis = {};       // [d][d]: the inverse of synthesis; empty before PrepareEncoding
-    SparseMatrix sparse_predictor = {};
-    std::vector<float> own, around;  // importance
-    float sensitivity = 0;           // what errors as large as the values would cost answers
-  };
-  struct Layer {
-    std::array<Side, 2> sides;
-    std::vector<float> deviations;  // [2d], K then V
-  };
-
   static absl::StatusOr<Profile> Parse(absl::Span<const uint8_t> bytes);
   absl::Status PrepareEncoding();
   bool CanEncode() const { return can_encode_; }
 
-  const ProfileFacts& facts() const { return facts_; }
+  const ProfileFacts& facts() const { return facts_; }               // of all heads
   const std::array<uint8_t, 16>& digest() const { return digest_; }  // first half of the file's SHA-256
-  const Layer& layer(uint32_t layer) const { return layers_[layer]; }
-  const RansTable& class_table(size_t c) const { return class_tables_[c]; }
-  const RansSteps& class_steps() const { return class_steps_; }
-  const RansTable& step_table(size_t kv) const { return step_tables_[kv]; }
-  const RansTable& shift_table(size_t kv) const { return shift_tables_[kv]; }
+  const std::vector<HeadGroup>& groups() const { return groups_; }   // in the order of their heads
 
  private:
   ProfileFacts facts_;
   std::array<uint8_t, 16> digest_{};
-  std::vector<Layer> layers_;
-  std::vector<RansTable> class_tables_;  // [kClasses], symbols q + 15, then the escape
-  RansSteps class_steps_;
-  std::array<RansTable, 2> step_tables_, shift_tables_;
+  std::vector<HeadGroup> groups_;
   bool can_encode_ = false;
 };
+
+std::string DigestText(const std::array<uint8_t, 16>& digest);  // 32 hex digits
+
+// InvalidArgument names both shapes.
+absl::Status CheckProfileIsOf(const Profile& profile, const BlockShape& shape);
 
 }  // namespace kvist
 

@@ -17,40 +17,56 @@ namespace kvist {
 namespace {
 
 constexpr char kMagic[8] = {'K', 'V', 'I', 'S', 'T', 'P', 'R', 'F'};
-constexpr size_t kFixedBytes = 8 + 2 + 4 + 2 + 2 + 4 + 4 + 4;  // before the turns
-constexpr uint64_t kMostInflation = 1032;                      // of any zlib stream
+constexpr size_t kFixedBytes = 8 + 2 + 4 + 2 + 2 + 2 + 4 + 4 + 4;  // before the turns
+constexpr uint64_t kMostInflation = 1032;                          // of any zlib stream
+
+std::string OutOfRange(absl::string_view what, double got, absl::string_view allowed) {
+  return absl::StrCat(what, " ", got, "; allowed are ", allowed);
+}
 
 absl::Status Wrong(absl::string_view what, double got, absl::string_view allowed) {
-  return absl::InvalidArgumentError(absl::StrCat("profile: ", what, " ", got, "; allowed are ", allowed));
+  return absl::InvalidArgumentError(absl::StrCat("profile: ", OutOfRange(what, got, allowed)));
 }
 
 uint64_t MatrixBytes(uint64_t rows, uint64_t columns) { return rows + columns + rows * columns; }
 
-uint64_t BodyBytes(const ProfileFacts& facts) {
-  const uint64_t width = facts.Width();
+uint64_t GroupBytes(const ProfileFacts& of_group) {
+  const uint64_t width = of_group.Width();
   uint64_t bytes = 2 * (kClasses * kClassFrequencies + 2 * (kStepSymbols + kShiftSymbols));
-  for (uint32_t layer = 0; layer < facts.layers; ++layer) {
+  for (uint32_t layer = 0; layer < of_group.layers; ++layer) {
     bytes += 4 * width;  // deviations
     for (size_t kv : kSideOrder) {
-      const uint64_t sources = facts.Sources(layer, kv);
+      const uint64_t sources = of_group.Sources(layer, kv);
       bytes += 2 * width + (sources == 0 ? 0 : MatrixBytes(sources, width)) + MatrixBytes(width, width) + 2 + width;
-      bytes += 2 * (facts.OwnFeatures() + kAroundFeatures + 1);
+      bytes += 2 * (of_group.OwnFeatures() + kAroundFeatures + of_group.heads);
     }
   }
   return bytes;
 }
 
-absl::Status CheckFacts(const ProfileFacts& facts, int rope) {
+uint64_t BodyBytes(const ProfileFacts& facts) { return facts.groups * GroupBytes(facts.OfGroup()); }
+
+absl::Status CheckHeads(const ProfileFacts& facts) {
   const uint32_t dim = facts.head_dim;
-  if (rope > 2) return Wrong("rope style", rope, "0 (none), 1 (halves) and 2 (interleaved)");
-  if (facts.layers_before > 2) return Wrong("layers that predict", facts.layers_before, "0, 1 and 2");
-  if (facts.layers_between_resets > 254) return Wrong("layers between resets", facts.layers_between_resets, "0 to 254");
   if (dim != 64 && dim != 80 && dim != 96 && dim != 128 && dim != 256) {
     return Wrong("head_dim", dim, "64, 80, 96, 128 and 256");
   }
-  if (facts.heads < 1 || facts.Width() > kMaxProfileWidth) {
-    return Wrong("heads", facts.heads, absl::StrCat("1 to ", kMaxProfileWidth / dim, " of head_dim ", dim));
+  if (facts.heads < 1 || facts.heads > 256) return Wrong("heads", facts.heads, "1 to 256");
+  if (facts.groups < 1 || facts.heads % facts.groups != 0) {
+    return Wrong("head groups", facts.groups, absl::StrCat("those that divide its ", facts.heads, " heads"));
   }
+  if (facts.OfGroup().Width() > kMaxGroupWidth) {
+    return Wrong("heads of a group", facts.heads / facts.groups,
+                 absl::StrCat("1 to ", kMaxGroupWidth / dim, " of head_dim ", dim));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFacts(const ProfileFacts& facts, int rope) {
+  if (rope > 2) return Wrong("rope style", rope, "0 (none), 1 (halves) and 2 (interleaved)");
+  if (facts.layers_before > 2) return Wrong("layers that predict", facts.layers_before, "0, 1 and 2");
+  if (facts.layers_between_resets > 254) return Wrong("layers between resets", facts.layers_between_resets, "0 to 254");
+  if (absl::Status status = CheckHeads(facts); !status.ok()) return status;
   if (facts.layers < 1 || facts.layers > 1024) return Wrong("layers", facts.layers, "1 to 1024");
   if (!(facts.step >= 0x1p-60f && facts.step <= 0x1p60f)) return Wrong("theta", facts.step, "2^-60 to 2^60");
   if (!(facts.rope_factor >= 0x1p-4f && facts.rope_factor <= 16)) {
@@ -65,7 +81,7 @@ absl::Status CheckFacts(const ProfileFacts& facts, int rope) {
   return absl::OkStatus();
 }
 
-// The order of the body, for a file and an archive of either direction.
+// The order of a group's part of the body, for a group and an archive of either direction.
 template <typename Archive, typename Matrix>
 void VisitMatrix(Archive& archive, Matrix& matrix) {
   archive(matrix.row_scales);
@@ -73,14 +89,14 @@ void VisitMatrix(Archive& archive, Matrix& matrix) {
   archive(matrix.codes);
 }
 
-template <typename Archive, typename File>
-void VisitBody(Archive& archive, File& file) {
-  archive(file.class_frequencies);
+template <typename Archive, typename Group>
+void VisitGroup(Archive& archive, Group& group) {
+  archive(group.class_frequencies);
   for (size_t kv : kSideOrder) {
-    archive(file.step_frequencies[kv]);
-    archive(file.shift_frequencies[kv]);
+    archive(group.step_frequencies[kv]);
+    archive(group.shift_frequencies[kv]);
   }
-  for (auto& layer : file.layers) {
+  for (auto& layer : group.layers) {
     for (size_t kv : kSideOrder) {
       auto& side = layer.sides[kv];
       archive(side.mean);
@@ -90,12 +106,12 @@ void VisitBody(Archive& archive, File& file) {
       archive(side.base_classes);
     }
   }
-  for (auto& layer : file.layers) {
+  for (auto& layer : group.layers) {
     archive(layer.deviations);
     for (size_t kv : kSideOrder) {
       archive(layer.sides[kv].own);
       archive(layer.sides[kv].around);
-      archive.Number(layer.sides[kv].sensitivity);
+      archive(layer.sides[kv].sensitivity);
     }
   }
 }
@@ -138,44 +154,59 @@ absl::Status CheckSum(absl::Span<const uint16_t> frequencies, bool mirrored, abs
     sum += frequencies[i] * (twice ? 2u : 1u);
     missing |= frequencies[i] == 0;
   }
-  if (missing) return absl::InvalidArgumentError(absl::StrCat("profile: ", what, " have a 0; all must be at least 1"));
+  if (missing) return absl::InvalidArgumentError(absl::StrCat(what, " have a 0; all must be at least 1"));
   if (sum == kRansTotal) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("profile: ", what, " sum to ", sum, ", not ", kRansTotal));
+  return absl::InvalidArgumentError(absl::StrCat(what, " sum to ", sum, ", not ", kRansTotal));
 }
 
 bool IsBf16Finite(uint16_t bits) { return (bits & 0x7f80) != 0x7f80; }
 
-absl::Status CheckBody(const ProfileFile& file) {
+bool AllFinite(const std::vector<uint16_t>& values) { return std::all_of(values.begin(), values.end(), IsBf16Finite); }
+
+absl::Status CheckTables(const ProfileGroup& group) {
   for (size_t c = 0; c < kClasses; ++c) {
-    const auto row = absl::MakeSpan(file.class_frequencies).subspan(c * kClassFrequencies, kClassFrequencies);
+    const auto row = absl::MakeSpan(group.class_frequencies).subspan(c * kClassFrequencies, kClassFrequencies);
     absl::Status status = CheckSum(row, true, absl::StrCat("frequencies of class ", c));
     if (!status.ok()) return status;
   }
   for (size_t kv : kSideOrder) {
     const absl::string_view of = kv == 0 ? " of K" : " of V";
     for (const absl::Status& status :
-         {CheckSum(file.step_frequencies[kv], false, absl::StrCat("step frequencies", of)),
-          CheckSum(file.shift_frequencies[kv], false, absl::StrCat("shift frequencies", of))}) {
+         {CheckSum(group.step_frequencies[kv], false, absl::StrCat("step frequencies", of)),
+          CheckSum(group.shift_frequencies[kv], false, absl::StrCat("shift frequencies", of))}) {
       if (!status.ok()) return status;
     }
   }
-  for (size_t layer = 0; layer < file.layers.size(); ++layer) {
-    bool finite = std::all_of(file.layers[layer].deviations.begin(), file.layers[layer].deviations.end(), IsBf16Finite);
-    for (const ProfileSide& side : file.layers[layer].sides) {
-      for (const auto* values : {&side.mean, &side.own, &side.around}) {
-        finite = finite && std::all_of(values->begin(), values->end(), IsBf16Finite);
-      }
-      if (side.coded_rows > file.facts.Width()) {
-        return Wrong(absl::StrCat("layer ", layer, ": coded rows"), side.coded_rows,
-                     absl::StrCat("0 to ", file.facts.Width()));
-      }
-      finite = finite && IsBf16Finite(side.sensitivity);
-      if (side.sensitivity >= 0x8000) {
-        return Wrong(absl::StrCat("layer ", layer, ": sensitivity"), Widen(side.sensitivity, Dtype::kBf16),
-                     "numbers from 0");
-      }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSide(const ProfileSide& side, size_t layer) {
+  if (side.coded_rows > side.mean.size()) {
+    return absl::InvalidArgumentError(OutOfRange(absl::StrCat("layer ", layer, ": coded rows"), side.coded_rows,
+                                                 absl::StrCat("0 to ", side.mean.size())));
+  }
+  for (const auto* values : {&side.mean, &side.own, &side.around, &side.sensitivity}) {
+    if (!AllFinite(*values)) {
+      return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " has NaN or infinity"));
     }
-    if (!finite) return absl::InvalidArgumentError(absl::StrCat("profile: layer ", layer, " has NaN or infinity"));
+  }
+  for (const uint16_t sensitivity : side.sensitivity) {
+    if (sensitivity < 0x8000) continue;
+    return absl::InvalidArgumentError(
+        OutOfRange(absl::StrCat("layer ", layer, ": sensitivity"), Widen(sensitivity, Dtype::kBf16), "numbers from 0"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckGroup(const ProfileGroup& group) {
+  if (absl::Status status = CheckTables(group); !status.ok()) return status;
+  for (size_t layer = 0; layer < group.layers.size(); ++layer) {
+    if (!AllFinite(group.layers[layer].deviations)) {
+      return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " has NaN or infinity"));
+    }
+    for (const ProfileSide& side : group.layers[layer].sides) {
+      if (absl::Status status = CheckSide(side, layer); !status.ok()) return status;
+    }
   }
   return absl::OkStatus();
 }
@@ -190,6 +221,13 @@ struct Envelope {
   absl::Span<const uint8_t> body;
 };
 
+absl::Status OtherVersion(uint64_t version) {
+  const std::string message =
+      absl::StrCat("profile version ", version, "; this reader knows version ", kProfileVersion);
+  if (version > kProfileVersion) return absl::UnimplementedError(message);
+  return absl::InvalidArgumentError(absl::StrCat(message, ": make the profile anew with `kvist calibrate`"));
+}
+
 absl::StatusOr<Envelope> ReadEnvelope(absl::Span<const uint8_t> bytes) {
   if (bytes.size() < sizeof(kMagic) || std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
     return absl::InvalidArgumentError("not a profile: the first 8 bytes are not \"KVISTPRF\"");
@@ -197,11 +235,7 @@ absl::StatusOr<Envelope> ReadEnvelope(absl::Span<const uint8_t> bytes) {
   if (bytes.size() < kFixedBytes) return Cut(bytes.size(), kFixedBytes);
   Reader reader(bytes.data() + sizeof(kMagic));
   const uint64_t version = reader.Take(2);
-  if (version != kProfileVersion) {
-    const std::string message =
-        absl::StrCat("profile version ", version, "; this reader knows version ", kProfileVersion);
-    return version > kProfileVersion ? absl::UnimplementedError(message) : absl::InvalidArgumentError(message);
-  }
+  if (version != kProfileVersion) return OtherVersion(version);
   Envelope envelope;
   ProfileFacts& facts = envelope.facts;
   const int rope = int(reader.Take(1));
@@ -212,6 +246,7 @@ absl::StatusOr<Envelope> ReadEnvelope(absl::Span<const uint8_t> bytes) {
   facts.layers_between_resets = uint32_t(reader.Take(1));
   facts.heads = uint32_t(reader.Take(2));
   facts.head_dim = uint32_t(reader.Take(2));
+  facts.groups = uint32_t(reader.Take(2));
   facts.layers = uint32_t(reader.Take(4));
   facts.step = std::bit_cast<float>(uint32_t(reader.Take(4)));
   facts.rope_factor = std::bit_cast<float>(uint32_t(reader.Take(4)));
@@ -249,33 +284,55 @@ absl::StatusOr<std::vector<uint8_t>> Inflate(absl::Span<const uint8_t> body, uin
       absl::StrCat("profile: its body does not inflate to the ", expected, " bytes that its numbers imply"));
 }
 
-}  // namespace
+void ResizeMatrix(ProfileMatrix& matrix, size_t rows, size_t columns) {
+  matrix.row_scales.resize(rows);
+  matrix.column_scales.resize(rows == 0 ? 0 : columns);
+  matrix.codes.resize(rows * columns);
+}
 
-void ProfileFile::Resize() {
+void ResizeGroup(const ProfileFacts& facts, ProfileGroup& group) {
   const size_t width = facts.Width();
-  class_frequencies.resize(kClasses * kClassFrequencies);
+  group.class_frequencies.resize(kClasses * kClassFrequencies);
   for (size_t kv : kSideOrder) {
-    step_frequencies[kv].resize(kStepSymbols);
-    shift_frequencies[kv].resize(kShiftSymbols);
+    group.step_frequencies[kv].resize(kStepSymbols);
+    group.shift_frequencies[kv].resize(kShiftSymbols);
   }
-  const auto resize = [](ProfileMatrix& matrix, size_t rows, size_t columns) {
-    matrix.row_scales.resize(rows);
-    matrix.column_scales.resize(rows == 0 ? 0 : columns);
-    matrix.codes.resize(rows * columns);
-  };
-  layers.resize(facts.layers);
+  group.layers.resize(facts.layers);
   for (uint32_t layer = 0; layer < facts.layers; ++layer) {
-    layers[layer].deviations.resize(2 * width);
+    group.layers[layer].deviations.resize(2 * width);
     for (size_t kv : kSideOrder) {
-      ProfileSide& side = layers[layer].sides[kv];
+      ProfileSide& side = group.layers[layer].sides[kv];
       side.mean.resize(width);
-      resize(side.predictor, facts.Sources(layer, kv), width);
-      resize(side.synthesis, width, width);
+      ResizeMatrix(side.predictor, facts.Sources(layer, kv), width);
+      ResizeMatrix(side.synthesis, width, width);
       side.base_classes.resize(width);
       side.own.resize(facts.OwnFeatures());
       side.around.resize(kAroundFeatures);
+      side.sensitivity.resize(facts.heads);
     }
   }
+}
+
+}  // namespace
+
+ProfileFacts ProfileFacts::OfGroup() const {
+  ProfileFacts facts = *this;
+  facts.heads /= groups;
+  facts.groups = 1;
+  facts.notes.clear();
+  return facts;
+}
+
+std::string ProfileFacts::GroupPrefix(size_t group) const {
+  if (groups == 1) return "";
+  const size_t each = heads / groups;
+  if (each == 1) return absl::StrCat("head ", group, ": ");
+  return absl::StrCat("heads ", group * each, " to ", (group + 1) * each - 1, ": ");
+}
+
+void ProfileFile::Resize() {
+  groups.resize(facts.groups);
+  for (ProfileGroup& group : groups) ResizeGroup(facts.OfGroup(), group);
 }
 
 absl::StatusOr<ProfileFile> ProfileFile::Read(absl::Span<const uint8_t> bytes) {
@@ -287,14 +344,18 @@ absl::StatusOr<ProfileFile> ProfileFile::Read(absl::Span<const uint8_t> bytes) {
   file.facts = std::move(envelope->facts);
   file.Resize();
   Reader reader(body->data());
-  VisitBody(reader, file);
-  if (absl::Status status = CheckBody(file); !status.ok()) return status;
+  for (ProfileGroup& group : file.groups) VisitGroup(reader, group);
+  for (size_t i = 0; i < file.groups.size(); ++i) {
+    const absl::Status status = CheckGroup(file.groups[i]);
+    if (status.ok()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("profile: ", file.facts.GroupPrefix(i), status.message()));
+  }
   return file;
 }
 
 absl::StatusOr<std::vector<uint8_t>> ProfileFile::Write() const {
   Writer body;
-  VisitBody(body, *this);
+  for (const ProfileGroup& group : groups) VisitGroup(body, group);
   uLongf deflated = compressBound(body.out.size());
   std::vector<uint8_t> packed(deflated);
   if (compress2(packed.data(), &deflated, body.out.data(), body.out.size(), Z_BEST_COMPRESSION) != Z_OK) {
@@ -310,6 +371,7 @@ absl::StatusOr<std::vector<uint8_t>> ProfileFile::Write() const {
   file.Put(facts.layers_between_resets, 1);
   file.Put(facts.heads, 2);
   file.Put(facts.head_dim, 2);
+  file.Put(facts.groups, 2);
   file.Put(facts.layers, 4);
   file.Put(std::bit_cast<uint32_t>(facts.step), 4);
   file.Put(std::bit_cast<uint32_t>(facts.rope_factor), 4);

@@ -15,16 +15,16 @@ std::vector<const SideValues*> History::Sources(uint32_t layer, size_t kv) const
   return sources;
 }
 
-void PredictSide(const Profile& profile, uint32_t layer, size_t kv, size_t tokens, const QFunctions& functions,
+void PredictSide(const HeadGroup& group, uint32_t layer, size_t kv, size_t tokens, const QFunctions& functions,
                  History& history) {
-  functions.predict(profile.layer(layer).sides[kv], tokens, history.Sources(layer, kv), history.Next()[kv]);
+  functions.predict(group.layer(layer).sides[kv], tokens, history.Sources(layer, kv), history.Next()[kv]);
 }
 
-void AddFactors(const Profile& profile, uint32_t layer, size_t kv, const SparseRows& rows, const QFunctions& functions,
+void AddFactors(const HeadGroup& group, uint32_t layer, size_t kv, const SparseRows& rows, const QFunctions& functions,
                 History& history) {
-  const ProfileFacts& facts = profile.facts();
+  const ProfileFacts& facts = group.facts();
   SideValues& values = history.Next()[kv];
-  functions.add_rows(rows, profile.layer(layer).sides[kv].synthesis.data(), values.rows.data());
+  functions.add_rows(rows, group.layer(layer).sides[kv].synthesis.data(), values.rows.data());
   const bool is_source = facts.layers_before > 0 || (kv == 1 && facts.key_from_value);
   if (is_source) functions.prepare_source(rows.counts.size(), facts.Width(), values);
 }

@@ -19,7 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/codec.h"
-#include "kernels/q/profile.h"
+#include "kernels/q/head_group.h"
 #include "kernels/tile.h"
 
 namespace kvist {
@@ -79,12 +79,12 @@ struct HeadRows {
 struct QFunctions {
   // The streams of one layer or two neighbours as factors of their synthesis matrices. DataLoss says what is wrong with the
   // first bad one; never a read outside of them.
-  absl::Status (*read_rows)(const Profile& profile, uint32_t first_layer, size_t tokens,
+  absl::Status (*read_rows)(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                             absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out);
   // For each token t and column j: sums[t][j] = fma(factor, matrix[row][j], sums[t][j]) for its factors in their order.
   void (*add_rows)(const SparseRows& rows, const float* matrix, float* sums);
   // out.rows: for each token and column j, from 0 on, the sum over all sources of fma(value, predictor[source][j], sum).
-  void (*predict)(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources,
+  void (*predict)(const HeadGroup::Side& side, size_t tokens, absl::Span<const SideValues* const> sources,
                   SideValues& out);
   // To be called once `values.rows` are final and may be a source.
   void (*prepare_source)(size_t tokens, size_t width, SideValues& values);
@@ -111,9 +111,9 @@ class History {
 
 // One side of the next layer, in history.Next(): first what is predicted, then with what its factors add to it.
 // REQUIRES: V before K.
-void PredictSide(const Profile& profile, uint32_t layer, size_t kv, size_t tokens, const QFunctions& functions,
+void PredictSide(const HeadGroup& group, uint32_t layer, size_t kv, size_t tokens, const QFunctions& functions,
                  History& history);
-void AddFactors(const Profile& profile, uint32_t layer, size_t kv, const SparseRows& rows, const QFunctions& functions,
+void AddFactors(const HeadGroup& group, uint32_t layer, size_t kv, const SparseRows& rows, const QFunctions& functions,
                 History& history);
 
 // A token's step: theta * 2^(-step / 2).

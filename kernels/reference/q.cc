@@ -9,17 +9,17 @@ namespace kvist::reference {
 
 namespace {
 
-absl::Status ReadLayer(const Profile& profile, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
+absl::Status ReadLayer(const HeadGroup& group, uint32_t layer, size_t tokens, absl::Span<const uint8_t> stream,
                        LayerRows& out) {
-  const size_t width = profile.facts().Width();
+  const size_t width = group.facts().Width();
   for (SparseRows& rows : out) rows.Reset(tokens, width);
-  const absl::StatusOr<LayerCoefficients> layer_coefficients = ReadCoefficients(profile, layer, tokens, stream);
+  const absl::StatusOr<LayerCoefficients> layer_coefficients = ReadCoefficients(group, layer, tokens, stream);
   if (!layer_coefficients.ok()) return layer_coefficients.status();
   for (size_t kv : kSideOrder) {
     const SideCoefficients& coefficients = (*layer_coefficients)[kv];
-    const size_t coded_rows = profile.layer(layer).sides[kv].coded_rows;
+    const size_t coded_rows = group.layer(layer).sides[kv].coded_rows;
     for (size_t t = 0; t < tokens; ++t) {
-      const float step = StepSize(profile.facts().step, coefficients.steps[t]);
+      const float step = StepSize(group.facts().step, coefficients.steps[t]);
       for (size_t c = 0; c < coded_rows; ++c) {
         const int32_t q = coefficients.q[t * coded_rows + c];
         if (q != 0) out[kv].Append(t, c, float(q) * step);
@@ -31,10 +31,10 @@ absl::Status ReadLayer(const Profile& profile, uint32_t layer, size_t tokens, ab
 
 }  // namespace
 
-absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+absl::Status ReadRows(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                       absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
   for (size_t i = 0; i < streams.size(); ++i) {
-    absl::Status status = ReadLayer(profile, first_layer + uint32_t(i), tokens, streams[i], out[i]);
+    absl::Status status = ReadLayer(group, first_layer + uint32_t(i), tokens, streams[i], out[i]);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -51,7 +51,7 @@ void AddRows(const SparseRows& rows, const float* matrix, float* sums) {
   }
 }
 
-void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+void Predict(const HeadGroup::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
   const size_t width = side.mean.size();
   out.rows.assign(tokens * width, 0.0f);
   for (size_t t = 0; t < tokens; ++t) {

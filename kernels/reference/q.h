@@ -7,10 +7,10 @@
 namespace kvist::reference {
 
 // QFunctions.
-absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+absl::Status ReadRows(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                       absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out);
 void AddRows(const SparseRows& rows, const float* matrix, float* sums);
-void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out);
+void Predict(const HeadGroup::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out);
 void PrepareSource(size_t tokens, size_t width, SideValues& values);
 void WriteRows(const HeadRows& rows, const TileTarget& target);
 

@@ -23,7 +23,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
 
 void AddRows(const SparseRows& rows, const float* matrix, float* sums) { reference::AddRows(rows, matrix, sums); }
-void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+void Predict(const HeadGroup::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
   reference::Predict(side, tokens, sources, out);
 }
 void PrepareSource(size_t tokens, size_t width, SideValues& values) { reference::PrepareSource(tokens, width, values); }
@@ -86,11 +86,11 @@ HWY_INLINE size_t TileOf(size_t left) {
 
 // One block of sources for all columns of a tile.
 template <size_t kVectors>
-void PredictBlock(const Profile::SparseMatrix& matrix, size_t block, size_t width, const float* HWY_RESTRICT source,
+void PredictBlock(const HeadGroup::SparseMatrix& matrix, size_t block, size_t width, const float* HWY_RESTRICT source,
                   float* HWY_RESTRICT sums) {
   const DF d;
   const size_t lanes = hn::Lanes(d), tile = kVectors * lanes;
-  const Profile::SparseMatrix::Entry* entry = matrix.entries.data();
+  const HeadGroup::SparseMatrix::Entry* entry = matrix.entries.data();
   const uint32_t* ends = &matrix.ends[block * width];
   size_t at = block == 0 ? 0 : ends[-1];
   for (size_t j = 0; j < width; ++j, sums += tile) {
@@ -107,7 +107,7 @@ void PredictBlock(const Profile::SparseMatrix& matrix, size_t block, size_t widt
   }
 }
 
-void PredictBlockOf(size_t tile, const Profile::SparseMatrix& matrix, size_t block, size_t width, const float* source,
+void PredictBlockOf(size_t tile, const HeadGroup::SparseMatrix& matrix, size_t block, size_t width, const float* source,
                     float* sums) {
   const size_t vectors = tile / hn::Lanes(DF());
   if (vectors == 8) return PredictBlock<8>(matrix, block, width, source, sums);
@@ -165,7 +165,7 @@ void PrepareSource(size_t tokens, size_t width, SideValues& values) {
   values.ordinary = hn::AllTrue(du, hn::Eq(strange, hn::Zero(du)));
 }
 
-void Predict(const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+void Predict(const HeadGroup::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
   const size_t width = side.mean.size();
   bool ordinary = true;
   for (const SideValues* source : sources) ordinary = ordinary && source->ordinary;
@@ -269,7 +269,7 @@ const QFunctions& Q() {
             (rows, matrix, sums);
           },
       .predict =
-          [](const Profile::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
+          [](const HeadGroup::Side& side, size_t tokens, absl::Span<const SideValues* const> sources, SideValues& out) {
             HWY_DYNAMIC_DISPATCH(Predict)
             (side, tokens, sources, out);
           },

@@ -21,9 +21,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
 
-absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+absl::Status ReadRows(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                       absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
-  return reference::ReadRows(profile, first_layer, tokens, streams, out);
+  return reference::ReadRows(group, first_layer, tokens, streams, out);
 }
 
 #else
@@ -137,33 +137,33 @@ class Lanes {
   const uint8_t *words_, *end_, *limit_;  // a step may read from before the last
 };
 
-// A group of one side: what its tokens' classes and factors are made of, and its rows as factors, [rows][kRansLanes].
-struct Group {
-  HWY_ALIGN float factors[kMaxProfileWidth * kRansLanes];
+// A batch of one side: what its tokens' classes and factors are made of, and its rows as factors, [rows][kRansLanes].
+struct Batch {
+  HWY_ALIGN float factors[kMaxGroupWidth * kRansLanes];
   HWY_ALIGN float sizes[kRansLanes];
   HWY_ALIGN int32_t shifts[kRansLanes];
-  GroupSteps steps;
+  BatchSteps steps;
   int most_shift;
   Tail tail;  // of the stream
 
-  void Start(const Profile& profile, size_t kv, RansDecoder& decoder) {
-    steps = ReadGroupSteps(profile, kv, decoder);
+  void Start(const HeadGroup& group, size_t kv, RansDecoder& decoder) {
+    steps = ReadBatchSteps(group, kv, decoder);
     for (size_t lane = 0; lane < kRansLanes; ++lane) {
       shifts[lane] = 2 * steps.steps[lane] + steps.shifts[lane];
-      sizes[lane] = StepSize(profile.facts().step, steps.steps[lane]);
+      sizes[lane] = StepSize(group.facts().step, steps.steps[lane]);
     }
     most_shift = *std::max_element(shifts, shifts + kRansLanes);
   }
 };
 
-// Reads a group row by row.
-class GroupReader {
+// Reads a batch row by row.
+class BatchReader {
  public:
-  HWY_INLINE GroupReader(const Profile& profile, RansDecoder& decoder, Group& group)
-      : profile_(profile), decoder_(decoder), group_(group), lanes_(decoder, group.tail) {
+  HWY_INLINE BatchReader(const HeadGroup& group, RansDecoder& decoder, Batch& batch)
+      : group_(group), decoder_(decoder), batch_(batch), lanes_(decoder, batch.tail) {
     for (size_t i = 0; i < kHalves; ++i) {
-      shifts_[i] = hn::Load(I32(), group.shifts + i * kLanes);
-      sizes_[i] = hn::Load(Eight(), group.sizes + i * kLanes);
+      shifts_[i] = hn::Load(I32(), batch.shifts + i * kLanes);
+      sizes_[i] = hn::Load(Eight(), batch.sizes + i * kLanes);
     }
   }
 
@@ -171,8 +171,8 @@ class GroupReader {
     const U32 d;
     const I32 di;
     const Eight df;
-    float* HWY_RESTRICT out = group_.factors + c * kRansLanes;
-    if (base + group_.most_shift <= 0) {  // no class is above 0
+    float* HWY_RESTRICT out = batch_.factors + c * kRansLanes;
+    if (base + batch_.most_shift <= 0) {  // no class is above 0
       for (size_t i = 0; i < kHalves; ++i) hn::Store(hn::Zero(df), df, out + i * kLanes);
       return;
     }
@@ -199,31 +199,31 @@ class GroupReader {
  private:
   HWY_INLINE bool MoveToTail() {
     lanes_.Store(decoder_);
-    const bool moved = group_.tail.Take(decoder_);
-    lanes_.Load(decoder_, group_.tail);
+    const bool moved = batch_.tail.Take(decoder_);
+    lanes_.Load(decoder_, batch_.tail);
     return moved;
   }
   HWY_INLINE void LeaveRow(int base, float* out) {
     int32_t q[kRansLanes];
     lanes_.Store(decoder_);
-    ReadRow(profile_, base, group_.steps, decoder_, q);
-    lanes_.Load(decoder_, group_.tail);
-    for (size_t i = 0; i < kRansLanes; ++i) out[i] = float(q[i]) * group_.sizes[i];
+    ReadRow(group_, base, batch_.steps, decoder_, q);
+    lanes_.Load(decoder_, batch_.tail);
+    for (size_t i = 0; i < kRansLanes; ++i) out[i] = float(q[i]) * batch_.sizes[i];
   }
   HWY_INLINE void LeaveEscapes(uint32_t lanes, float* out) {
     int32_t q[kRansLanes];
     lanes_.Store(decoder_);
     ReadEscapes(decoder_, lanes, q);
-    lanes_.Load(decoder_, group_.tail);
+    lanes_.Load(decoder_, batch_.tail);
     for (; lanes != 0; lanes &= lanes - 1) {
       const size_t lane = hwy::Num0BitsBelowLS1Bit_Nonzero32(lanes);
-      out[lane] = float(q[lane]) * group_.sizes[lane];
+      out[lane] = float(q[lane]) * batch_.sizes[lane];
     }
   }
 
-  const Profile& profile_;
+  const HeadGroup& group_;
   RansDecoder& decoder_;
-  Group& group_;
+  Batch& batch_;
   Lanes lanes_;
   hn::Vec<I32> shifts_[kHalves];
   hn::Vec<Eight> sizes_[kHalves];
@@ -231,28 +231,28 @@ class GroupReader {
 
 // One layer's stream on its way.
 struct LayerStream {
-  LayerStream(const Profile::Layer& layer, absl::Span<const uint8_t> stream) : layer(layer), decoder(stream) {}
-  const Profile::Layer& layer;
+  LayerStream(const HeadGroup::Layer& layer, absl::Span<const uint8_t> stream) : layer(layer), decoder(stream) {}
+  const HeadGroup::Layer& layer;
   RansDecoder decoder;
-  Group group;
+  Batch batch;
 };
 
-void ReadGroup(const Profile& profile, size_t kv, LayerStream& stream) {
-  const Profile::Side& side = stream.layer.sides[kv];
-  const uint32_t* class_steps = profile.class_steps().steps.data();
-  stream.group.Start(profile, kv, stream.decoder);
-  GroupReader reader(profile, stream.decoder, stream.group);
+void ReadBatch(const HeadGroup& group, size_t kv, LayerStream& stream) {
+  const HeadGroup::Side& side = stream.layer.sides[kv];
+  const uint32_t* class_steps = group.class_steps().steps.data();
+  stream.batch.Start(group, kv, stream.decoder);
+  BatchReader reader(group, stream.decoder, stream.batch);
   for (size_t c = 0; c < side.coded_rows; ++c) reader.Row(class_steps, side.base_classes[c], c);
   reader.Finish();
 }
 
 // Two streams side by side: a step of one waits for its table most of the time.
-void ReadGroups(const Profile& profile, size_t kv, LayerStream& a, LayerStream& b) {
-  const Profile::Side &side_a = a.layer.sides[kv], &side_b = b.layer.sides[kv];
-  const uint32_t* class_steps = profile.class_steps().steps.data();
-  a.group.Start(profile, kv, a.decoder);
-  b.group.Start(profile, kv, b.decoder);
-  GroupReader reader_a(profile, a.decoder, a.group), reader_b(profile, b.decoder, b.group);
+void ReadBatches(const HeadGroup& group, size_t kv, LayerStream& a, LayerStream& b) {
+  const HeadGroup::Side &side_a = a.layer.sides[kv], &side_b = b.layer.sides[kv];
+  const uint32_t* class_steps = group.class_steps().steps.data();
+  a.batch.Start(group, kv, a.decoder);
+  b.batch.Start(group, kv, b.decoder);
+  BatchReader reader_a(group, a.decoder, a.batch), reader_b(group, b.decoder, b.batch);
   const size_t both = std::min(side_a.coded_rows, side_b.coded_rows);
   for (size_t c = 0; c < both; ++c) {
     reader_a.Row(class_steps, side_a.base_classes[c], c);
@@ -264,9 +264,9 @@ void ReadGroups(const Profile& profile, size_t kv, LayerStream& a, LayerStream& 
   reader_b.Finish();
 }
 
-// Appends the factors that are not 0 to the rows of the group's tokens.
-void Collect(Group& group, size_t coded_rows, size_t first_token, SparseRows& out) {
-  std::fill(group.factors + coded_rows * kRansLanes, group.factors + hwy::RoundUpTo(coded_rows, kLanes) * kRansLanes,
+// Appends the factors that are not 0 to the rows of the batch's tokens.
+void Collect(Batch& batch, size_t coded_rows, size_t first_token, SparseRows& out) {
+  std::fill(batch.factors + coded_rows * kRansLanes, batch.factors + hwy::RoundUpTo(coded_rows, kLanes) * kRansLanes,
             0.0f);
   const Eight d;
   const U32 du;
@@ -278,7 +278,7 @@ void Collect(Group& group, size_t coded_rows, size_t first_token, SparseRows& ou
     const auto offsets = hn::Mul(hn::Iota(du, uint32_t(c)), hn::Set(du, uint32_t(out.width)));
     for (size_t half = 0; half < kHalves; ++half) {
       hn::Vec<Eight> v[8];
-      for (size_t i = 0; i < 8; ++i) v[i] = hn::Load(d, group.factors + (c + i) * kRansLanes + half * kLanes);
+      for (size_t i = 0; i < 8; ++i) v[i] = hn::Load(d, batch.factors + (c + i) * kRansLanes + half * kLanes);
       Transpose(v);
 #pragma GCC unroll 8
       for (size_t i = 0; i < 8; ++i) {
@@ -293,43 +293,43 @@ void Collect(Group& group, size_t coded_rows, size_t first_token, SparseRows& ou
   }
 }
 
-void ReadLayer(const Profile& profile, size_t tokens, LayerStream& stream, LayerRows& out) {
+void ReadLayer(const HeadGroup& group, size_t tokens, LayerStream& stream, LayerRows& out) {
   for (size_t kv : kSideOrder) {
     for (size_t first = 0; first < tokens; first += kRansLanes) {
-      ReadGroup(profile, kv, stream);
-      Collect(stream.group, stream.layer.sides[kv].coded_rows, first, out[kv]);
+      ReadBatch(group, kv, stream);
+      Collect(stream.batch, stream.layer.sides[kv].coded_rows, first, out[kv]);
     }
   }
 }
 
-void ReadLayers(const Profile& profile, size_t tokens, LayerStream& a, LayerStream& b, absl::Span<LayerRows> out) {
+void ReadLayers(const HeadGroup& group, size_t tokens, LayerStream& a, LayerStream& b, absl::Span<LayerRows> out) {
   for (size_t kv : kSideOrder) {
     for (size_t first = 0; first < tokens; first += kRansLanes) {
-      ReadGroups(profile, kv, a, b);
-      Collect(a.group, a.layer.sides[kv].coded_rows, first, out[0][kv]);
-      Collect(b.group, b.layer.sides[kv].coded_rows, first, out[1][kv]);
+      ReadBatches(group, kv, a, b);
+      Collect(a.batch, a.layer.sides[kv].coded_rows, first, out[0][kv]);
+      Collect(b.batch, b.layer.sides[kv].coded_rows, first, out[1][kv]);
     }
   }
 }
 
-absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+absl::Status ReadRows(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                       absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
   for (LayerRows& layer_rows : out) {
-    for (SparseRows& rows : layer_rows) rows.Reset(tokens, profile.facts().Width());
+    for (SparseRows& rows : layer_rows) rows.Reset(tokens, group.facts().Width());
   }
-  LayerStream a(profile.layer(first_layer), streams[0]);
+  LayerStream a(group.layer(first_layer), streams[0]);
   if (streams.size() == 1) {
     if (streams[0].empty()) return absl::OkStatus();
-    ReadLayer(profile, tokens, a, out[0]);
+    ReadLayer(group, tokens, a, out[0]);
     return StreamStatus(first_layer, a.decoder);
   }
-  LayerStream b(profile.layer(first_layer + 1), streams[1]);
+  LayerStream b(group.layer(first_layer + 1), streams[1]);
   if (!streams[0].empty() && !streams[1].empty()) {
-    ReadLayers(profile, tokens, a, b, out);
+    ReadLayers(group, tokens, a, b, out);
   } else if (!streams[0].empty()) {
-    ReadLayer(profile, tokens, a, out[0]);
+    ReadLayer(group, tokens, a, out[0]);
   } else if (!streams[1].empty()) {
-    ReadLayer(profile, tokens, b, out[1]);
+    ReadLayer(group, tokens, b, out[1]);
   }
   if (!streams[0].empty()) {
     if (absl::Status status = StreamStatus(first_layer, a.decoder); !status.ok()) return status;
@@ -347,9 +347,9 @@ namespace kvist::simd {
 
 HWY_EXPORT(ReadRows);
 
-absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+absl::Status ReadRows(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                       absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out) {
-  return HWY_DYNAMIC_DISPATCH(ReadRows)(profile, first_layer, tokens, streams, out);
+  return HWY_DYNAMIC_DISPATCH(ReadRows)(group, first_layer, tokens, streams, out);
 }
 
 }  // namespace kvist::simd

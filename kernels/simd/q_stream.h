@@ -7,7 +7,7 @@
 namespace kvist::simd {
 
 // Of QFunctions.
-absl::Status ReadRows(const Profile& profile, uint32_t first_layer, size_t tokens,
+absl::Status ReadRows(const HeadGroup& group, uint32_t first_layer, size_t tokens,
                       absl::Span<const absl::Span<const uint8_t>> streams, absl::Span<LayerRows> out);
 
 }  // namespace kvist::simd

@@ -37,7 +37,8 @@ absl::Status CheckProfile(const ClientOptions& options) {
         absl::StrCat("the namespace names profile ", DigestText(options.ns.profile_digest),
                      "; the one that was given is ", DigestText(options.profile->digest())));
   }
-  return ValidateNamespace(options.ns).ok() ? CheckProfileIsOf(*options.profile, options.ns.Shape()) : absl::OkStatus();
+  if (!ValidateNamespace(options.ns).ok()) return absl::OkStatus();
+  return CheckProfileIsOf(options.profile->ForDecoding(), options.ns.Shape());
 }
 
 absl::Status Validate(const ClientOptions& options) {

@@ -210,8 +210,8 @@ void kvist_profile_destroy(kvist_profile* profile);
 kvist_code kvist_profile_digest(const kvist_profile* profile, uint8_t* digest, kvist_error* error);
 
 /* Digest, facts, and what the file says to people:
- * {"digest", "file_bytes", "layers", "heads", "head_dim", "rope", "rope_factor", "step", "layers_before",
- * "key_from_value", "layers_between_resets", "notes"}. As kvist_stats_json. */
+ * {"digest", "file_bytes", "layers", "heads", "head_dim", "groups" (of heads), "rope", "rope_factor", "step",
+ * "layers_before", "key_from_value", "layers_between_resets", "notes"}. As kvist_stats_json. */
 kvist_code kvist_profile_json(const kvist_profile* profile, char* json, size_t capacity, size_t* needed,
                               kvist_error* error);
 

@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "services/worker/json_text.h"
 
 namespace kvist {
@@ -36,10 +35,6 @@ absl::StatusOr<const Profile*> OpenProfile::ForEncoding() const {
   return &profile_;
 }
 
-std::string DigestText(const std::array<uint8_t, 16>& digest) {
-  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
-}
-
 std::string ProfileJson(const OpenProfile& profile) {
   const ProfileFacts& facts = profile.facts();
   nlohmann::ordered_json json = {{"digest", DigestText(profile.digest())},
@@ -47,6 +42,7 @@ std::string ProfileJson(const OpenProfile& profile) {
                                  {"layers", facts.layers},
                                  {"heads", facts.heads},
                                  {"head_dim", facts.head_dim},
+                                 {"groups", facts.groups},
                                  {"rope", RopeName(facts.rope)},
                                  {"rope_factor", facts.rope_factor},
                                  {"step", facts.step},

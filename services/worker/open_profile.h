@@ -41,11 +41,9 @@ class OpenProfile {
   mutable absl::Status prepared_;  // set under once_
 };
 
-std::string DigestText(const std::array<uint8_t, 16>& digest);  // 32 hex digits
-
 // Facts, digest and the file's notes for people:
-// {"digest", "file_bytes", "layers", "heads", "head_dim", "rope", "rope_factor", "step", "layers_before", "key_from_value",
-// "layers_between_resets" (0 = never), "notes"}. Notes that are no JSON are given as text.
+// {"digest", "file_bytes", "layers", "heads", "head_dim", "groups" (of heads), "rope", "rope_factor", "step", "layers_before",
+// "key_from_value", "layers_between_resets" (0 = never), "notes"}. Notes that are no JSON are given as text.
 std::string ProfileJson(const OpenProfile& profile);
 
 }  // namespace kvist

@@ -9,17 +9,6 @@
 
 namespace kvist {
 
-absl::Status CheckProfileIsOf(const OpenProfile& profile, const BlockShape& shape) {
-  const ProfileFacts& facts = profile.facts();
-  if (facts.layers == shape.layers && facts.heads == shape.heads && facts.head_dim == shape.head_dim) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat("profile ", DigestText(profile.digest()), " is of another model: of ",
-                                                 facts.layers, " layers, ", facts.heads, " heads and head_dim ",
-                                                 facts.head_dim, "; the namespace has ", shape.layers, ", ",
-                                                 shape.heads, " and ", shape.head_dim));
-}
-
 ProfileKeeper::ProfileKeeper(Uses uses, ProfileRef given)
     : uses_(std::move(uses)), profile_(std::move(given)), thread_(uses_.runtime, 1) {}
 
@@ -93,7 +82,7 @@ absl::StatusOr<ProfileRef> ProfileKeeper::FetchFrom(NodeLink& node, const std::a
   absl::StatusOr<ProfileRef> profile = OpenProfile::Open(*std::move(file));
   if (!profile.ok()) return Refused(profile.status());
   if (digest != uses_.digest) return profile;
-  absl::Status fits = CheckProfileIsOf(**profile, uses_.shape);
+  absl::Status fits = CheckProfileIsOf((*profile)->ForDecoding(), uses_.shape);
   if (!fits.ok()) return Refused(std::move(fits));
   return profile;
 }

@@ -32,9 +32,6 @@ namespace kvist {
 
 using ProfileRef = std::shared_ptr<const OpenProfile>;
 
-// InvalidArgument names both.
-absl::Status CheckProfileIsOf(const OpenProfile& profile, const BlockShape& shape);
-
 class ProfileKeeper {
  public:
   static constexpr absl::Duration kFirstPause = absl::Seconds(1), kLongestPause = absl::Minutes(1);

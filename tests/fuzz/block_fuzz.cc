@@ -36,10 +36,12 @@ void CheckRanges(const BlockView& view, const std::vector<ByteRange>& ranges) {
   }
 }
 
-// Of every q block here, whatever its header says: two layers of one head, the second predicted from the first.
-const Profile& TheProfile() {
-  static const Profile profile = MakeProfile({.layers = 2, .layers_between_resets = 0, .layers_before = 1});
-  return profile;
+// Of every q block here: two layers, the second predicted from the first; of one head, or of two that are coded apart.
+const Profile& TheProfile(uint32_t heads) {
+  static const Profile one = MakeProfile({.layers = 2, .layers_between_resets = 0, .layers_before = 1});
+  static const Profile two =
+      MakeProfile({.layers = 2, .heads = 2, .layers_between_resets = 0, .layers_before = 1, .groups = 2});
+  return heads == 2 ? two : one;
 }
 
 struct Decoded {
@@ -54,7 +56,7 @@ Decoded DecodeInto(const BlockView& view, const Choice& choice, const Decoder& d
   result.values.assign(shape.PlainBytes() / 2 + 2 * kGuards, kGuard);
   const Pages pages = ContiguousPages(result.values.data() + kGuards, shape, shape.tokens);
   result.status = decoder(view, LayerRange{choice.first_layer, choice.last_layer}, choice.precision, choice.basis,
-                          pages, view.codec() == Codec::kQ ? &TheProfile() : nullptr);
+                          pages, view.codec() == Codec::kQ ? &TheProfile(shape.heads) : nullptr);
   for (size_t i = 0; i < kGuards; ++i) {
     KVIST_HOLDS(result.values[i] == kGuard && result.values[result.values.size() - 1 - i] == kGuard, "wrote outside");
   }
@@ -110,10 +112,11 @@ void CheckCut(const BlockView& view, const Choice& choice) {
 
 // Profiles are compressed: their digest is not the same with every zlib, and no input can know it.
 void NameTheProfile(std::vector<uint8_t>& block) {
-  constexpr size_t kAtCodec = 10, kAtProfile = 80, kAtChecksum = 120;
+  constexpr size_t kAtCodec = 10, kAtHeads = 20, kAtProfile = 80, kAtChecksum = 120;
   if (block.size() < kHeaderBytes || block[kAtCodec] != uint8_t(Codec::kQ)) return;
   if (XXH3_64bits(block.data(), kAtChecksum) != LoadLe(&block[kAtChecksum], 8)) return;
-  std::copy(TheProfile().digest().begin(), TheProfile().digest().end(), block.begin() + kAtProfile);
+  const Profile& profile = TheProfile(uint32_t(LoadLe(&block[kAtHeads], 2)));
+  std::copy(profile.digest().begin(), profile.digest().end(), block.begin() + kAtProfile);
   StoreLe(XXH3_64bits(block.data(), kAtChecksum), 8, &block[kAtChecksum]);
 }
 

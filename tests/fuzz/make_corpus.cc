@@ -64,7 +64,7 @@ Bytes Choice(uint32_t layers, char precision, char basis, char cut) {
   return {static_cast<char>(layers << 2), precision, basis, cut};
 }
 
-// Of the profile that block_fuzz.cc decodes with.
+// Of the profiles that block_fuzz.cc decodes with.
 void WriteQBlocks() {
   const Profile profile = MakeProfile({.layers = 2, .layers_between_resets = 0, .layers_before = 1});
   const EncodeOptions options = {.codec = Codec::kQ, .profile = &profile};
@@ -75,12 +75,20 @@ void WriteQBlocks() {
   Write("block_fuzz", "q-first", Choice(2, 6, 0, 100) + EncodedBlock(shape, options, 0, false));
   Write("block_fuzz", "q-raised", Choice(2, 0, 0, 1) + EncodedBlock(shape, raised, 0, false));
   Write("block_fuzz", "q-infinite", Bytes{2 << 2 | 1, 0, 0, 0} + EncodedBlock(shape, options, 16, true));
+  const Profile of_groups =
+      MakeProfile({.layers = 2, .heads = 2, .layers_between_resets = 0, .layers_before = 1, .groups = 2});
+  const EncodeOptions in_groups = {.codec = Codec::kQ, .profile = &of_groups};
+  const BlockShape two = {2, 2, 16, 64, Dtype::kF16};
+  Write("block_fuzz", "q-groups", Choice(2, 0, 0, 0) + EncodedBlock(two, in_groups, 0, false));
+  Write("block_fuzz", "q-groups-infinite", Choice(2, 0, 0, 0) + EncodedBlock(two, in_groups, 16, true));
 }
 
 void WriteProfiles() {
   const std::vector<uint8_t> good = WriteOrDie(MakeProfileFile({.layers = 1}));
   const Bytes file(good.begin(), good.end());
+  const std::vector<uint8_t> groups = WriteOrDie(MakeProfileFile({.layers = 1, .heads = 2, .groups = 2}));
   Write("profile_fuzz", "good", Bytes(1, 0) + file);
+  Write("profile_fuzz", "groups", Bytes(1, 0) + Bytes(groups.begin(), groups.end()));
   Write("profile_fuzz", "cut", Bytes(1, 0) + file.substr(0, 200));
   Bytes damaged = Bytes(1, 0) + file;
   damaged[damaged.size() - 9] ^= 1;
@@ -88,7 +96,9 @@ void WriteProfiles() {
   Write("profile_fuzz", "frequency", Bytes("\x01\x00\x05\x00\x07\x00", 6));
   Write("profile_fuzz", "mean", Bytes("\x01\x04\x05\x00\x80\x3f", 6));
   Write("profile_fuzz", "singular", Bytes("\x01\x0e\x00\x00\x05\x00", 6));
-  Write("profile_fuzz", "heads", Bytes("\x01\x0f\x00\x00\x02\x00", 6));
+  Write("profile_fuzz", "heads", Bytes("\x01\x0f\x00\x00\x03\x00", 6));
+  Write("profile_fuzz", "group-count", Bytes("\x01\x10\x00\x00\x01\x00", 6));
+  Write("profile_fuzz", "sensitivity", Bytes("\x01\x11\x00\x00\x80\xbf", 6));
 }
 
 void WriteBlocks() {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/header.h"
 #include "kernels/q/profile.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/kernels/q/synthetic_profile.h"
@@ -26,20 +27,32 @@ void CheckKept(const std::vector<uint8_t>& bytes) {
   KVIST_HOLDS(again.ok(), again.status().message());
   const auto read = ProfileFile::Read(*again);
   KVIST_HOLDS(read.ok() && read->facts.turns == file->facts.turns && read->facts.notes == file->facts.notes &&
-                  read->class_frequencies == file->class_frequencies,
+                  read->facts.groups == file->facts.groups &&
+                  read->groups.back().class_frequencies == file->groups.back().class_frequencies,
               "written out, it is another profile");
   auto profile = Profile::Parse(bytes);
   KVIST_HOLDS(profile.ok(), profile.status().message());
   const auto finite = [](absl::Span<const float> values) {
     return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
   };
-  for (uint32_t layer = 0; layer < profile->facts().layers; ++layer) {
-    for (const Profile::Side& side : profile->layer(layer).sides) {
-      KVIST_HOLDS(finite(side.mean) && finite(side.predictor) && finite(side.synthesis), "layer ", layer);
-      KVIST_HOLDS(side.coded_rows <= profile->facts().Width(), side.coded_rows);
+  size_t heads = 0;
+  for (const HeadGroup& group : profile->groups()) {
+    heads += group.facts().heads;
+    for (uint32_t layer = 0; layer < profile->facts().layers; ++layer) {
+      for (const HeadGroup::Side& side : group.layer(layer).sides) {
+        KVIST_HOLDS(finite(side.mean) && finite(side.predictor) && finite(side.synthesis), "layer ", layer);
+        KVIST_HOLDS(side.coded_rows <= group.facts().Width(), side.coded_rows);
+      }
     }
   }
-  if (profile->facts().Width() <= 64 && !profile->PrepareEncoding().ok()) singular.Pass();
+  KVIST_HOLDS(heads == profile->facts().heads, heads, " heads in groups of ", profile->facts().heads);
+  if (profile->facts().Width() <= 128 && !profile->PrepareEncoding().ok()) singular.Pass();
+}
+
+// Each group has decoding tables of its own, which do not follow the bytes.
+size_t TableBytes(absl::Span<const uint8_t> bytes) {
+  constexpr size_t kAtGroups = 18, kMostGroups = 256, kBytes = 5 << 18;
+  return bytes.size() < kAtGroups + 2 ? 0 : kBytes * std::min(kMostGroups, size_t(LoadLe(&bytes[kAtGroups], 2)));
 }
 
 void ReadFile(absl::Span<const uint8_t> bytes) {
@@ -47,7 +60,8 @@ void ReadFile(absl::Span<const uint8_t> bytes) {
   const fuzz::AllocationMeter meter;
   const absl::Status status = Profile::Parse(exact.span()).status();
   // zlib makes 1,032 bytes of one at most; a number of the body is four bytes, beside its own and its table's.
-  KVIST_HOLDS(meter.bytes() <= 16384 * bytes.size() + (1 << 20), meter.bytes(), " bytes for ", bytes.size());
+  KVIST_HOLDS(meter.bytes() <= 16384 * bytes.size() + TableBytes(bytes) + (1 << 20), meter.bytes(), " bytes for ",
+              bytes.size());
   if (!status.ok()) {
     KVIST_HOLDS(!status.message().empty(), "refused without a word");
     (absl::IsDataLoss(status) ? bad_body : no_profile).Pass();
@@ -63,21 +77,24 @@ void Set(std::vector<T>& values, uint64_t at, uint64_t value) {
 }
 
 void Edit(ProfileFile& file, fuzz::Input& input) {
-  const uint64_t which = input.Below(16), at = input.Number(2), value = input.Number(2);
-  ProfileSide& side = file.layers[at % file.layers.size()].sides[which & 1];
-  if (which < 2) return Set(file.class_frequencies, at, value);
-  if (which < 4) return Set(file.step_frequencies[which & 1], at, value);
+  const uint64_t which = input.Below(18), at = input.Number(2), value = input.Number(2);
+  ProfileGroup& group = file.groups[(at >> 8) % file.groups.size()];
+  ProfileSide& side = group.layers[at % group.layers.size()].sides[which & 1];
+  if (which < 2) return Set(group.class_frequencies, at, value);
+  if (which < 4) return Set(group.step_frequencies[which & 1], at, value);
   if (which < 6) return Set(side.mean, at, value);
   if (which < 8) return Set(side.synthesis.codes, at, value);
   if (which < 10) return Set(side.synthesis.row_scales, at, value);
   if (which < 12) return Set(side.own, at, value);
   if (which < 14) return void(side.coded_rows = uint16_t(value));
   if (which < 15) return void(std::fill(side.synthesis.codes.begin(), side.synthesis.codes.end(), int8_t(value)));
-  file.facts.heads = uint32_t(value);
+  if (which < 16) return void(file.facts.heads = uint32_t(value));
+  if (which < 17) return void(file.facts.groups = uint32_t(value));
+  Set(side.sensitivity, at, value);
 }
 
 void EditGood(fuzz::Input input) {
-  static const ProfileFile good = MakeProfileFile({.layers = 1});
+  static const ProfileFile good = MakeProfileFile({.layers = 1, .heads = 2, .groups = 2});
   ProfileFile file = good;
   for (size_t i = 0; i < 16 && input.left() > 0; ++i) Edit(file, input);
   const auto bytes = file.Write();

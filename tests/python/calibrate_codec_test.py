@@ -5,9 +5,9 @@ import unittest
 from fractions import Fraction
 
 import numpy as np
-from calibrate_synthetic import HEADS, LAYERS, THETA, WIDTH, fisher, profile, values, weights
-from kvist.calibrate import arithmetic, importance, matrix, rans, reference, tables
-from kvist.calibrate.profile import MAGNITUDES, TOTAL
+from calibrate_synthetic import HEADS, LAYERS, THETA, WIDTH, fisher, group, profile, values, weights
+from kvist.calibrate import arithmetic, fit, head_groups, importance, matrix, rans, reference, tables
+from kvist.calibrate.profile import MAGNITUDES, TOTAL, ProfileError
 
 SEED = 7
 BLOCK = slice(40, 77)  # of 37 tokens: a tail of 5 lanes
@@ -105,7 +105,7 @@ class TablesTest(unittest.TestCase):
 
 class CodecTest(unittest.TestCase):
     def test_streams_give_back_every_symbol_and_cost_what_the_tables_say(self) -> None:
-        for whole in (profile(), profile(2)):
+        for whole in (group(), group(2)):
             block = values()[:, BLOCK]
             symbols, _ = reference.Coder(whole).encode(block, 40)
             streams = reference.Streams(whole)
@@ -119,7 +119,7 @@ class CodecTest(unittest.TestCase):
                 self.assertGreater(8 * len(stream) - ideal, 8 * 16)
 
     def test_magnitudes_beyond_the_tables_escape(self) -> None:
-        whole = profile()
+        whole = group()
         streams = reference.Streams(whole)
         said = reference.Coder(whole).encode(values()[:, BLOCK], 40)[0][0]
         q = said[0].q.copy()
@@ -130,7 +130,7 @@ class CodecTest(unittest.TestCase):
         np.testing.assert_array_equal(got[0].q, q)
 
     def test_a_stream_that_is_cut_off_or_longer_is_refused(self) -> None:
-        whole = profile()
+        whole = group()
         stream = reference.Streams(whole).encode(0, reference.Coder(whole).encode(values()[:, BLOCK], 40)[0][0])
         for damaged in (stream[:-2], stream[:40], stream + b"\0\0"):
             with self.assertRaises(rans.StreamError):
@@ -138,7 +138,7 @@ class CodecTest(unittest.TestCase):
 
     def test_what_the_encoder_decodes_is_what_readers_decode(self) -> None:
         block = values()[:, BLOCK]
-        for whole in (profile(), profile(1), profile(2), profile(1, reset=2)):
+        for whole in (group(), group(1), group(2), group(1, reset=2)):
             for exact in (False, True):
                 coder = reference.Coder(whole, exact)
                 symbols, decoded = coder.encode(block, 40)
@@ -148,7 +148,7 @@ class CodecTest(unittest.TestCase):
 
     def test_errors_are_of_the_steps_size_in_the_metric(self) -> None:
         part = slice(100, 1600)
-        for whole in (profile(), profile(2)):
+        for whole in (group(), group(2)):
             symbols, decoded = reference.Coder(whole).encode(values()[:, part], 100)
             for layer in range(LAYERS):
                 moved = (decoded[layer] - values()[layer, part])[:, :WIDTH]
@@ -160,12 +160,12 @@ class CodecTest(unittest.TestCase):
     def test_prediction_saves_bits_where_layers_resemble_each_other(self) -> None:
         bits = {}
         for deep in (0, 1):
-            symbols, _ = reference.Coder(profile(deep)).encode(values()[:, 100:1600], 100)
+            symbols, _ = reference.Coder(group(deep)).encode(values()[:, 100:1600], 100)
             bits[deep] = sum(side.bits for side in symbols[2]) / (1500 * 2 * WIDTH)
         self.assertLess(bits[1], bits[0] - 1)
 
     def test_the_first_token_is_left_to_its_record(self) -> None:
-        symbols, _ = reference.Coder(profile()).encode(values()[:, :20], 0)
+        symbols, _ = reference.Coder(group()).encode(values()[:, :20], 0)
         for sides in symbols:
             for side in sides:
                 self.assertFalse(side.q[0].any())
@@ -173,7 +173,7 @@ class CodecTest(unittest.TestCase):
                 self.assertTrue((side.k[1:4] >= 4).all())
 
     def test_components_of_class_zero_are_never_sent(self) -> None:
-        whole = profile()
+        whole = group()
         quiet = dataclasses.replace(whole.layers[0].v, base=np.full(WIDTH, -128, np.int8))
         whole = dataclasses.replace(whole, layers=(dataclasses.replace(whole.layers[0], v=quiet), *whole.layers[1:]))
         symbols, decoded = reference.Coder(whole).encode(values()[:, BLOCK], 40)
@@ -181,9 +181,53 @@ class CodecTest(unittest.TestCase):
         np.testing.assert_array_equal(decoded[0, :, WIDTH:], np.broadcast_to(quiet.mean, (37, WIDTH)))
 
 
+class HeadGroupsTest(unittest.TestCase):
+    def test_rows_of_groups_are_those_of_their_heads_and_go_back(self) -> None:
+        rows = np.arange(3 * 2 * 24).reshape(3, 2 * 24)  # 6 heads of 4
+        parts = [head_groups.part(rows, 3, i) for i in range(3)]
+        np.testing.assert_array_equal(parts[1][0], [*range(8, 16), *range(24 + 8, 24 + 16)])
+        np.testing.assert_array_equal(head_groups.join(parts), rows)
+
+    def test_each_group_is_what_a_model_of_its_heads_alone_would_get(self) -> None:
+        each = WIDTH // 2
+        for deep in (0, 2):
+            whole = profile(deep, groups=2)
+            for i, found in enumerate(whole.groups):
+                here = slice(i * each, (i + 1) * each)
+                own = head_groups.part(values(), 2, i)
+                alone = fit.fit_group(own, fisher()[:, :, here, here], weights(), whole.facts.of_group(), fit.Settings(deep, 0, THETA), lambda _: None)
+                np.testing.assert_array_equal(found.tables.coefficients, alone.tables.coefficients)
+                for a, b in zip(found.layers, alone.layers, strict=True):
+                    np.testing.assert_array_equal(a.k.inverse.code, b.k.inverse.code)
+                    np.testing.assert_array_equal(a.v.first, b.v.first)
+
+    def test_a_layers_sensitivity_is_the_sum_of_its_heads(self) -> None:
+        by_head = fit.sensitivity(values(), fisher(), weights(), HEADS)
+        each = WIDTH // HEADS
+        for side, layer in np.ndindex(2, LAYERS):
+            x = values()[layer, :, side * WIDTH : (side + 1) * WIDTH].reshape(-1, HEADS, each)
+            energy = np.mean(np.square(x) * weights()[side, layer][:, None, None], (0, 2))
+            self.assertAlmostEqual(by_head[side, layer].sum() / (np.repeat(energy, each) @ np.diag(fisher()[side, layer])), 1, places=4)
+        side = group().layers[1].k
+        np.testing.assert_allclose(side.sensitivity, by_head[0, 1], rtol=2**-8)
+
+    def test_groups_are_about_256_channels_or_as_many_heads_as_was_asked_for(self) -> None:
+        for heads, head_dim, groups in ((8, 128, 4), (4, 256, 4), (32, 64, 8), (3, 64, 1), (5, 64, 1), (6, 80, 2), (40, 128, 20), (1, 256, 1), (256, 64, 64)):
+            self.assertEqual(head_groups.count("m", heads, head_dim, 0), groups, (heads, head_dim))
+        self.assertEqual(head_groups.count("m", 8, 128, 4), 2)
+        with self.assertRaisesRegex(ProfileError, "m has 8 KV heads of 128: groups may have 1, 2, 4, not 8"):
+            head_groups.count("m", 8, 128, 8)
+        with self.assertRaisesRegex(ProfileError, "groups may have 1, 3, not 2"):
+            head_groups.count("m", 3, 128, 2)
+        with self.assertRaisesRegex(ProfileError, "m has heads of 72; codec q takes 64, 80"):
+            head_groups.count("m", 2, 72, 0)
+        with self.assertRaisesRegex(ProfileError, "m has 512 KV heads; codec q takes at most 256"):
+            head_groups.count("m", 512, 64, 0)
+
+
 class ImportanceTest(unittest.TestCase):
     def test_the_weights_of_loud_tokens_are_found(self) -> None:
-        guessed = importance.Importance.of(profile()).log_weights(values())
+        guessed = importance.Importance.of(group()).log_weights(values())
         for layer in range(LAYERS):
             true = np.log(weights()[0, layer])
             self.assertGreater(np.corrcoef(true, guessed[0, layer])[0, 1], 0.95)

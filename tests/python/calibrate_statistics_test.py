@@ -11,8 +11,9 @@ import unittest
 from unittest import mock
 
 import numpy as np
+from kvist import codec
 from kvist.calibrate import __main__ as command
-from kvist.calibrate import arithmetic, statistics, texts
+from kvist.calibrate import arithmetic, fit, head_groups, profile_file, statistics, texts
 from kvist.calibrate.fit import AFTER_START, Rope
 from kvist.calibrate.gradients import Gradients
 from kvist.eval.engines import Engine
@@ -78,20 +79,36 @@ class GatheringTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder, self.said = pathlib.Path(folder.name), []
 
-    def gather(self, model: NoModel) -> statistics.Statistics:
-        return statistics.gather(model, model, passages(), self.folder, self.said.append)
+    def gather(self, model: NoModel, groups: int = 1) -> statistics.Statistics:
+        return statistics.gather(model, model, passages(), groups, self.folder, self.said.append)
 
     def test_the_metric_and_the_weights_are_those_that_gradients_were_drawn_from(self) -> None:
         model = NoModel()
         found = self.gather(model)
         true = model.root.swapaxes(-1, -2) @ model.root
         loudness = 1 + 8 / 40  # of the mean token
-        np.testing.assert_allclose(found.fisher, true * loudness, atol=0.05 * np.abs(true).max())
+        np.testing.assert_allclose(found.fisher[:, :, 0], true * loudness, atol=0.05 * np.abs(true).max())
         kept = np.concatenate([p.tokens[AFTER_START : statistics.PREFIX] for p in passages()])
-        self.assertEqual(found.weights.shape, (2, LAYERS, len(kept)))
-        np.testing.assert_allclose(found.weights.mean(2), 1, atol=1e-5)
-        ratio = found.weights[:, :, kept == 7].mean(2) / found.weights[:, :, kept != 7].mean(2)
+        self.assertEqual(found.weights.shape, (2, LAYERS, 1, len(kept)))
+        np.testing.assert_allclose(found.weights.mean(-1), 1, atol=1e-5)
+        ratio = found.weights[..., kept == 7].mean(-1) / found.weights[..., kept != 7].mean(-1)
         np.testing.assert_allclose(ratio, 9, rtol=0.15)
+
+    def test_of_head_groups_only_what_is_theirs_is_kept(self) -> None:
+        model = NoModel()
+        found, each = self.gather(model, HEADS), HEAD_DIM
+        true = model.root.swapaxes(-1, -2) @ model.root * (1 + 8 / 40)
+        self.assertEqual(found.fisher.shape, (2, LAYERS, HEADS, each, each))
+        for i in range(HEADS):
+            here = slice(i * each, (i + 1) * each)
+            np.testing.assert_allclose(found.fisher[:, :, i], true[:, :, here, here], atol=0.05 * np.abs(true).max())
+        kept = np.concatenate([p.tokens[AFTER_START : statistics.PREFIX] for p in passages()])
+        ratio = found.weights[..., kept == 7].mean(-1) / found.weights[..., kept != 7].mean(-1)
+        self.assertEqual(ratio.shape, (2, LAYERS, HEADS))
+        np.testing.assert_allclose(ratio, 9, rtol=0.2)
+        looks = model.looks
+        self.gather(model)  # of one group: other statistics
+        self.assertEqual(model.looks, 2 * looks)
 
     def test_values_are_those_before_rope_and_go_back(self) -> None:
         found, kv = self.gather(NoModel()), bf16.to_float(NoModel().prefill([0] * statistics.PREFIX))
@@ -155,11 +172,11 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertRegex(said, r"'short' has \d+ tokens; 7680 are needed of it")
 
-    def test_a_model_that_the_library_will_not_take_is_refused_before_any_work(self) -> None:
-        for heads, head_dim, said in ((8, 128, "m has 8 KV heads of 128, 1024 channels a layer; codec q takes at most 512"), (2, 72, "m has heads of 72; codec q takes 64, 80")):
+    def test_a_model_or_a_group_that_the_library_will_not_take_is_refused_before_any_work(self) -> None:
+        for heads, head_dim, asked, said in ((8, 128, "8", "m has 8 KV heads of 128: groups may have 1, 2, 4, not 8"), (2, 72, "1", "m has heads of 72; codec q takes 64, 80")):
             with mock.patch.object(command.engines, "open_engine", return_value=mock.Mock(kv_heads=heads, head_dim=head_dim, encode=None)) as opened:
                 opened.return_value.name = "m"
-                code, words = self.run_with("--registers", "verse")
+                code, words = self.run_with("--registers", "verse", "--group-heads", asked)
             self.assertEqual(code, 1)
             self.assertIn(said, words)
 
@@ -195,25 +212,50 @@ class JaxTest(unittest.TestCase):
         expect_derivatives(self, engine, gradients, kv, following)
 
 
+def random_llama(**sizes: object) -> Engine:
+    import torch
+    import transformers
+    from kvist.eval.hugging_face import HuggingFaceEngine
+
+    torch.manual_seed(SEED)
+    config = transformers.LlamaConfig(vocab_size=64, intermediate_size=64, num_hidden_layers=2, max_position_embeddings=256, initializer_range=0.3, **sizes)
+    with tempfile.TemporaryDirectory() as folder, mock.patch("transformers.AutoTokenizer.from_pretrained"):
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+        return HuggingFaceEngine(folder)
+
+
 @unittest.skipUnless(importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"), "torch is not installed")
 class TorchTest(unittest.TestCase):
     def test_gradients_are_those_of_the_models_own_forward_pass(self) -> None:
-        import torch
-        import transformers
         from kvist.calibrate.torch_gradients import TorchGradients
-        from kvist.eval.hugging_face import HuggingFaceEngine
 
-        torch.manual_seed(SEED)
         scaling = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-        config = transformers.LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                                          num_key_value_heads=1, max_position_embeddings=256, rope_scaling=scaling, initializer_range=0.3)  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder, mock.patch("transformers.AutoTokenizer.from_pretrained"):
-            transformers.LlamaForCausalLM(config).save_pretrained(folder)
-            engine = HuggingFaceEngine(folder)
+        engine = random_llama(hidden_size=32, num_attention_heads=2, num_key_value_heads=1, rope_scaling=scaling)
         gradients = TorchGradients(engine)
         self.assertAlmostEqual(gradients.rope.factor, 0.1 * np.log(4) + 1, places=5)
         kv, following = engine.prefill(list(range(8)), wide=True), list(range(8, 12))
         expect_derivatives(self, engine, gradients, kv, following)
+
+    def test_a_wide_model_gets_head_groups_that_the_library_codes_with(self) -> None:
+        from kvist.calibrate.torch_gradients import TorchGradients
+
+        engine = random_llama(hidden_size=64, num_attention_heads=8, num_key_value_heads=8, head_dim=128)
+        gradients, groups = TorchGradients(engine), head_groups.count("wide", engine.kv_heads, engine.head_dim, 0)
+        random, small = np.random.default_rng(SEED), {"PREFIX": 64, "SHORT": 32, "FOLLOWING": 16, "PASSAGE": 80, "PILOTS": 2, "DRAWS": 1}
+        with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(statistics, **small):
+            planned = statistics.plan([("a", random.integers(0, 64, 1000).tolist())], 8 * small["PASSAGE"])
+            found = statistics.gather(engine, gradients, planned, groups, pathlib.Path(folder), lambda _: None)
+        settings = fit.Settings(source_layers=1)
+        facts = fit.facts_of(engine.layers, engine.kv_heads, engine.head_dim, groups, gradients.rope, settings)
+        made = fit.fit(found.values, found.fisher, found.weights, facts, gradients.rope, settings, {"model": "wide"})
+        opened = codec.Profile(profile_file.write(made))
+        self.assertEqual((opened.facts["heads"], opened.facts["groups"]), (8, 4))
+        kv = engine.prefill(planned[0].tokens[:64])
+        block = codec.encode(kv, "q", profile=opened)
+        self.assertEqual(codec.describe(block).raised_tiles, 0)
+        exact, got = bf16.to_float(kv), bf16.to_float(codec.decode(block, profile=opened))
+        self.assertLess(np.square(got - exact).mean() / np.square(exact).mean(), 0.1)
+        self.assertLess(len(block), kv.nbytes / 3)
 
 
 if __name__ == "__main__":

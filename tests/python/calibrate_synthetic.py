@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 from kvist.calibrate import arithmetic, fit
-from kvist.calibrate.profile import Profile
+from kvist.calibrate.profile import HeadGroup, Profile
 
 LAYERS, HEADS, HEAD_DIM, TOKENS = 3, 2, 8, 3000
 WIDTH = HEADS * HEAD_DIM
@@ -37,8 +37,15 @@ def weights(width: int = WIDTH) -> np.ndarray:
 
 
 @functools.cache
-def profile(source_layers: int = 0, reset: int = 0, head_dim: int = HEAD_DIM) -> Profile:
+def profile(source_layers: int = 0, reset: int = 0, head_dim: int = HEAD_DIM, groups: int = 1) -> Profile:
     width, turns = HEADS * head_dim, arithmetic.turns_of(10000.0 ** (-np.arange(0, head_dim, 2) / head_dim))
-    settings = fit.Settings(source_layers, reset, THETA)
-    guess = fit.guess_of(values(width), weights(width), HEADS)
-    return fit.fit(values(width), fisher(width), weights(width), guess, fit.Rope(1, turns), settings, {"model": "none"})
+    rope, settings, each = fit.Rope(1, turns), fit.Settings(source_layers, reset, THETA), width // groups
+    facts = fit.facts_of(LAYERS, HEADS, head_dim, groups, rope, settings)
+    blocks = np.stack([fisher(width)[:, :, i * each : (i + 1) * each, i * each : (i + 1) * each] for i in range(groups)], 2)
+    shared = np.stack([weights(width)] * groups, 2)
+    return fit.fit(values(width), blocks, shared, facts, rope, settings, {"model": "none"})
+
+
+def group(source_layers: int = 0, reset: int = 0, head_dim: int = HEAD_DIM) -> HeadGroup:
+    """All heads in one."""
+    return profile(source_layers, reset, head_dim).groups[0]

@@ -17,12 +17,14 @@ from xxh3 import xxh3_64
 
 RANDOM = random.Random(20261129)
 
-# name, heads, head_dim, dtype, layers, tokens, first position, RoPE style, factor, layers before, K from V, resets, modes
+# name, heads, head_dim, dtype, layers, tokens, first position, RoPE style, factor, layers before, K from V, resets, modes, head groups
 VECTORS = [
-    ("LOCAL, bf16 64, sink", 1, 64, "bf16", 2, 16, 0, 1, 1.0, 0, 1, 1, [0]),
-    ("DEEP, f16 64, later, all modes", 1, 64, "f16", 4, 16, 4096, 1, 1.25, 2, 1, 0, [0, 0, 0, 0, 1, 2, 0, 0]),
-    ("pairs of neighbours, bf16 80, resets", 1, 80, "bf16", 3, 32, 100000, 2, 1.0, 1, 0, 2, [0]),
-    ("two heads, no RoPE, f16 64, an empty stream", 2, 64, "f16", 2, 16, 0, 0, 1.0, 1, 1, 0, [0, 0, 0, 0, 2, 2, 2, 2]),
+    ("LOCAL, bf16 64, sink", 1, 64, "bf16", 2, 16, 0, 1, 1.0, 0, 1, 1, [0], 1),
+    ("DEEP, f16 64, later, all modes", 1, 64, "f16", 4, 16, 4096, 1, 1.25, 2, 1, 0, [0, 0, 0, 0, 1, 2, 0, 0], 1),
+    ("pairs of neighbours, bf16 80, resets", 1, 80, "bf16", 3, 32, 100000, 2, 1.0, 1, 0, 2, [0], 1),
+    ("two heads, no RoPE, f16 64, an empty stream", 2, 64, "f16", 2, 16, 0, 0, 1.0, 1, 1, 0, [0, 0, 0, 0, 2, 2, 2, 2], 1),
+    ("LOCAL, two head groups of two, bf16 64, sink", 4, 64, "bf16", 2, 16, 0, 1, 1.0, 0, 0, 1, [0] * 8 + [0, 1, 2, 2, 0, 0, 2, 2], 2),
+    ("DEEP, two head groups, f16 64", 2, 64, "f16", 2, 16, 4096, 2, 1.0, 1, 1, 0, [0, 0, 0, 0, 2, 1, 2, 0], 2),
 ]
 
 
@@ -44,7 +46,7 @@ def matrix(rows, columns, size):
     return scales + bytes(RANDOM.choice((0, 0, 0, 0, 1, 1, 255, 254, 3, 129)) for _ in range(rows * columns))
 
 
-def make_profile(heads, dim, layers, style, factor, before, key_from_value, resets):
+def make_group(heads, dim, layers, before, key_from_value, resets):
     width = heads * dim
     body = b"".join(struct.pack("<17H", *class_frequencies()) for _ in range(48))
     for _ in q_reader.SIDES:
@@ -58,25 +60,29 @@ def make_profile(heads, dim, layers, style, factor, before, key_from_value, rese
             body += matrix(sources, width, 56) + matrix(width, width, 104)
             body += struct.pack("<H", RANDOM.choice((width, width - 5, 3)))
             body += bytes(RANDOM.choice((0, 5, 12, 20, 30, 47, 60, 246)) for _ in range(width))
-    body += bytes(2 * layers * (2 * width + 2 * (1 + 2 * heads + 4 * width + 17 + 1)))
-    head = struct.pack("<8sHBBBBHHIff", b"KVISTPRF", 1, style, before, key_from_value, resets, heads, dim, layers, 0.07, factor)
+    return body + bytes(2 * layers * (2 * width + 2 * (1 + 2 * heads + 4 * width + 17 + heads)))
+
+
+def make_profile(heads, dim, layers, style, factor, before, key_from_value, resets, groups):
+    body = b"".join(make_group(heads // groups, dim, layers, before, key_from_value, resets) for _ in range(groups))
+    head = struct.pack("<8sHBBBBHHHIff", b"KVISTPRF", 2, style, before, key_from_value, resets, heads, dim, groups, layers, 0.07, factor)
     turns = struct.pack("<%dQ" % (dim // 2), *(RANDOM.getrandbits(64) >> RANDOM.randint(2, 40) for _ in range(dim // 2)))
     notes, packed = b"{}", zlib.compress(body, 9)
     return head + turns + struct.pack("<I", len(notes)) + notes + struct.pack("<I", len(packed)) + packed
 
 
-def make_stream(profile, layer, tokens):
+def make_stream(group, layer, tokens):
     steps = []
 
     def symbol(lane, table, value):
         steps.append((lane, table[value], sum(table[:value]), 12))
 
     for kv in q_reader.SIDES:
-        side = profile.sides[layer][kv]
+        side = group.sides[layer][kv]
         for _ in range(tokens // 16):
             k = [RANDOM.choice((-8, -7, -1, 0, 0, 1, 2, 5, 23)) for _ in range(16)]
             e = [RANDOM.randint(-3, 4) for _ in range(16)]
-            for values, table, least in ((k, profile.steps[kv], -8), (e, profile.shifts[kv], -3)):
+            for values, table, least in ((k, group.steps[kv], -8), (e, group.shifts[kv], -3)):
                 for lane in range(16):
                     symbol(lane, table, values[lane] - least)
             for c in range(side.rows):
@@ -86,7 +92,7 @@ def make_stream(profile, layer, tokens):
                     if chosen == 0:
                         continue
                     value = RANDOM.choice((15, 15, 15, 14, 16, 17, 0, 30, 31 if RANDOM.random() < 0.2 else 15))
-                    symbol(lane, profile.classes[chosen], value)
+                    symbol(lane, group.classes[chosen], value)
                     if value == 31:
                         escapes.append(lane)
                 for lane in escapes:
@@ -94,6 +100,17 @@ def make_stream(profile, layer, tokens):
                     steps.append((lane, 1, length << 1 | RANDOM.getrandbits(1), 5))
                     steps.append((lane, 1, RANDOM.randrange(2**length), length))
     return encode(steps)
+
+
+def make_piece(profile, layer, tokens, tiles):
+    """All groups' streams; of a group whose tiles are all of mode 2 an empty one."""
+    each, streams = profile.heads // profile.group_count, []
+    for index, group in enumerate(profile.groups):
+        own = [tiles[kv * profile.heads + index * each + i] for kv in (0, 1) for i in range(each)]
+        streams.append(b"" if set(own) == {2} else make_stream(group, layer, tokens))
+    if len(streams) == 1 or not any(streams):
+        return b"".join(streams)
+    return struct.pack("<%dI" % len(streams), *map(len, streams)) + b"".join(streams)
 
 
 def make_record(dim, tokens, sinks, mode):
@@ -110,7 +127,7 @@ def make_block(profile, dtype, tokens, first_position, modes):
         tiles = [modes[(2 * heads * layer + i) % len(modes)] for i in range(2 * heads)]
         records = (make_record(dim, tokens, first_position == 0, mode) for mode in tiles)
         sides.append(bytes(tiles) + RANDOM.randbytes(2 * heads) + b"".join(records))
-        streams.append(make_stream(profile, layer, tokens) if 2 not in tiles or 0 in tiles else b"")
+        streams.append(make_piece(profile, layer, tokens, tiles))
         raised += sum(mode != 0 for mode in tiles)
     body, table, start = b"", b"", 128 + 32 * layers
     for piece in sides + streams:
@@ -124,8 +141,8 @@ def make_block(profile, dtype, tokens, first_position, modes):
     return header + struct.pack("<Q", xxh3_64(header)) + table + body
 
 
-def vector(name, heads, dim, dtype, layers, tokens, first_position, style, factor, before, key_from_value, resets, modes):
-    data = make_profile(heads, dim, layers, style, factor, before, key_from_value, resets)
+def vector(name, heads, dim, dtype, layers, tokens, first_position, style, factor, before, key_from_value, resets, modes, groups):
+    data = make_profile(heads, dim, layers, style, factor, before, key_from_value, resets, groups)
     profile = q_reader.Profile(data)
     block = make_block(profile, dtype, tokens, first_position, modes)
     values = q_reader.decode(Block(block), profile)

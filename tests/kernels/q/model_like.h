@@ -38,7 +38,7 @@ inline ProfileFile ModelLikeProfileFile(ModelLike kind) {
                                       .key_from_value = deep});
   std::mt19937_64 random(1);
   const size_t width = file.facts.Width();
-  for (ProfileLayer& layer : file.layers) {
+  for (ProfileLayer& layer : file.groups[0].layers) {
     for (size_t kv : kSideOrder) {
       ProfileSide& side = layer.sides[kv];
       const ClassFall& fall = deep ? kDeepFall : kLocalFall;
@@ -82,7 +82,7 @@ inline std::vector<uint16_t> DrawValues(const Profile& profile, const BlockShape
     for (uint32_t layer = 0; layer < shape.layers; ++layer) {
       std::array<std::vector<float>, 2> own;
       for (const size_t kv : kSideOrder) {
-        const Profile::Side& side = profile.layer(layer).sides[kv];
+        const HeadGroup::Side& side = profile.groups()[0].layer(layer).sides[kv];
         std::vector<float> row(width);
         const float* predictor = side.predictor.data();
         const auto add = [&](const std::vector<float>& factors, const float* matrix) {

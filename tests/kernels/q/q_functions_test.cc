@@ -19,11 +19,11 @@ namespace {
 constexpr uint64_t kSeed = 20261129;
 
 // Sides with `coded` of 128 rows at most, classes around a number of their own, and mostly zeros in their predictors.
-Profile UnevenProfile(float step, uint64_t seed) {
+HeadGroup UnevenGroup(float step, uint64_t seed) {
   ProfileFile file = MakeProfileFile(
       {.layers = 4, .heads = 1, .head_dim = 128, .layers_between_resets = 0, .layers_before = 1, .step = step});
   std::mt19937_64 random(seed);
-  for (ProfileLayer& layer : file.layers) {
+  for (ProfileLayer& layer : file.groups[0].layers) {
     for (ProfileSide& side : layer.sides) {
       const int highest = int(random() % 50);
       side.coded_rows = uint16_t(random() % 129);
@@ -31,14 +31,14 @@ Profile UnevenProfile(float step, uint64_t seed) {
       for (int8_t& code : side.predictor.codes) code = random() % 4 == 0 ? int8_t(random() % 255 - 127) : int8_t(0);
     }
   }
-  return ParseProfileOrDie(WriteOrDie(file));
+  return ParseProfileOrDie(WriteOrDie(file)).groups()[0];
 }
 
 // Most coefficients small, some that need an escape, and the largest there is.
-LayerCoefficients RandomCoefficients(const Profile& profile, uint32_t layer, size_t tokens, std::mt19937_64& random) {
+LayerCoefficients RandomCoefficients(const HeadGroup& group, uint32_t layer, size_t tokens, std::mt19937_64& random) {
   LayerCoefficients coefficients;
   for (size_t kv : kSideOrder) {
-    const Profile::Side& side = profile.layer(layer).sides[kv];
+    const HeadGroup::Side& side = group.layer(layer).sides[kv];
     for (size_t t = 0; t < tokens; ++t) {
       const int step = random() % 10 == 0 ? int(random() % 32) - 8 : int(random() % 4) - 2;
       coefficients[kv].steps.push_back(int8_t(step));
@@ -65,15 +65,15 @@ void ExpectSameRows(const SparseRows& got, const SparseRows& expected) {
 
 // Reads the streams of neighbouring layers with the oracle and with every target: the same word, and the same rows if it is
 // a good one.
-absl::Status ReadWithAll(const Profile& profile, uint32_t layer, size_t tokens,
+absl::Status ReadWithAll(const HeadGroup& group, uint32_t layer, size_t tokens,
                          const std::vector<std::vector<uint8_t>>& streams) {
   std::vector<absl::Span<const uint8_t>> spans(streams.begin(), streams.end());
   std::array<LayerRows, 2> expected;
   const auto of = [&](std::array<LayerRows, 2>& rows) { return absl::MakeSpan(rows).first(streams.size()); };
-  const absl::Status status = reference::ReadRows(profile, layer, tokens, spans, of(expected));
+  const absl::Status status = reference::ReadRows(group, layer, tokens, spans, of(expected));
   ForEachTarget([&] {
     std::array<LayerRows, 2> got;
-    EXPECT_EQ(simd::Q().read_rows(profile, layer, tokens, spans, of(got)), status);
+    EXPECT_EQ(simd::Q().read_rows(group, layer, tokens, spans, of(got)), status);
     for (size_t i = 0; status.ok() && i < streams.size(); ++i) {
       for (size_t kv : kSideOrder) ExpectSameRows(got[i][kv], expected[i][kv]);
     }
@@ -85,43 +85,43 @@ TEST(QStream, AnyCoefficientsAreReadAloneAndInPairs) {
   std::mt19937_64 random(kSeed);
   for (uint64_t round = 0; round < 20; ++round) {
     SCOPED_TRACE("seed " + std::to_string(kSeed) + ", round " + std::to_string(round));
-    const Profile profile = UnevenProfile(0.05f, kSeed + round);
-    const CoefficientWriter writer(profile);
+    const HeadGroup group = UnevenGroup(0.05f, kSeed + round);
+    const CoefficientWriter writer(group);
     const size_t tokens = 16 * (1 + random() % 3);
     std::vector<std::vector<uint8_t>> streams;
     for (uint32_t layer = 0; layer < 4; ++layer) {
-      streams.push_back(writer.Write(layer, tokens, RandomCoefficients(profile, layer, tokens, random)));
+      streams.push_back(writer.Write(layer, tokens, RandomCoefficients(group, layer, tokens, random)));
     }
     streams[round % 4] = {};  // zeros
     for (uint32_t layer = 0; layer < 4; ++layer) {
-      EXPECT_TRUE(ReadWithAll(profile, layer, tokens, {streams[layer]}).ok());
+      EXPECT_TRUE(ReadWithAll(group, layer, tokens, {streams[layer]}).ok());
       if (layer == 3) continue;
-      EXPECT_TRUE(ReadWithAll(profile, layer, tokens, {streams[layer], streams[layer + 1]}).ok());
+      EXPECT_TRUE(ReadWithAll(group, layer, tokens, {streams[layer], streams[layer + 1]}).ok());
     }
   }
 }
 
 TEST(QStream, EveryCutAndEveryLongerStreamIsRefusedWithTheOraclesWord) {
   std::mt19937_64 random(kSeed);
-  const Profile profile = UnevenProfile(0.05f, kSeed);
-  const CoefficientWriter writer(profile);
-  const std::vector<uint8_t> good = writer.Write(1, 16, RandomCoefficients(profile, 1, 16, random));
-  const std::vector<uint8_t> other = writer.Write(2, 16, RandomCoefficients(profile, 2, 16, random));
+  const HeadGroup group = UnevenGroup(0.05f, kSeed);
+  const CoefficientWriter writer(group);
+  const std::vector<uint8_t> good = writer.Write(1, 16, RandomCoefficients(group, 1, 16, random));
+  const std::vector<uint8_t> other = writer.Write(2, 16, RandomCoefficients(group, 2, 16, random));
   ASSERT_GT(good.size(), 200u);
   for (size_t size = 1; size < good.size(); size += size < 100 || good.size() - size < 100 ? 1 : 13) {
     const std::vector<uint8_t> cut(good.begin(), good.begin() + size);
-    EXPECT_EQ(ReadWithAll(profile, 1, 16, {cut}).code(), absl::StatusCode::kDataLoss) << size;
-    EXPECT_EQ(ReadWithAll(profile, 1, 16, {cut, other}).code(), absl::StatusCode::kDataLoss) << size;
+    EXPECT_EQ(ReadWithAll(group, 1, 16, {cut}).code(), absl::StatusCode::kDataLoss) << size;
+    EXPECT_EQ(ReadWithAll(group, 1, 16, {cut, other}).code(), absl::StatusCode::kDataLoss) << size;
   }
   std::vector<uint8_t> longer = good;
   longer.push_back(0);
-  EXPECT_EQ(ReadWithAll(profile, 1, 16, {longer, other}).code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(ReadWithAll(profile, 0, 16, {{}, longer}).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(ReadWithAll(group, 1, 16, {longer, other}).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(ReadWithAll(group, 0, 16, {{}, longer}).code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(QStream, AnyBytesAreReadToTheirEnd) {
   std::mt19937_64 random(kSeed);
-  const Profile profile = UnevenProfile(0.05f, kSeed);
+  const HeadGroup group = UnevenGroup(0.05f, kSeed);
   for (int round = 0; round < 100; ++round) {
     std::vector<std::vector<uint8_t>> streams(2);
     for (std::vector<uint8_t>& stream : streams) {
@@ -130,7 +130,7 @@ TEST(QStream, AnyBytesAreReadToTheirEnd) {
       if (random() % 2 == 0)
         std::fill_n(stream.begin(), std::min<size_t>(stream.size(), 64), uint8_t(0));  // states of 0
     }
-    EXPECT_FALSE(ReadWithAll(profile, 1, 32, streams).ok()) << "seed " << kSeed << ", round " << round;
+    EXPECT_FALSE(ReadWithAll(group, 1, 32, streams).ok()) << "seed " << kSeed << ", round " << round;
   }
 }
 
@@ -148,8 +148,8 @@ std::vector<SideValues> RandomSources(size_t tokens, size_t width, float scale, 
 
 TEST(QArithmetic, PredictionsAreTheOraclesForEveryScaleOfTheirSources) {
   std::mt19937_64 random(kSeed);
-  const Profile profile = UnevenProfile(0.05f, kSeed);
-  const Profile::Side& side = profile.layer(2).sides[0];  // K: predicted from K and V of layer 1, and from V
+  const HeadGroup group = UnevenGroup(0.05f, kSeed);
+  const HeadGroup::Side& side = group.layer(2).sides[0];  // K: predicted from K and V of layer 1, and from V
   for (const float scale : {1.0f, 0x1p-62f, 0x1p-100f, 0x1p-140f, 0x1p100f, 0x1p126f, INFINITY, NAN}) {
     for (const size_t tokens : {16, 48, 112, 256}) {
       std::vector<SideValues> sources = RandomSources(tokens, 128, scale, random);

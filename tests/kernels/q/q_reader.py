@@ -59,27 +59,20 @@ class Side:
     pass
 
 
-class Profile:
-    def __init__(self, data):
-        self.digest = hashlib.sha256(data).digest()[:16]
-        file = Cursor(data)
-        (magic, version, self.style, self.before, self.key_from_value, self.resets, self.heads, self.dim, self.layers,
-         self.theta, self.factor) = file.take("8sHBBBBHHIff")
-        need(magic == b"KVISTPRF" and version == 1, "magic or version")
-        self.width = self.heads * self.dim
-        self.turns = file.take("%dQ" % (self.dim // 2))
-        self.notes = file.take("%ds" % file.take("I")[0])[0]
-        (size,) = file.take("I")
-        need(file.at + size == len(data), "bytes of the body")
-        body = Cursor(zlib.decompress(data[file.at:]))
+class HeadGroup:
+    """Some heads: tables and layers, as of a model that has no others."""
+
+    def __init__(self, profile, body):
+        self.profile, self.heads = profile, profile.heads // profile.group_count
+        self.width = self.heads * profile.dim
         self.classes = [self._class(body.take("17H")) for _ in range(48)]
         self.steps, self.shifts = [None, None], [None, None]
         for kv in SIDES:
             self.steps[kv], self.shifts[kv] = body.take("32H"), body.take("8H")
             need(sum(self.steps[kv]) == sum(self.shifts[kv]) == 4096, "frequencies")
-        self.sides = [self._layer(body, layer) for layer in range(self.layers)]
-        self.importance = body.take("%dH" % (self.layers * (2 * self.width + 2 * (1 + 2 * self.heads + 4 * self.width + 17 + 1))))
-        need(body.at == len(body.data), "bytes of the body")
+        self.sides = [self._layer(body, layer) for layer in range(profile.layers)]
+        own = 1 + 2 * self.heads + 4 * self.width
+        self.importance = body.take("%dH" % (profile.layers * (2 * self.width + 2 * (own + 17 + self.heads))))
 
     @staticmethod
     def _class(f):
@@ -87,20 +80,37 @@ class Profile:
         need(sum(symbols) == 4096 and min(symbols) > 0, "frequencies")
         return symbols
 
-    def last_reset(self, layer):
-        return layer - layer % self.resets if self.resets else 0
-
     def _layer(self, body, layer):
-        sides = [None, None]
+        sides, profile = [None, None], self.profile
         for kv in SIDES:
             side = sides[kv] = Side()
-            blocks = 2 * min(self.before, layer - self.last_reset(layer)) + (self.key_from_value if kv == 0 else 0)
+            blocks = 2 * min(profile.before, layer - profile.last_reset(layer)) + (profile.key_from_value if kv == 0 else 0)
             side.mean = body.bf16(self.width)
             side.predictor = body.matrix(blocks * self.width, self.width)
             side.synthesis = body.matrix(self.width, self.width)
             (side.rows,) = body.take("H")
             side.base = body.take("%db" % self.width)
         return sides
+
+
+class Profile:
+    def __init__(self, data):
+        self.digest = hashlib.sha256(data).digest()[:16]
+        file = Cursor(data)
+        (magic, version, self.style, self.before, self.key_from_value, self.resets, self.heads, self.dim, self.group_count,
+         self.layers, self.theta, self.factor) = file.take("8sHBBBBHHHIff")
+        need(magic == b"KVISTPRF" and version == 2, "magic or version")
+        need(self.group_count >= 1 and self.heads % self.group_count == 0, "head groups")
+        self.turns = file.take("%dQ" % (self.dim // 2))
+        self.notes = file.take("%ds" % file.take("I")[0])[0]
+        (size,) = file.take("I")
+        need(file.at + size == len(data), "bytes of the body")
+        body = Cursor(zlib.decompress(data[file.at:]))
+        self.groups = [HeadGroup(self, body) for _ in range(self.group_count)]
+        need(body.at == len(body.data), "bytes of the body")
+
+    def last_reset(self, layer):
+        return layer - layer % self.resets if self.resets else 0
 
 
 class Rans:
@@ -140,22 +150,35 @@ def escape(rans, lane):
     return -magnitude if sign_and_length & 1 else magnitude
 
 
-def coefficients(profile, layer, tokens, stream):
+def streams(piece, count):
+    """The piece of a layer as a stream for each head group."""
+    if count == 1 or not piece:
+        return [piece] * count
+    need(len(piece) >= 4 * count, "table of streams")
+    at, out = 4 * count, []
+    for size in struct.unpack_from("<%dI" % count, piece):
+        out.append(piece[at:at + size])
+        at += size
+    need(at == len(piece), "table of streams")
+    return out
+
+
+def coefficients(group, layer, tokens, stream):
     """[side] of lists of (k, q of the coded rows), by token."""
-    sides = profile.sides[layer]
+    sides = group.sides[layer]
     if not stream:
         return [[(0, [0] * sides[kv].rows) for _ in range(tokens)] for kv in (0, 1)]
     rans, out = Rans(stream), [[], []]
     for kv in SIDES:
         for _ in range(tokens // 16):
-            k = [rans.symbol(lane, profile.steps[kv]) - 8 for lane in range(16)]
-            e = [rans.symbol(lane, profile.shifts[kv]) - 3 for lane in range(16)]
+            k = [rans.symbol(lane, group.steps[kv]) - 8 for lane in range(16)]
+            e = [rans.symbol(lane, group.shifts[kv]) - 3 for lane in range(16)]
             q = [[] for _ in range(16)]
             for c in range(sides[kv].rows):
                 symbols = []
                 for lane in range(16):
                     chosen = max(0, min(47, sides[kv].base[c] + 2 * k[lane] + e[lane]))
-                    symbols.append(rans.symbol(lane, profile.classes[chosen]) if chosen else 15)
+                    symbols.append(rans.symbol(lane, group.classes[chosen]) if chosen else 15)
                 for lane in range(16):
                     q[lane].append(escape(rans, lane) if symbols[lane] == 31 else symbols[lane] - 15)
             out[kv] += zip(k, q)
@@ -164,7 +187,7 @@ def coefficients(profile, layer, tokens, stream):
 
 
 def reconstruct(profile, side, sources, k, q):
-    sums = [0.0] * profile.width
+    sums = [0.0] * len(side.mean)
     for value, row in zip(sources, side.predictor):
         if value == 0:
             continue
@@ -204,8 +227,10 @@ def turned(profile, row, position):
 
 
 def rows_of_tile(block, profile, layer, kv, head, mode, record, values):
-    """The tile's 16-bit values, by token; takes its record off the front of `record`."""
+    """The tile's 16-bit values, by token; takes its record off the front of `record`. values: of its head group, by side and token."""
     plain = {0: 1 if block.first_position == 0 else 0, 1: block.tokens, 2: 0}[mode]
+    index, place = divmod(head, profile.heads // profile.group_count)
+    mean = profile.groups[index].sides[layer][kv].mean
     for t in range(block.tokens):
         if mode == 2:
             yield list(record.take("%dH" % block.dim))
@@ -213,11 +238,24 @@ def rows_of_tile(block, profile, layer, kv, head, mode, record, values):
             (scale,), codes = record.take("B"), record.take("%dB" % block.dim)
             yield [narrow(f32(int8(code) * log_scale(scale)), block.dtype) for code in codes]
         else:
-            channels = range(head * block.dim, (head + 1) * block.dim)
-            row = [f32(values[kv][t][c] + profile.sides[layer][kv].mean[c]) for c in channels]
+            channels = range(place * block.dim, (place + 1) * block.dim)
+            row = [f32(values[index][kv][t][c] + mean[c]) for c in channels]
             if kv == 0:
                 row = turned(profile, row, block.first_position + t)
             yield [0x7FFF if math.isnan(x) else narrow(x, block.dtype) for x in row]
+
+
+def values_of(group, layer, tokens, stream, before):
+    """[side][token] of the group's centred values; before: those of the layers that predict, the latest first."""
+    coded, values = coefficients(group, layer, tokens, stream), [None, None]
+    for kv in SIDES:
+        values[kv] = []
+        for t in range(tokens):
+            sources = [x for earlier in before for side in (0, 1) for x in earlier[side][t]]
+            if kv == 0 and group.profile.key_from_value:
+                sources += values[1][t]
+            values[kv].append(reconstruct(group.profile, group.sides[layer][kv], sources, *coded[kv][t]))
+    return values
 
 
 def decode(block, profile, first=0, last=None):
@@ -226,22 +264,15 @@ def decode(block, profile, first=0, last=None):
     need(block.codec == "q" and block.profile == profile.digest, "profile digest")
     need((block.layers, block.heads, block.dim) == (profile.layers, profile.heads, profile.dim), "profile shape")
     need(block.code_bits == (profile.resets or 255), "layers between resets")
-    start = profile.last_reset(first)
-    history, tiles = [], {}
-    for layer in range(start, last):
-        coded = coefficients(profile, layer, block.tokens, block.piece(1, layer))
-        values = [None, None]
-        before = history[:min(profile.before, layer - profile.last_reset(layer))]
-        for kv in SIDES:
-            values[kv] = []
-            for t in range(block.tokens):
-                sources = [x for earlier in before for side in (0, 1) for x in earlier[side][t]]
-                if kv == 0 and profile.key_from_value:
-                    sources += values[1][t]
-                values[kv].append(reconstruct(profile, profile.sides[layer][kv], sources, *coded[kv][t]))
-        history = [values] + history
+    history, tiles = [[] for _ in profile.groups], {}
+    for layer in range(profile.last_reset(first), last):
+        count = min(profile.before, layer - profile.last_reset(layer))
+        for index, stream in enumerate(streams(block.piece(1, layer), profile.group_count)):
+            group = profile.groups[index]
+            history[index].insert(0, values_of(group, layer, block.tokens, stream, history[index][:count]))
         if layer < first:
             continue
+        values = [of_group[0] for of_group in history]
         side = block.piece(0, layer)
         need(len(side) >= 4 * block.heads, "side")
         record = Cursor(side[4 * block.heads:])

@@ -12,7 +12,7 @@ import zlib
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
 from format_reader import Block, FormatError  # noqa: E402
-from q_reader import Profile, Rans, decode, fma  # noqa: E402
+from q_reader import Profile, Rans, decode, fma, streams  # noqa: E402
 
 with open(os.path.join(HERE, "q_vectors.json")) as vectors_file:
     VECTORS = json.load(vectors_file)
@@ -38,9 +38,17 @@ class QReader(unittest.TestCase):
     def test_an_edited_profile_is_another(self):
         block, _ = read(VECTORS[0])
         edited = bytearray(bytes.fromhex(VECTORS[0]["profile"]))
-        edited[22] ^= 1  # theta
+        edited[24] ^= 1  # theta
         with self.assertRaisesRegex(FormatError, "profile digest"):
             decode(block, Profile(bytes(edited)))
+
+    def test_a_table_of_streams_that_does_not_fill_its_piece_is_refused(self):
+        piece = struct.pack("<3I", 2, 0, 4) + b"aabbbb"
+        self.assertEqual(streams(piece, 3), [b"aa", b"", b"bbbb"])
+        self.assertEqual(streams(b"", 3), [b""] * 3)
+        for wrong in (piece[:11], piece[:-1], piece + b"c"):
+            with self.assertRaisesRegex(FormatError, "table of streams"):
+                streams(wrong, 3)
 
     def test_cut_profiles_and_streams_are_refused(self):
         profile = bytes.fromhex(VECTORS[0]["profile"])

@@ -21,7 +21,9 @@ using testing::HasSubstr;
 constexpr uint64_t kSeed = 20261129;
 constexpr SyntheticProfile kLocal = {.layers = 3};
 constexpr SyntheticProfile kDeep = {.layers = 4, .layers_between_resets = 0, .layers_before = 2};
-constexpr SyntheticProfile kGroups = {.layers = 5, .heads = 2, .layers_between_resets = 2, .layers_before = 1};
+constexpr SyntheticProfile kResets = {.layers = 5, .heads = 2, .layers_between_resets = 2, .layers_before = 1};
+constexpr SyntheticProfile kGroups = {
+    .layers = 5, .heads = 4, .layers_between_resets = 2, .layers_before = 1, .groups = 2};
 
 BlockShape ShapeOf(const Profile& profile, uint32_t tokens = 32, Dtype dtype = Dtype::kBf16) {
   const ProfileFacts& facts = profile.facts();
@@ -82,15 +84,17 @@ std::vector<uint16_t> ModelValues(const Profile& profile, const BlockShape& shap
   std::mt19937_64 random(kSeed);
   std::normal_distribution<float> normal;
   std::vector<uint16_t> values;
+  const ProfileFacts of_group = profile.facts().OfGroup();
   for (size_t kv = 0; kv < 2; ++kv) {
     for (size_t layer = 0; layer < shape.layers; ++layer) {
       for (size_t head = 0; head < shape.heads; ++head) {
         for (size_t t = 0; t < shape.tokens; ++t) {
           std::vector<float> row(shape.head_dim);
           for (size_t d = 0; d < shape.head_dim; ++d) {
-            const size_t channel = head * shape.head_dim + d;
-            row[d] = profile.layer(layer).sides[kv].mean[channel] +
-                     normal(random) * std::exp2(-2 * float(channel) / float(profile.facts().Width()));
+            const HeadGroup& group = profile.groups()[head / of_group.heads];
+            const size_t channel = head % of_group.heads * shape.head_dim + d;
+            row[d] = group.layer(layer).sides[kv].mean[channel] +
+                     normal(random) * std::exp2(-2 * float(channel) / float(of_group.Width()));
           }
           std::vector<CosSin> angles;
           for (uint64_t turns : profile.facts().turns) {
@@ -107,7 +111,7 @@ std::vector<uint16_t> ModelValues(const Profile& profile, const BlockShape& shap
 }
 
 TEST(Q, IsNearItsValuesInAFractionOfTheirBytesForEveryShapeAndKindOfProfile) {
-  for (SyntheticProfile wanted : {kLocal, kDeep, kGroups}) {
+  for (SyntheticProfile wanted : {kLocal, kDeep, kResets, kGroups}) {
     for (const uint32_t head_dim : {64, 80, 96, 128}) {
       for (const uint32_t tokens : {16, 48}) {
         wanted.head_dim = head_dim;
@@ -139,13 +143,13 @@ TEST(Q, TakesTwoHundredAndFiftySixTokens) {
 TEST(Q, PredictionFromOtherLayersSavesBytes) {
   SyntheticProfile wanted = kDeep;
   ProfileFile file = MakeProfileFile(wanted);
-  for (ProfileLayer& layer : file.layers) {  // K as V, V as the V of the layer before
+  for (ProfileLayer& layer : file.groups[0].layers) {  // K as V, V as the V of the layer before
     for (ProfileSide& side : layer.sides) std::fill(side.predictor.codes.begin(), side.predictor.codes.end(), 0);
   }
   const std::vector<uint8_t> without = WriteOrDie(file);
   for (uint32_t layer = 0; layer < wanted.layers; ++layer) {
     for (size_t kv : kSideOrder) {
-      ProfileMatrix& matrix = file.layers[layer].sides[kv].predictor;
+      ProfileMatrix& matrix = file.groups[0].layers[layer].sides[kv].predictor;
       const size_t rows = matrix.row_scales.size(), first = kv == 0 ? rows - 64 : 64;
       if (rows < 64) continue;
       for (size_t i = 0; i < 64; ++i) matrix.codes[(first + i) * 64 + i] = 64;
@@ -164,7 +168,7 @@ TEST(Q, PredictionFromOtherLayersSavesBytes) {
     for (size_t kv = 0; kv < 2; ++kv) {
       for (size_t layer = 0; layer < shape.layers; ++layer) {
         values[(kv * shape.layers + layer) * tile + i] =
-            Narrow(value + alone.layer(layer).sides[kv].mean[i % 64], shape.dtype);
+            Narrow(value + alone.groups()[0].layer(layer).sides[kv].mean[i % 64], shape.dtype);
       }
     }
   }
@@ -186,7 +190,7 @@ TEST(Q, PredictionFromOtherLayersSavesBytes) {
 }
 
 TEST(Q, ARangeOfLayersIsDecodedFromTheBytesThatRangesForNames) {
-  const Profile profile = MakeProfile(kGroups);  // resets at layers 0, 2 and 4
+  const Profile profile = MakeProfile(kResets);  // resets at layers 0, 2 and 4
   const BlockShape shape = ShapeOf(profile);
   const std::vector<uint8_t> block = EncodeQOrDie(profile, shape, ModelValues(profile, shape, 0), 0);
   const std::vector<uint16_t> all = DecodeQOrDie(profile, block);
@@ -236,7 +240,7 @@ TEST(Q, TheFirstTokenOfAPromptIsKeptApart) {
 }
 
 TEST(Q, NanAndInfinityComeBackAndTouchNoOtherTile) {
-  SyntheticProfile wanted = kGroups;
+  SyntheticProfile wanted = kResets;
   const Profile profile = MakeProfile(wanted);
   const BlockShape shape = ShapeOf(profile);
   std::vector<uint16_t> values = ModelValues(profile, shape, 64);
@@ -270,7 +274,7 @@ TEST(Q, TilesBelowTheFloorAreRaisedAndTheFloorIsKept) {
 }
 
 TEST(Q, ValuesFarFromTheProfileFitTheLargestBlock) {
-  const Profile profile = MakeProfile(kGroups);
+  const Profile profile = MakeProfile(kResets);
   for (const float scale : {0.0f, 1e-30f, 1e4f, 1e30f}) {
     const BlockShape shape = ShapeOf(profile);
     std::mt19937_64 random(kSeed);
@@ -342,7 +346,8 @@ TEST_F(Refused, OptionsThatDoNotFit) {
   BlockShape other = shape_;
   other.heads = 2;
   EXPECT_EQ(Encoded({.codec = Codec::kQ, .profile = &profile_}, other, identity),
-            "INVALID_ARGUMENT: the profile is of 4 layers, 1 heads and head_dim 64; the block has 4, 2 and 64");
+            "INVALID_ARGUMENT: profile " + DigestText(profile_.digest()) +
+                " is of another model: of 4 layers, 1 heads and head_dim 64, not 4, 2 and 64");
   const auto for_reading = Profile::Parse(WriteOrDie(MakeProfileFile(kDeep)));
   EXPECT_EQ(Encoded({.codec = Codec::kQ, .profile = &*for_reading}, shape_, identity),
             "FAILED_PRECONDITION: the profile was not prepared for encoding (PrepareEncoding)");

@@ -19,6 +19,7 @@ struct SyntheticProfile {
   RopeStyle rope = RopeStyle::kHalves;
   float step = 0.05f;
   uint64_t seed = 20261129;
+  uint32_t groups = 1;
 };
 
 // Of a class whose values are 2^(c / 4 - 4) steps large in the mean.
@@ -55,6 +56,26 @@ inline void FillSynthesis(size_t width, std::mt19937_64& random, ProfileSide& si
   side.coded_rows = uint16_t(width);
 }
 
+inline void FillGroup(size_t width, std::mt19937_64& random, ProfileGroup& group) {
+  for (size_t c = 0; c < kClasses; ++c) FillClass(c, &group.class_frequencies[c * kClassFrequencies]);
+  for (size_t kv : kSideOrder) {
+    group.step_frequencies[kv] = EvenFrequencies(kStepSymbols);
+    group.shift_frequencies[kv] = EvenFrequencies(kShiftSymbols);
+    for (ProfileLayer& layer : group.layers) {
+      ProfileSide& side = layer.sides[kv];
+      FillSynthesis(width, random, side);
+      for (uint16_t& mean : side.mean) mean = Bf16FromFloat(float(int(random() % 17) - 8) / 16);
+      for (uint8_t& scale : side.predictor.row_scales) scale = uint8_t(128 - 80);  // 2^-10
+      for (uint8_t& scale : side.predictor.column_scales) scale = 128;
+      for (int8_t& code : side.predictor.codes) code = int8_t(int(random() % 31) - 15);
+      for (uint16_t& weight : side.own) weight = Bf16FromFloat(float(int(random() % 17) - 8) / 1024);
+      side.around[1] = Bf16FromFloat(1);  // the own importance as it is
+      for (uint16_t& sensitivity : side.sensitivity) sensitivity = Bf16FromFloat(float(1 + random() % 16));
+      std::fill(layer.deviations.begin(), layer.deviations.end(), Bf16FromFloat(1));
+    }
+  }
+}
+
 inline ProfileFile MakeProfileFile(const SyntheticProfile& wanted) {
   std::mt19937_64 random(wanted.seed);
   ProfileFile file;
@@ -64,6 +85,7 @@ inline ProfileFile MakeProfileFile(const SyntheticProfile& wanted) {
   file.facts.layers_between_resets = wanted.layers_between_resets;
   file.facts.heads = wanted.heads;
   file.facts.head_dim = wanted.head_dim;
+  file.facts.groups = wanted.groups;
   file.facts.layers = wanted.layers;
   file.facts.step = wanted.step;
   file.facts.notes = R"({"model": "none"})";
@@ -71,24 +93,7 @@ inline ProfileFile MakeProfileFile(const SyntheticProfile& wanted) {
     file.facts.turns.push_back(uint64_t(std::pow(10000.0, -2.0 * double(i) / wanted.head_dim) * 2935890503282001226.0));
   }
   file.Resize();
-  for (size_t c = 0; c < kClasses; ++c) FillClass(c, &file.class_frequencies[c * kClassFrequencies]);
-  const size_t width = file.facts.Width();
-  for (size_t kv : kSideOrder) {
-    file.step_frequencies[kv] = EvenFrequencies(kStepSymbols);
-    file.shift_frequencies[kv] = EvenFrequencies(kShiftSymbols);
-    for (ProfileLayer& layer : file.layers) {
-      ProfileSide& side = layer.sides[kv];
-      FillSynthesis(width, random, side);
-      for (uint16_t& mean : side.mean) mean = Bf16FromFloat(float(int(random() % 17) - 8) / 16);
-      for (uint8_t& scale : side.predictor.row_scales) scale = uint8_t(128 - 80);  // 2^-10
-      for (uint8_t& scale : side.predictor.column_scales) scale = 128;
-      for (int8_t& code : side.predictor.codes) code = int8_t(int(random() % 31) - 15);
-      for (uint16_t& weight : side.own) weight = Bf16FromFloat(float(int(random() % 17) - 8) / 1024);
-      side.around[1] = Bf16FromFloat(1);  // the own importance as it is
-      side.sensitivity = Bf16FromFloat(float(1 + random() % 16));
-      std::fill(layer.deviations.begin(), layer.deviations.end(), Bf16FromFloat(1));
-    }
-  }
+  for (ProfileGroup& group : file.groups) FillGroup(file.facts.OfGroup().Width(), random, group);
   return file;
 }
 

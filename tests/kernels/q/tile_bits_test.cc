@@ -21,7 +21,8 @@ using testing::HasSubstr;
 Profile WithSensitivity(const std::vector<std::array<float, 2>>& layers) {
   ProfileFile file = MakeProfileFile({.layers = uint32_t(layers.size())});
   for (size_t layer = 0; layer < layers.size(); ++layer) {
-    for (size_t kv : kSideOrder) file.layers[layer].sides[kv].sensitivity = Bf16FromFloat(layers[layer][kv]);
+    for (size_t kv : kSideOrder)
+      file.groups[0].layers[layer].sides[kv].sensitivity = {Bf16FromFloat(layers[layer][kv])};
   }
   return ParseProfileOrDie(WriteOrDie(file));
 }
@@ -50,7 +51,23 @@ TEST(TileBits, NoOtherShareOfTheSameBitsCostsLess) {
   }
 }
 
-TEST(TileBits, EightBitsGoToASideThatOutweighsAllOthers) {
+TEST(TileBits, AHeadHasTheBitsOfItsOwnSensitivityWhateverItsGroup) {
+  ProfileFile file = MakeProfileFile({.layers = 2, .heads = 4, .groups = 2});
+  for (ProfileGroup& group : file.groups) {
+    for (ProfileLayer& layer : group.layers) layer.sides[0].sensitivity = layer.sides[1].sensitivity = {0, 0};
+  }
+  file.groups[0].layers[0].sides[0].sensitivity = {Bf16FromFloat(5), 0};
+  file.groups[0].layers[1].sides[1].sensitivity = {0, Bf16FromFloat(3)};
+  file.groups[1].layers[1].sides[1].sensitivity = {Bf16FromFloat(1), Bf16FromFloat(2)};
+  const Profile profile = ParseProfileOrDie(WriteOrDie(file));
+  const std::vector<uint8_t> three = {3, 2, 2, 2, 2, 2, 2, 2, /**/ 2, 2, 2, 2, 2, 3, 2, 3};
+  EXPECT_EQ(BitsByTile(profile, Codec::kLadder, 2.1875f).value(), three);
+  std::vector<uint8_t> four = three;
+  four[8 + 4 + 2] = 3;
+  EXPECT_EQ(BitsByTile(profile, Codec::kTrellis, 2.25f).value(), four);
+}
+
+TEST(TileBits, EightBitsGoToATileThatOutweighsAllOthers) {
   const Profile profile = WithSensitivity({{1000, 0}, {0.001f, 0}, {0.001f, 0}});
   const std::vector<uint8_t> bits = BitsByTile(profile, Codec::kLadder, 3.0f).value();
   EXPECT_EQ(bits[0], 8);

@@ -212,7 +212,7 @@ TEST_P(ProfileChannelTest, OneOfSeveralMessagesComesWhole) {
   for (size_t i = 0; i < notes.size(); ++i) notes[i] = static_cast<char>('a' + (i * i) % 26);
   ProfileFile file = MakeProfileFile({.layers = 24});
   std::mt19937 random(3);
-  for (ProfileLayer& layer : file.layers) {
+  for (ProfileLayer& layer : file.groups[0].layers) {
     for (ProfileSide& side : layer.sides) {
       for (int8_t& code : side.synthesis.codes) code = static_cast<int8_t>(random() % 255 - 127);
     }

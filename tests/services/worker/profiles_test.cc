@@ -202,7 +202,7 @@ TEST_F(ProfilesTest, AProfileOfAnotherModelIsRefusedByItsNumbers) {
   options_.profile = ProfileOf({.layers = 3});
   const absl::Status refused = CreateStatus();
   EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
-  EXPECT_NE(std::string(refused.message()).find("of 3 layers, 1 heads and head_dim 64; the namespace has 2, 2 and 64"),
+  EXPECT_NE(std::string(refused.message()).find("of 3 layers, 1 heads and head_dim 64, not 2, 2 and 64"),
             std::string::npos)
       << refused;
 }

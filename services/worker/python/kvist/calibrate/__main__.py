@@ -4,14 +4,13 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 
 import numpy as np
 
 from ..eval import engines
 from ..eval import texts as eval_texts
-from . import fit, gradients, profile_file, quality, statistics, texts
-from .profile import ProfileError, check_model, digest
+from . import fit, gradients, head_groups, profile_file, quality, statistics, texts
+from .profile import ProfileError, digest
 
 FAULTS = (engines.EngineError, eval_texts.TextError, ProfileError, OSError, ArithmeticError)
 LOCAL_THETA, DEEP_THETA = 0.65e-4, 0.8e-4
@@ -30,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--theta", type=float, default=0, help="step: larger means fewer bits and more error")
     parser.add_argument("--predictor-step", type=float, default=fit.Settings.predictor_step, help="of --deep: larger means a smaller profile and larger blocks")
     parser.add_argument("--inverse-step", type=float, default=fit.Settings.inverse_step, help="the same for transforms")
+    parser.add_argument("--group-heads", type=int, default=0, help="KV heads that are coded together: fewer mean a smaller profile and larger blocks; default: about 256 channels")
     parser.add_argument("--work", type=pathlib.Path, default=None, help="folder of statistics, 28 MB a passage of SmolLM2; default: OUT.work")
     return parser
 
@@ -42,6 +42,8 @@ def _wrong(given: argparse.Namespace) -> list[str]:
         wrong.append(f"--tokens: {given.tokens} is under {statistics.PILOTS * statistics.PASSAGE}")
     if given.reset and (given.deep == 0 or not 2 <= given.reset <= 254):
         wrong.append("--reset: 0 or 2 to 254, with --deep 1 or 2")
+    if given.group_heads < 0:
+        wrong.append("--group-heads: must be a number above 0")
     wrong += [f"--{name}: must be a number above 0" for name, value in (("predictor-step", given.predictor_step), ("inverse-step", given.inverse_step)) if not value > 0]
     return wrong
 
@@ -62,13 +64,15 @@ def _calibrate(given: argparse.Namespace) -> None:
     read = _texts(given)
     judged = [eval_texts.of_file(path) for path in given.judge] or [(text.name, eval_texts.load(text)) for text in eval_texts.JUDGED]
     engine = engines.open_engine(given.model)
-    check_model(engine.name, engine.kv_heads, engine.head_dim)
+    groups = head_groups.count(engine.name, engine.kv_heads, engine.head_dim, given.group_heads)
     passages = statistics.plan([(name, engine.encode(text)) for name, text in read], given.tokens)
     derived = gradients.open_gradients(engine)
-    work = given.work or given.out.with_name(given.out.name + ".work")
-    found = statistics.gather(engine, derived, passages, work, _say)
     settings = fit.Settings(given.deep, given.reset, given.theta or (DEEP_THETA if given.deep else LOCAL_THETA),
                             predictor_step=given.predictor_step, inverse_step=given.inverse_step)  # fmt: skip
+    facts = fit.facts_of(engine.layers, engine.kv_heads, engine.head_dim, groups, derived.rope, settings)
+    facts.check()
+    work = given.work or given.out.with_name(given.out.name + ".work")
+    found = statistics.gather(engine, derived, passages, groups, work, _say)
     about = {
         "model": engine.name,
         "weights": engine.digest,
@@ -76,10 +80,7 @@ def _calibrate(given: argparse.Namespace) -> None:
         "tokens": len(passages) * statistics.PASSAGE,
         "settings": dataclasses.asdict(settings),
     }
-    start = time.perf_counter()
-    guess = fit.guess_of(found.values, found.weights, engine.kv_heads)
-    _say(f"importance: {time.perf_counter() - start:.0f} s")
-    profile = fit.fit(found.values, found.fisher, found.weights, guess, derived.rope, settings, about, lambda layer: _say(f"layer {layer + 1}/{len(found.values)}"))
+    profile = fit.fit(found.values, found.fisher, found.weights, facts, derived.rope, settings, about, _say)
     reached = quality.judge(profile, engine, judged, _say)
     profile = dataclasses.replace(profile, about={**about, "judged": reached})
     content = profile_file.write(profile)

@@ -1,7 +1,8 @@
-"""Fits a profile to calibration tokens: layer by layer, V then K, each on what a reader would have decoded before it.
+"""Fits a profile to calibration tokens: each head group, layer by layer, V then K, on what a reader would have decoded before it.
 
 Shapes  values [layers, tokens, 2 d], K | V before RoPE; fisher [2, layers, d, d], K then V: mean outer product of a token's
-        gradients; weights [2, layers, tokens]: how much a token's gradients exceed that mean.
+        gradients; weights [2, layers, tokens]: how much a token's gradients exceed that mean. Of one group; fit() has them of
+        all: values of all heads, fisher [2, layers, groups, d, d] and weights [2, layers, groups, tokens].
 Units   theta is a step in the Fisher metric: squared errors there are nats of the answers that follow.
 Why     Sources are decoded values, since the reader has no others. A predictor's Gram matrix gets the coder's own noise added:
         decoded values lie in fewer directions than those of unseen text, and least squares (and still more error feedback
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..models.smollm2 import bf16
-from . import arithmetic, importance, matrix, tables
+from . import arithmetic, head_groups, importance, matrix, tables
 from .matrix import Matrix
-from .profile import Layer, Profile, Side, Tables
+from .profile import Facts, HeadGroup, Layer, Profile, Side, Tables
 from .reference import ROUND, Coder, log_steps
 
 TOLERANCE = 0.2  # of the mean squared step: error that a coder leaves in each direction
@@ -133,7 +134,7 @@ class _Fit:
         decoded = predicted + (q * step[:, None]) @ whole[:rows]
         noise = square * (whole.T.astype(np.float64) @ whole)
         first, second = self._guess.first[side, index], self._guess.second[side, index]
-        return Side(mean, predictor, few, rows, base, first, second, float(self._sensitivities[side, index])), _Decoded(decoded, noise)
+        return Side(mean, predictor, few, rows, base, first, second, self._sensitivities[side, index]), _Decoded(decoded, noise)
 
     def _quantize(self, y: np.ndarray, step: np.ndarray, base: np.ndarray, k: np.ndarray) -> np.ndarray:
         """With e = 0; counts every third token."""
@@ -150,13 +151,13 @@ def _flat(k: np.ndarray, counts: np.ndarray) -> Tables:
     return tables.build(counts, np.array(steps, float), np.ones((2, tables.SHIFTS)))
 
 
-def _recount(profile: Profile, values: np.ndarray) -> Tables:
+def _recount(group: HeadGroup, values: np.ndarray) -> Tables:
     """Tables of what the encoder chooses under the first tables, e among it."""
     part = values[:, :: -(-values.shape[1] // TABLE_TOKENS)].astype(np.float32)
-    symbols, _ = Coder(profile).encode(part, AFTER_START)
+    symbols, _ = Coder(group).encode(part, AFTER_START)
     coefficients = np.zeros((tables.CLASSES, tables.MAGNITUDES + 2))
     steps, shifts = np.zeros((2, tables.STEPS)), np.zeros((2, tables.SHIFTS))
-    for layer, sides in zip(profile.layers, symbols, strict=True):
+    for layer, sides in zip(group.layers, symbols, strict=True):
         for key, (side, said) in enumerate(zip((layer.v, layer.k), sides, strict=True)):
             coefficients += tables.count(tables.classes(side.base[: side.rows], said.k, said.e), np.abs(said.q))
             steps[key] += np.bincount(said.k - tables.LEAST_K, minlength=tables.STEPS)
@@ -165,14 +166,14 @@ def _recount(profile: Profile, values: np.ndarray) -> Tables:
 
 
 def sensitivity(values: np.ndarray, fisher: np.ndarray, weights: np.ndarray, heads: int) -> np.ndarray:
-    """[2, layers], K then V: what errors as large as the values, spread evenly over a head's channels, would cost answers, in the
-    mean over tokens. Up to a factor it is their KLD; layers differ by a factor of a hundred."""
+    """[2, layers, heads], K then V: what errors as large as a head's values, spread evenly over its channels, would cost answers, in
+    the mean over tokens. Up to a factor it is their KLD, and a layer's is the sum of its heads'; layers differ by a factor of a hundred."""
     layers, tokens, width = values.shape[0], values.shape[1], values.shape[2] // 2
-    found = np.empty((2, layers))
+    found = np.empty((2, layers, heads))
     for side, layer in np.ndindex(2, layers):
         x = values[layer, :, side * width : (side + 1) * width].astype(np.float32).reshape(tokens, heads, -1)
         energy = np.einsum("thc,thc,t->h", x, x, weights[side, layer].astype(np.float32)) / (tokens * x.shape[2])
-        found[side, layer] = energy @ np.diag(fisher[side, layer]).reshape(heads, -1).sum(1)
+        found[side, layer] = energy * np.diag(fisher[side, layer]).reshape(heads, -1).sum(1)
     return found
 
 
@@ -183,19 +184,31 @@ def guess_of(values: np.ndarray, weights: np.ndarray, heads: int) -> importance.
     return importance.Importance(heads, means, deviations, narrow(first), narrow(second))
 
 
-def fit(values: np.ndarray, fisher: np.ndarray, weights: np.ndarray, guess: importance.Importance, rope: Rope, settings: Settings,
-        about: dict[str, Any], progress: Callable[[int], None] = lambda _: None) -> Profile:  # fmt: skip
-    """progress is told of each layer that is done."""
-    work = _Fit(values, fisher, guess, settings, narrow(sensitivity(values, fisher, weights, guess.heads)))
-    reset = settings.reset if settings.source_layers else 1
-    head = Profile(rope.style, settings.source_layers, int(settings.source_layers > 0), reset, guess.heads,
-                   values.shape[2] // 2 // guess.heads, float(np.float32(settings.theta)), rope.factor, rope.turns, about, None, ())  # fmt: skip
+def facts_of(layers: int, heads: int, head_dim: int, groups: int, rope: Rope, settings: Settings) -> Facts:
+    reset, deep = settings.reset if settings.source_layers else 1, settings.source_layers
+    theta = float(np.float32(settings.theta))
+    return Facts(rope.style, deep, int(deep > 0), reset, heads, head_dim, groups, layers, theta, rope.factor)
+
+
+def fit_group(values: np.ndarray, fisher: np.ndarray, weights: np.ndarray, facts: Facts, settings: Settings, say: Callable[[str], None]) -> HeadGroup:
+    guess = guess_of(values, weights, facts.heads)
+    work = _Fit(values, fisher, guess, settings, narrow(sensitivity(values, fisher, weights, facts.heads)))
     layers, before = [], []
-    for index in range(len(values)):
-        layer, decoded = work.layer(index, before[: head.sources(index)])
+    for index in range(facts.layers):
+        layer, decoded = work.layer(index, before[: facts.sources(index)])
         layers.append(layer)
         before = [decoded, *before][: settings.source_layers]
-        progress(index)
-    first = _flat(work._k, work.counts)
-    profile = dataclasses.replace(head, tables=first, layers=tuple(layers))
-    return dataclasses.replace(profile, tables=_recount(profile, values))
+        say(f"layer {index + 1}/{facts.layers}")
+    group = HeadGroup(facts, _flat(work._k, work.counts), tuple(layers))
+    return dataclasses.replace(group, tables=_recount(group, values))
+
+
+def fit(values: np.ndarray, fisher: np.ndarray, weights: np.ndarray, facts: Facts, rope: Rope, settings: Settings, about: dict[str, Any],
+        say: Callable[[str], None] = lambda _: None) -> Profile:  # fmt: skip
+    """say is told of each layer that is done."""
+    groups = []
+    for i in range(facts.groups):
+        where = f"head group {i + 1}/{facts.groups}, " if facts.groups > 1 else ""
+        of_group = head_groups.part(values, facts.groups, i), fisher[:, :, i], weights[:, :, i]
+        groups.append(fit_group(*of_group, facts.of_group(), settings, lambda line, where=where: say(where + line)))
+    return Profile(facts, rope.turns, about, tuple(groups))

@@ -1,6 +1,6 @@
 """How much a token's keys and values matter, guessed from them alone: what decides the step that they are coded with.
 
-Shapes  rows [tokens, 2 d] of a layer, K | V, before RoPE; log weights [2, layers, tokens], K then V; mean weight 1.
+Shapes  rows [tokens, 2 d] of a layer and head group, K | V, before RoPE; log weights [2, layers, tokens], K then V; mean weight 1.
 Why     The true weight, what the token's gradients of later answers say, is known in calibration only; the encoder sees keys and
         values. Two log-linear stages: from the layer's own row (head energies, values, squares), then from what the layers around
         it say. Fitted by Fisher scoring with one Hessian throughout, on a part of the tokens: the weights of a stage are few,
@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from .profile import NEIGHBOURS, Profile
+from .profile import NEIGHBOURS, HeadGroup
 
 CLIP = 6  # deviations
 MOST_TOKENS = 24000  # that a layer's fit looks at
@@ -50,10 +50,10 @@ class Importance:
     second: np.ndarray  # [2, layers, SECOND]
 
     @staticmethod
-    def of(profile: Profile) -> "Importance":
-        layers = profile.layers
+    def of(group: HeadGroup) -> "Importance":
+        layers = group.layers
         return Importance(
-            profile.heads,
+            group.facts.heads,
             np.array([np.concatenate([layer.k.mean, layer.v.mean]) for layer in layers]),
             np.array([layer.deviation for layer in layers]),
             np.array([[layer.k.first for layer in layers], [layer.v.first for layer in layers]]),

@@ -1,9 +1,10 @@
 """The profile of codec q: what calibration found out about one model, written and read. README.md of this folder has the layout.
 
-Shapes  d = heads * head_dim; a token's row of a layer is K | V, [2 d]. Layers hold V first, then K: the order of decoding.
+Shapes  d = heads of a group * head_dim; a token's row of a layer is K | V, [2 d]. Layers hold V first, then K: the order of decoding.
 Errors  ProfileError names the field that is out of its limits; sizes are checked before anything of that size is made.
 Why     A reader must get the encoder's numbers or an error, never others: the digest, the first 16 bytes of the file's SHA-256,
         stands in every block's header and in the namespace. A profile never changes; another calibration is another profile.
+        Matrices grow with the square of their channels: a wide layer's heads are cut into groups, each coded as a model of its own.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 
 from .matrix import Matrix
 
-VERSION = 1
+VERSION = 2
 CLASSES, MAGNITUDES = 48, 15
 SHIFTS, STEPS = 8, 32  # symbols e + 3 and k + 8
 TOTAL = 4096  # of a table's frequencies
@@ -22,9 +23,8 @@ ROPE_STYLES = {0: "none", 1: "halves", 2: "interleaved"}
 NEIGHBOURS = (-3, -2, -1, 1, 2, 3)  # layers whose importance a second stage sees
 SECOND = 5 + 2 * len(NEIGHBOURS)
 
-MOST_LAYERS, MOST_HEADS, MOST_WIDTH = 1024, 512, 512
-HEAD_DIMS = (64, 80, 96, 128, 256)  # of blocks
-MOST_JSON, MOST_BODY, MOST_INFLATED = 1 << 20, 64 << 20, 512 << 20
+MOST_LAYERS, MOST_HEADS, MOST_WIDTH = 1024, 256, 512  # the last of a group
+MOST_JSON, MOST_BODY, MOST_INFLATED = 1 << 20, 64 << 20, 256 << 20
 
 
 class ProfileError(ValueError):
@@ -47,7 +47,7 @@ class Side:
     base: np.ndarray  # int8 [d], class of each component at step theta
     first: np.ndarray  # [first_width], importance of a token from its row
     second: np.ndarray  # [SECOND], from those of the layers around
-    sensitivity: float = 0.0  # what errors as large as the values would cost answers; bf16 holds it exactly
+    sensitivity: np.ndarray  # float32 [heads], what errors as large as a head's values would cost answers; bf16 holds it exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +67,27 @@ class Tables:
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile:
+class Facts:
+    """The numbers of the header, in its order; of all heads or, as of_group gives them, of one group's."""
+
     rope_style: int
     source_layers: int  # 0, 1, 2
     k_from_v: int
     reset: int  # layers between resets; 1: every layer by itself; 0: never
     heads: int
     head_dim: int
+    groups: int  # of heads
+    layers: int
     theta: float  # the step of a token of importance 1
     rope_factor: float
-    turns: np.ndarray  # uint64 [head_dim / 2], 2^64 to the circle and position
-    about: dict[str, Any]
-    tables: Tables
-    layers: tuple[Layer, ...]
 
     @property
     def width(self) -> int:
         return self.heads * self.head_dim
+
+    def of_group(self) -> "Facts":
+        """As of a model that has one group's heads alone."""
+        return dataclasses.replace(self, heads=self.heads // self.groups, groups=1)
 
     def sources(self, layer: int) -> int:
         """Layers before `layer` that predict it: those since the last reset."""
@@ -92,28 +96,85 @@ class Profile:
     def source_rows(self, layer: int, key: bool) -> int:
         return (2 * self.sources(layer) + (key and self.k_from_v)) * self.width
 
+    def body_bytes(self) -> int:
+        """Before it is deflated."""
+        if self.groups > 1:
+            return self.groups * self.of_group().body_bytes()
+        d, first = self.width, first_width(self.heads, self.head_dim)
+        total = 2 * (CLASSES * (2 + MAGNITUDES) + 2 * (STEPS + SHIFTS))
+        for layer in range(self.layers):
+            total += 4 * d
+            for key in (False, True):
+                if rows := self.source_rows(layer, key):
+                    total += rows + d + rows * d
+                total += 2 * d + (2 * d + d * d) + 2 + d + 2 * (first + SECOND + self.heads)
+        return total
+
     def check(self) -> None:
-        check_shape(self)
-        d, weights = self.width, first_width(self.heads, self.head_dim)
-        check_turns(self.turns, self.head_dim, self.rope_style)
+        _require(self.rope_style in ROPE_STYLES, f"rope style {self.rope_style} is none of 0, 1, 2")
+        _require(self.source_layers in (0, 1, 2), f"source layers {self.source_layers} is none of 0, 1, 2")
+        _require(self.k_from_v in (0, 1), f"K from V {self.k_from_v} is neither 0 nor 1")
+        _require(0 <= self.reset <= 254, f"layers between resets {self.reset} is not in 0 to 254")
+        _require((self.reset == 1) == (self.source_layers == 0), f"layers between resets {self.reset} with {self.source_layers} source layers: 1 means none")
+        _require(1 <= self.heads <= MOST_HEADS, f"heads {self.heads} is not in 1 to {MOST_HEADS}")
+        _require(2 <= self.head_dim <= MOST_WIDTH and self.head_dim % 2 == 0, f"head_dim {self.head_dim} is not even, in 2 to {MOST_WIDTH}")
+        _require(self.groups >= 1 and self.heads % self.groups == 0, f"head groups {self.groups} do not divide {self.heads} heads")
+        width = self.of_group().width
+        _require(width <= MOST_WIDTH, f"{self.heads // self.groups} heads of {self.head_dim} are {width} channels a group, over {MOST_WIDTH}")
+        _require(1 <= self.layers <= MOST_LAYERS, f"layers {self.layers} is not in 1 to {MOST_LAYERS}")
+        for name, value in (("theta", self.theta), ("rope factor", self.rope_factor)):
+            _require(np.isfinite(value) and 2.0**-60 <= value <= 2.0**60, f"{name} {value} is not in 2^-60 to 2^60")
+        size = self.body_bytes()
+        _require(size <= MOST_INFLATED, f"its matrices take {size} bytes before they are deflated, over {MOST_INFLATED}: smaller head groups take less")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadGroup:
+    """What codes some heads, as if the model had no others."""
+
+    facts: Facts  # of these heads
+    tables: Tables
+    layers: tuple[Layer, ...]
+
+    def check(self) -> None:
+        _require(len(self.layers) == self.facts.layers, f"{len(self.layers)} layers are not {self.facts.layers}")
         _check_tables(self.tables)
         for index, layer in enumerate(self.layers):
-            _bf16(layer.deviation, (2 * d,), f"deviation of layer {index}")
+            _bf16(layer.deviation, (2 * self.facts.width,), f"deviation of layer {index}")
             _require(bool((layer.deviation > 0).all()), f"deviation of layer {index} is not above 0")
-            for name, side in (("V", layer.v), ("K", layer.k)):
-                where = f"of {name} of layer {index}"
-                _bf16(side.mean, (d,), f"mean {where}")
-                _bf16(side.first, (weights,), f"importance {where}")
-                _bf16(side.second, (SECOND,), f"second importance {where}")
-                _bf16(np.float32([side.sensitivity]), (1,), f"sensitivity {where}")
-                _require(side.sensitivity >= 0, f"sensitivity {where}: {side.sensitivity} is below 0")
-                sources = self.source_rows(index, name == "K")
-                _require((side.predictor is None) == (sources == 0), f"predictor {where}: it has {sources} sources")
-                if side.predictor is not None:
-                    _check_matrix(side.predictor, (sources, d), f"predictor {where}")
-                _check_matrix(side.inverse, (d, d), f"inverse {where}")
-                _require(1 <= side.rows <= d, f"rows {where}: {side.rows} is not in 1 to {d}")
-                _require(side.base.shape == (d,) and side.base.dtype == np.int8, f"base classes {where} are not int8 [{d}]")
+            for key, side in ((False, layer.v), (True, layer.k)):
+                self._check_side(side, index, key)
+
+    def _check_side(self, side: Side, index: int, key: bool) -> None:
+        d, where = self.facts.width, f"of {'K' if key else 'V'} of layer {index}"
+        _bf16(side.mean, (d,), f"mean {where}")
+        _bf16(side.first, (first_width(self.facts.heads, self.facts.head_dim),), f"importance {where}")
+        _bf16(side.second, (SECOND,), f"second importance {where}")
+        _bf16(side.sensitivity, (self.facts.heads,), f"sensitivity {where}")
+        _require(bool((side.sensitivity >= 0).all()), f"sensitivity {where}: {side.sensitivity.min()} is below 0")
+        sources = self.facts.source_rows(index, key)
+        _require((side.predictor is None) == (sources == 0), f"predictor {where}: it has {sources} sources")
+        if side.predictor is not None:
+            _check_matrix(side.predictor, (sources, d), f"predictor {where}")
+        _check_matrix(side.inverse, (d, d), f"inverse {where}")
+        _require(1 <= side.rows <= d, f"rows {where}: {side.rows} is not in 1 to {d}")
+        _require(side.base.shape == (d,) and side.base.dtype == np.int8, f"base classes {where} are not int8 [{d}]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    facts: Facts
+    turns: np.ndarray  # uint64 [head_dim / 2], 2^64 to the circle and position
+    about: dict[str, Any]
+    groups: tuple[HeadGroup, ...]
+
+    def check(self) -> None:
+        self.facts.check()
+        check_turns(self.turns, self.facts)
+        _require(len(self.groups) == self.facts.groups, f"{len(self.groups)} head groups are not {self.facts.groups}")
+        for group in self.groups:
+            _require(group.facts == self.facts.of_group(), "a head group is of other facts")
+            group.check()
 
 
 def _require(held: bool, wrong: str) -> None:
@@ -121,32 +182,10 @@ def _require(held: bool, wrong: str) -> None:
         raise ProfileError(f"profile: {wrong}")
 
 
-def check_model(name: str, heads: int, head_dim: int) -> None:
-    """Before hours of work: what the library will take."""
-    _require(head_dim in HEAD_DIMS, f"{name} has heads of {head_dim}; codec q takes {', '.join(map(str, HEAD_DIMS))}")
-    _require(heads * head_dim <= MOST_WIDTH, f"{name} has {heads} KV heads of {head_dim}, {heads * head_dim} channels a layer; codec q takes at most {MOST_WIDTH}: "
-             "ladder and trellis need no profile")  # fmt: skip
-
-
-def check_shape(p: Any) -> None:
-    """All that sizes follow from, and the other numbers of the header; `p` has layers as a count or as themselves."""
-    layers = p.layers if isinstance(p.layers, int) else len(p.layers)
-    _require(p.rope_style in ROPE_STYLES, f"rope style {p.rope_style} is none of 0, 1, 2")
-    _require(p.source_layers in (0, 1, 2), f"source layers {p.source_layers} is none of 0, 1, 2")
-    _require(p.k_from_v in (0, 1), f"K from V {p.k_from_v} is neither 0 nor 1")
-    _require(0 <= p.reset <= 254, f"layers between resets {p.reset} is not in 0 to 254")
-    _require((p.reset == 1) == (p.source_layers == 0), f"layers between resets {p.reset} with {p.source_layers} source layers: 1 means none")
-    _require(1 <= p.heads <= MOST_HEADS, f"heads {p.heads} is not in 1 to {MOST_HEADS}")
-    _require(2 <= p.head_dim <= MOST_WIDTH and p.head_dim % 2 == 0, f"head_dim {p.head_dim} is not even, in 2 to {MOST_WIDTH}")
-    _require(p.heads * p.head_dim <= MOST_WIDTH, f"heads * head_dim {p.heads * p.head_dim} is over {MOST_WIDTH}")
-    _require(1 <= layers <= MOST_LAYERS, f"layers {layers} is not in 1 to {MOST_LAYERS}")
-    for name, value in (("theta", p.theta), ("rope factor", p.rope_factor)):
-        _require(np.isfinite(value) and 2.0**-60 <= value <= 2.0**60, f"{name} {value} is not in 2^-60 to 2^60")
-
-
-def check_turns(turns: np.ndarray, head_dim: int, rope_style: int) -> None:
-    _require(turns.dtype == np.uint64 and turns.shape == (head_dim // 2,), f"turns are not uint64 [{head_dim // 2}]")
-    _require(rope_style != 0 or not turns.any(), "turns are not 0 although there is no rope")
+def check_turns(turns: np.ndarray, facts: Facts) -> None:
+    pairs = facts.head_dim // 2
+    _require(turns.dtype == np.uint64 and turns.shape == (pairs,), f"turns are not uint64 [{pairs}]")
+    _require(facts.rope_style != 0 or not turns.any(), "turns are not 0 although there is no rope")
 
 
 def _bf16(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:

@@ -10,41 +10,11 @@ import numpy as np
 
 from ..models.smollm2 import bf16
 from .matrix import Matrix
-from .profile import (CLASSES, MAGNITUDES, MOST_BODY, MOST_INFLATED, MOST_JSON, SECOND, SHIFTS, STEPS, VERSION, Layer, Profile,
-                      ProfileError, Side, Tables, check_shape, check_turns, first_width)  # fmt: skip
+from .profile import (CLASSES, MAGNITUDES, MOST_BODY, MOST_JSON, SECOND, SHIFTS, STEPS, VERSION, Facts, HeadGroup, Layer, Profile,
+                      ProfileError, Side, Tables, check_turns, first_width)  # fmt: skip
 
 MAGIC = b"KVISTPRF"
-HEADER = struct.Struct("<8sHBBBBHHIff")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """The header's numbers: what Profile has, with the layers counted."""
-
-    rope_style: int
-    source_layers: int
-    k_from_v: int
-    reset: int
-    heads: int
-    head_dim: int
-    layers: int
-    theta: float
-    rope_factor: float
-
-    width = Profile.width
-    sources = Profile.sources
-    source_rows = Profile.source_rows
-
-    def body_bytes(self) -> int:
-        d, first = self.width, first_width(self.heads, self.head_dim)
-        total = 2 * (CLASSES * (2 + MAGNITUDES) + 2 * (STEPS + SHIFTS))
-        for layer in range(self.layers):
-            total += 4 * d
-            for key in (False, True):
-                if rows := self.source_rows(layer, key):
-                    total += rows + d + rows * d
-                total += 2 * d + (2 * d + d * d) + 2 + d + 2 * (first + SECOND + 1)
-        return total
+HEADER = struct.Struct("<8sHBBBBHHHIff")
 
 
 class _Cursor:
@@ -74,19 +44,19 @@ def _narrow(values: np.ndarray) -> bytes:
     return bf16.from_float(values).astype("<u2").tobytes()
 
 
-def _body(profile: Profile) -> bytes:
+def _group_bytes(group: HeadGroup) -> bytes:
     """What decoding needs first; then the encoder's part, importance."""
-    t = profile.tables
+    t = group.tables
     parts = [t.coefficients.astype("<u2").tobytes()]
     for side in range(2):
         parts += [t.steps[side].astype("<u2").tobytes(), t.shifts[side].astype("<u2").tobytes()]
-    for layer in profile.layers:
+    for layer in group.layers:
         for side in (layer.v, layer.k):
             parts += [_narrow(side.mean), _matrix_bytes(side.predictor), _matrix_bytes(side.inverse), struct.pack("<H", side.rows), side.base.tobytes()]
-    for layer in profile.layers:
+    for layer in group.layers:
         parts.append(_narrow(layer.deviation))
         for side in (layer.v, layer.k):
-            parts += [_narrow(side.first), _narrow(side.second), _narrow(np.float32([side.sensitivity]))]
+            parts += [_narrow(side.first), _narrow(side.second), _narrow(side.sensitivity)]
     return b"".join(parts)
 
 
@@ -99,11 +69,12 @@ def _deflate(body: bytes) -> bytes:
 def write(profile: Profile) -> bytes:
     profile.check()
     about = json.dumps(profile.about, sort_keys=True, separators=(",", ":")).encode()
-    body = _deflate(_body(profile))
-    if len(about) > MOST_JSON or len(body) > MOST_BODY:
-        raise ProfileError(f"profile: {len(about)} bytes of JSON and {len(body)} of body: over {MOST_JSON} and {MOST_BODY}")
-    head = HEADER.pack(MAGIC, VERSION, profile.rope_style, profile.source_layers, profile.k_from_v, profile.reset, profile.heads,
-                       profile.head_dim, len(profile.layers), profile.theta, profile.rope_factor)  # fmt: skip
+    body = _deflate(b"".join(_group_bytes(group) for group in profile.groups))
+    if len(about) > MOST_JSON:
+        raise ProfileError(f"profile: {len(about)} bytes of JSON, over {MOST_JSON}")
+    if len(body) > MOST_BODY:
+        raise ProfileError(f"profile: {len(body)} bytes of body, over {MOST_BODY}: larger steps or smaller head groups make it smaller")
+    head = HEADER.pack(MAGIC, VERSION, *dataclasses.astuple(profile.facts))
     turns = profile.turns.astype("<u8").tobytes()
     return b"".join([head, turns, struct.pack("<I", len(about)), about, struct.pack("<I", len(body)), body])
 
@@ -135,27 +106,27 @@ def _tables(cursor: _Cursor) -> Tables:
     return Tables(coefficients, np.stack([s[0] for s in sides]), np.stack([s[1] for s in sides]))
 
 
-def _decoding(cursor: _Cursor, shape: _Shape, layer: int, key: bool) -> dict[str, Any]:
-    d, where = shape.width, f"{'K' if key else 'V'} of layer {layer}"
+def _decoding(cursor: _Cursor, facts: Facts, layer: int, key: bool) -> dict[str, Any]:
+    d, where = facts.width, f"{'K' if key else 'V'} of layer {layer}"
     mean = _bf16(cursor, d, where)
-    rows = shape.source_rows(layer, key)
+    rows = facts.source_rows(layer, key)
     predictor = _matrix(cursor, rows, d, where) if rows else None
     inverse = _matrix(cursor, d, d, where)
     used = int(cursor.array(np.uint16, (1,), where)[0])
     return {"mean": mean, "predictor": predictor, "inverse": inverse, "rows": used, "base": cursor.array(np.int8, (d,), where)}
 
 
-def _importance(cursor: _Cursor, shape: _Shape) -> dict[str, Any]:
-    first, second = _bf16(cursor, first_width(shape.heads, shape.head_dim), "importance"), _bf16(cursor, SECOND, "importance")
-    return {"first": first, "second": second, "sensitivity": float(_bf16(cursor, 1, "importance")[0])}
+def _importance(cursor: _Cursor, facts: Facts) -> dict[str, Any]:
+    first, second = _bf16(cursor, first_width(facts.heads, facts.head_dim), "importance"), _bf16(cursor, SECOND, "importance")
+    return {"first": first, "second": second, "sensitivity": _bf16(cursor, facts.heads, "importance")}
 
 
-def _layers(cursor: _Cursor, shape: _Shape) -> tuple[Layer, ...]:
-    parts = [[_decoding(cursor, shape, layer, key) for key in (False, True)] for layer in range(shape.layers)]
+def _layers(cursor: _Cursor, facts: Facts) -> tuple[Layer, ...]:
+    parts = [[_decoding(cursor, facts, layer, key) for key in (False, True)] for layer in range(facts.layers)]
     layers = []
     for v, k in parts:
-        deviation = _bf16(cursor, 2 * shape.width, "importance")
-        layers.append(Layer(deviation, Side(**v, **_importance(cursor, shape)), Side(**k, **_importance(cursor, shape))))
+        deviation = _bf16(cursor, 2 * facts.width, "importance")
+        layers.append(Layer(deviation, Side(**v, **_importance(cursor, facts)), Side(**k, **_importance(cursor, facts))))
     return tuple(layers)
 
 
@@ -182,21 +153,19 @@ def read(content: bytes) -> Profile:
     if magic != MAGIC:
         raise ProfileError("profile: this is no profile: it does not begin with KVISTPRF")
     if version != VERSION:
-        raise ProfileError(f"profile: version {version}; this program reads {VERSION}")
-    shape = _Shape(*numbers)
-    check_shape(shape)
-    if (size := shape.body_bytes()) > MOST_INFLATED:
-        raise ProfileError(f"profile: its shape asks for {size} bytes, over {MOST_INFLATED}")
-    turns = cursor.array(np.uint64, (shape.head_dim // 2,), "turns")
-    check_turns(turns, shape.head_dim, shape.rope_style)
+        todo = ": make the profile anew with kvist calibrate" if version < VERSION else ""
+        raise ProfileError(f"profile: version {version}; this program reads {VERSION}{todo}")
+    facts = Facts(*numbers)
+    facts.check()
+    turns = cursor.array(np.uint64, (facts.head_dim // 2,), "turns")
+    check_turns(turns, facts)
     about = _about(cursor.take(_count(cursor, MOST_JSON, "JSON bytes"), "JSON"))
     body = cursor.take(_count(cursor, MOST_BODY, "body bytes"), "the body")
     cursor.end()
-    inner = _Cursor(_inflate(body, size), "the body")
-    tables = _tables(inner)
-    layers = _layers(inner, shape)
+    inner = _Cursor(_inflate(body, facts.body_bytes()), "the body")
+    of_group = facts.of_group()
+    groups = tuple(HeadGroup(of_group, _tables(inner), _layers(inner, of_group)) for _ in range(facts.groups))
     inner.end()
-    named = {f.name: getattr(shape, f.name) for f in dataclasses.fields(_Shape) if f.name != "layers"}
-    profile = Profile(**named, turns=turns, about=about, tables=tables, layers=layers)
+    profile = Profile(facts, turns, about, groups)
     profile.check()
     return profile

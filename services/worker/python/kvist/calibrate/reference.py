@@ -1,6 +1,6 @@
 """Codec q in numpy: tokens' keys and values to symbols, to a stream, and back. The oracle that profiles are judged with.
 
-Shapes  values [layers, tokens, 2 d] float32, K | V of a token, before RoPE; symbols of a side: k, e [tokens], q [tokens, rows].
+Shapes  of one head group: values [layers, tokens, 2 d] float32, K | V of a token, before RoPE; symbols of a side: k, e [tokens], q [tokens, rows].
 Units   bits are those that the tables ask for (a stream adds 64 bytes of states a layer and at most 2 bytes a lane).
 Why     exact=True predicts with the reader's own arithmetic, an operation at a time; otherwise with BLAS, which differs in the
         last bit and is what a judge of quality needs.
@@ -13,7 +13,7 @@ import numpy as np
 
 from . import arithmetic, rans, tables
 from .importance import Importance
-from .profile import MAGNITUDES, SHIFTS, STEPS, Profile, Side
+from .profile import MAGNITUDES, SHIFTS, STEPS, HeadGroup, Side
 
 SHARE = 0.7  # of a token's log importance that its step follows
 ROUND = 0.46
@@ -50,21 +50,21 @@ def log_steps(weights: np.ndarray, first_position: int) -> np.ndarray:
 
 
 class Coder:
-    def __init__(self, profile: Profile, exact: bool = False):
-        self._profile, self._exact = profile, exact
-        self._sides = [(_Side(layer.v), _Side(layer.k)) for layer in profile.layers]
-        self._costs = tables.costs(profile.tables)
-        self._k_bits, self._e_bits = (-np.log2(t / tables.TOTAL) for t in (profile.tables.steps, profile.tables.shifts))
+    def __init__(self, group: HeadGroup, exact: bool = False):
+        self._group, self._facts, self._exact = group, group.facts, exact
+        self._sides = [(_Side(layer.v), _Side(layer.k)) for layer in group.layers]
+        self._costs = tables.costs(group.tables)
+        self._k_bits, self._e_bits = (-np.log2(t / tables.TOTAL) for t in (group.tables.steps, group.tables.shifts))
 
     def encode(self, values: np.ndarray, first_position: int = 0, weights: np.ndarray | None = None) -> tuple[list[tuple[Symbols, Symbols]], np.ndarray]:
         """(V's and K's symbols of each layer, decoded values). weights: log importance [2, layers, tokens], K then V."""
         if weights is None:
-            weights = Importance.of(self._profile).log_weights(values)
+            weights = Importance.of(self._group).log_weights(values)
         k = log_steps(weights, first_position)
         symbols: list[list[Symbols]] = [[] for _ in self._sides]
 
         def choose(layer: int, key: int, prediction: np.ndarray) -> Symbols:
-            side, d = self._sides[layer][key], self._profile.width
+            side, d = self._sides[layer][key], self._facts.width
             x = values[layer, :, :d] if key else values[layer, :, d:]
             chosen = self._quantize(side, key, (x - side.mean - prediction) @ side.forward, k[1 - key, layer], first_position == 0)
             symbols[layer].append(chosen)
@@ -78,13 +78,13 @@ class Coder:
 
     def _reconstruct(self, tokens: int, symbols_of) -> np.ndarray:
         """Layer by layer, V then K, each from what was decoded before it; symbols_of(layer, key, prediction)."""
-        profile, d = self._profile, self._profile.width
+        facts, d = self._facts, self._facts.width
         decoded = np.empty((len(self._sides), tokens, 2 * d), np.float32)
         centred: list[np.ndarray] = []  # K | V of the layers before, the latest first
         for layer, sides in enumerate(self._sides):
-            sources, own = centred[: profile.sources(layer)], []
+            sources, own = centred[: facts.sources(layer)], []
             for key, side in enumerate(sides):
-                seen = sources + (own if key and profile.k_from_v else [])
+                seen = sources + (own if key and facts.k_from_v else [])
                 prediction = self._predict(side, seen, tokens)
                 own.append(self._add(prediction, side, symbols_of(layer, key, prediction)))
                 decoded[layer, :, (0 if key else d) : (d if key else 2 * d)] = own[-1] + side.mean
@@ -92,19 +92,19 @@ class Coder:
         return decoded
 
     def _predict(self, side: _Side, sources: list[np.ndarray], tokens: int) -> np.ndarray:
-        zero = np.zeros((tokens, self._profile.width), np.float32)
+        zero = np.zeros((tokens, self._facts.width), np.float32)
         if side.predictor is None:
             return zero
         source = np.concatenate(sources, 1)
         return arithmetic.accumulate(zero, source, side.predictor) if self._exact else source @ side.predictor
 
     def _add(self, prediction: np.ndarray, side: _Side, symbols: Symbols) -> np.ndarray:
-        z = symbols.q.astype(np.float32) * arithmetic.step_of(self._profile.theta, symbols.k)[:, None]
+        z = symbols.q.astype(np.float32) * arithmetic.step_of(self._facts.theta, symbols.k)[:, None]
         return arithmetic.accumulate(prediction, z, side.inverse) if self._exact else prediction + z @ side.inverse
 
     def _quantize(self, side: _Side, key: int, y: np.ndarray, k: np.ndarray, sink: bool) -> Symbols:
         """The e of least cost for each token, then the coefficients that its classes can say."""
-        z = np.abs(y) / arithmetic.step_of(self._profile.theta, k)[:, None]
+        z = np.abs(y) / arithmetic.step_of(self._facts.theta, k)[:, None]
         magnitude = np.minimum(np.floor(z + np.float32(ROUND)), tables.MOST_MAGNITUDE).astype(np.int32)
         if sink:
             magnitude[0] = 0
@@ -125,32 +125,32 @@ class Coder:
 
 
 class Streams:
-    """Symbols of a layer to its stream and back."""
+    """Symbols of a group's layer to its stream and back."""
 
-    def __init__(self, profile: Profile):
-        t = profile.tables
+    def __init__(self, group: HeadGroup):
+        t = group.tables
         self._coefficients = [rans.Table(np.concatenate([row[MAGNITUDES:0:-1], row[:-1], row[-1:]])) for row in t.coefficients]
         self._k, self._e = ([rans.Table(row) for row in table] for table in (t.steps, t.shifts))
-        self._bases = [(layer.v.base[: layer.v.rows], layer.k.base[: layer.k.rows]) for layer in profile.layers]
+        self._bases = [(layer.v.base[: layer.v.rows], layer.k.base[: layer.k.rows]) for layer in group.layers]
 
     @staticmethod
-    def _groups(tokens: int) -> Iterator[range]:
+    def _batches(tokens: int) -> Iterator[range]:
         return (range(first, min(first + rans.LANES, tokens)) for first in range(0, tokens, rans.LANES))
 
     def encode(self, layer: int, sides: tuple[Symbols, Symbols]) -> bytes:
         coder = rans.Encoder()
         for key, (side, base) in enumerate(zip(sides, self._bases[layer], strict=True)):
             class_of = tables.classes(base, side.k, side.e)
-            for group in self._groups(len(side.k)):
-                for t in group:
+            for batch in self._batches(len(side.k)):
+                for t in batch:
                     coder.symbol(t % rans.LANES, self._k[key], int(side.k[t]) - tables.LEAST_K)
-                for t in group:
+                for t in batch:
                     coder.symbol(t % rans.LANES, self._e[key], int(side.e[t]) - tables.LEAST_E)
                 for c in range(len(base)):
-                    for t in group:
+                    for t in batch:
                         if class_of[t, c]:
                             coder.symbol(t % rans.LANES, self._coefficients[class_of[t, c]], self._symbol_of(int(side.q[t, c])))
-                    for t in group:
+                    for t in batch:
                         if abs(side.q[t, c]) > MAGNITUDES:
                             self._put_escape(coder, t % rans.LANES, int(side.q[t, c]))
         return coder.finish()
@@ -169,16 +169,16 @@ class Streams:
         coder, sides = rans.Decoder(stream), []
         for key, base in enumerate(self._bases[layer]):
             k, e, q = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32), np.zeros((tokens, len(base)), np.int32)
-            for group in self._groups(tokens):
-                for t in group:
+            for batch in self._batches(tokens):
+                for t in batch:
                     k[t] = coder.symbol(t % rans.LANES, self._k[key]) + tables.LEAST_K
-                for t in group:
+                for t in batch:
                     e[t] = coder.symbol(t % rans.LANES, self._e[key]) + tables.LEAST_E
-                class_of = tables.classes(base, k[group.start : group.stop], e[group.start : group.stop])
+                class_of = tables.classes(base, k[batch.start : batch.stop], e[batch.start : batch.stop])
                 for c in range(len(base)):
                     escaped = []
-                    for t in group:
-                        if which := class_of[t - group.start, c]:
+                    for t in batch:
+                        if which := class_of[t - batch.start, c]:
                             symbol = coder.symbol(t % rans.LANES, self._coefficients[which])
                             q[t, c] = symbol - MAGNITUDES
                             if symbol == _ESCAPE:

@@ -1,6 +1,7 @@
 """From texts to what a profile is fitted to: keys and values, their Fisher metric, and how much each token of each layer matters.
 
-Shapes  values [layers, tokens, 2 d] f16, K | V before RoPE; fisher [2, layers, d, d]; weights [2, layers, tokens]: mean 1.
+Shapes  values [layers, tokens, 2 d] f16, K | V before RoPE; of each head group, of d / groups = w channels, fisher
+        [2, layers, groups, w, w] and weights [2, layers, groups, tokens]: mean 1.
 Units   a passage is 1,280 tokens. Its first 1,024 are looked at from the 256 that follow; its first 256 from the 256 after those;
         and in every third passage the first 1,024 from a text that repeats some of them: importance at mixed distances, and for
         those that copy. Tokens 0 to 3 are left out: they have rules of their own.
@@ -82,8 +83,8 @@ def _inverse_roots(fisher: np.ndarray) -> np.ndarray:
 
 
 class _Gathering:
-    def __init__(self, engine: Engine, gradients: Gradients, folder: pathlib.Path, say: Callable[[str], None]):
-        self._engine, self._gradients, self._folder, self._say = engine, gradients, folder, say
+    def __init__(self, engine: Engine, gradients: Gradients, groups: int, folder: pathlib.Path, say: Callable[[str], None]):
+        self._engine, self._gradients, self._groups, self._folder, self._say = engine, gradients, groups, folder, say
         folder.mkdir(parents=True, exist_ok=True)
 
     def passage(self, passage: Passage, roots: np.ndarray, metric: str, recall: bool) -> dict[str, np.ndarray]:
@@ -95,11 +96,12 @@ class _Gathering:
         for passage in passages:
             found.append(self._kept(["pilot"], passage.tokens, lambda tokens=passage.tokens: self._look_ahead(tokens), f"{passage.text}, pilot"))
         name = hashlib.sha256(b"".join(np.asarray(p.tokens, np.uint32).tobytes() for p in passages)).hexdigest()
-        return _inverse_roots(np.mean([one["fisher"] for one in found], 0)), name
+        return _inverse_roots(_by_group(np.mean([one["fisher"] for one in found], 0), self._groups)), name
 
     def _kept(self, what: list, tokens: list[int], compute: Callable[[], dict[str, np.ndarray]], label: str) -> dict[str, np.ndarray]:
         """The result, from disk if it is there."""
-        follows_from = repr([PROTOCOL, self._engine.digest, DRAWS, *what, tokens])
+        cut = [] if self._groups == 1 else [self._groups]
+        follows_from = repr([PROTOCOL, self._engine.digest, DRAWS, *what, *cut, tokens])
         path = self._folder / f"{hashlib.sha256(follows_from.encode()).hexdigest()[:32]}.npz"
         try:
             with path.open("rb") as file, np.load(file) as kept:
@@ -125,7 +127,7 @@ class _Gathering:
 
     def _look_ahead(self, tokens: list[int]) -> dict[str, np.ndarray]:
         kv = bf16.to_float(self._engine.prefill(tokens[:PREFIX]))
-        return {"fisher": _fisher([self._look(kv, tokens[PREFIX:PASSAGE], PILOT_DRAWS)])}
+        return {"fisher": _fisher([self._look(kv, tokens[PREFIX:PASSAGE], PILOT_DRAWS)], self._groups)}
 
     def _measure(self, tokens: list[int], roots: np.ndarray, recall: bool) -> dict[str, np.ndarray]:
         kv = bf16.to_float(self._engine.prefill(tokens[:PREFIX]))
@@ -133,51 +135,63 @@ class _Gathering:
             (self._look(kv, tokens[PREFIX:PASSAGE], DRAWS), 1.0),
             (self._look(kv[:, :, :, :SHORT], tokens[SHORT : SHORT + FOLLOWING], DRAWS), 1.0),
         ]
-        fisher = _fisher([found for found, _ in looks])
+        fisher = _fisher([found for found, _ in looks], self._groups)
         if recall:
             looks.append((self._look(kv, tokens[SHORT : SHORT + FOLLOWING], RECALL_DRAWS), RECALL_SHARE))
-        total, seen = np.zeros((2, kv.shape[1], PREFIX)), np.zeros(PREFIX)
+        total, seen = np.zeros((2, kv.shape[1], self._groups, PREFIX)), np.zeros(PREFIX)
         for found, share in looks:
-            total[:, :, : found.shape[2]] += share * _energies(found, roots)
+            total[..., : found.shape[2]] += share * _energies(found, roots)
             seen[: found.shape[2]] += share
         values = rows_of(kv, self._gradients.rope)[:, AFTER_START:].astype(np.float16)
-        return {"values": values, "weights": (total / seen)[:, :, AFTER_START:].astype(np.float32), "fisher": fisher}
+        return {"values": values, "weights": (total / seen)[..., AFTER_START:].astype(np.float32), "fisher": fisher}
 
 
-def _fisher(looks: list[np.ndarray]) -> np.ndarray:
-    """[2, layers, d, d] float32: the mean over tokens; sides K, V."""
-    layers, width = looks[0].shape[1], looks[0].shape[3] // 2
-    total = np.zeros((2, layers, width, width), np.float64)
+def _by_group(fisher: np.ndarray, groups: int) -> np.ndarray:
+    """[2, layers, groups, w, w]; of one group, passages say [2, layers, d, d]."""
+    return fisher.reshape(*fisher.shape[:2], groups, *fisher.shape[-2:])
+
+
+def _sides(rows: np.ndarray, groups: int) -> np.ndarray:
+    """[..., 2, groups, w] of rows [..., 2 d]."""
+    return rows.reshape(*rows.shape[:-1], 2, groups, -1)
+
+
+def _fisher(looks: list[np.ndarray], groups: int) -> np.ndarray:
+    """[2, layers, groups, w, w] float32: the mean over tokens; sides K, V. What groups have to do with each other is never asked."""
+    layers, width = looks[0].shape[1], looks[0].shape[3] // 2 // groups
+    total = np.zeros((2, layers, groups, width, width), np.float64)
     for found in looks:
-        for side, layer in np.ndindex(2, layers):
-            rows = found[:, layer, AFTER_START:, side * width : (side + 1) * width].reshape(-1, width)
-            total[side, layer] += rows.T @ rows / len(found)
+        for side, layer, group in np.ndindex(2, layers, groups):
+            rows = _sides(found[:, layer, AFTER_START:], groups)[:, :, side, group].reshape(-1, width)
+            total[side, layer, group] += rows.T @ rows / len(found)
     return (total / sum(found.shape[2] - AFTER_START for found in looks)).astype(np.float32)
 
 
 def _energies(found: np.ndarray, roots: np.ndarray) -> np.ndarray:
-    """[2, layers, tokens]: a token's squared gradient in the metric, mean over draws and components."""
-    width = found.shape[3] // 2
-    result = np.empty((2, *found.shape[1:3]))
-    for side, layer in np.ndindex(2, found.shape[1]):
-        turned = found[:, layer, :, side * width : (side + 1) * width] @ roots[side, layer]
-        result[side, layer] = np.square(turned).mean((0, 2))
+    """[2, layers, groups, tokens]: a token's squared gradient in the metric, mean over draws and components."""
+    groups = roots.shape[2]
+    result = np.empty((2, found.shape[1], groups, found.shape[2]))
+    for side, layer, group in np.ndindex(2, found.shape[1], groups):
+        turned = _sides(found[:, layer], groups)[:, :, side, group] @ roots[side, layer, group]
+        result[side, layer, group] = np.square(turned).mean((0, 2))
     return result
 
 
-def gather(engine: Engine, gradients: Gradients, passages: list[Passage], folder: pathlib.Path, say: Callable[[str], None]) -> Statistics:
-    gathering = _Gathering(engine, gradients, folder, say)
+def gather(engine: Engine, gradients: Gradients, passages: list[Passage], groups: int, folder: pathlib.Path, say: Callable[[str], None]) -> Statistics:
+    gathering = _Gathering(engine, gradients, groups, folder, say)
     roots, metric = gathering.pilot(passages[:PILOTS])
     tokens = PREFIX - AFTER_START
     values = weights = fisher = None
     for i, passage in enumerate(passages):
         found = gathering.passage(passage, roots, metric, recall=i % 3 == 1)
+        of_passage = _by_group(found["fisher"], groups)
         if values is None:
             layers, _, row = found["values"].shape
-            values, weights = np.empty((layers, len(passages) * tokens, row), np.float16), np.empty((2, layers, len(passages) * tokens), np.float32)
-            fisher = np.zeros(found["fisher"].shape)
-        values[:, i * tokens : (i + 1) * tokens], weights[:, :, i * tokens : (i + 1) * tokens] = found["values"], found["weights"]
-        fisher += found["fisher"] / len(passages)
+            values = np.empty((layers, len(passages) * tokens, row), np.float16)
+            weights, fisher = np.empty((2, layers, groups, len(passages) * tokens), np.float32), np.zeros(of_passage.shape)
+        here = slice(i * tokens, (i + 1) * tokens)
+        values[:, here], weights[..., here] = found["values"], found["weights"].reshape(2, layers, groups, tokens)
+        fisher += of_passage / len(passages)
         say(f"[{i + 1}/{len(passages)}] {passage.text}")
-    weights /= weights.mean(2, keepdims=True) + 1e-30
+    weights /= weights.mean(-1, keepdims=True) + 1e-30
     return Statistics(values, fisher, weights)
