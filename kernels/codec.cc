@@ -8,6 +8,7 @@
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/q.h"
 #include "kernels/tile.h"
+#include "kernels/x16.h"
 
 namespace kvist {
 namespace {
@@ -50,14 +51,8 @@ size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape,
   header.codec = codec;
   header.code_bits = bits->most;
   header.shape = shape;
-  const auto record = [&](int of_side, bool is_key) {
-    return sizes.Record(IsKeptWide(codec, of_side) ? TileMode::kRotatedI8 : TileMode::kOwn, is_key);
-  };
-  const auto side = [&](const LayerBits& layer) {
-    if (KeepsValues(codec)) return 2 * heads * sizes.Record(TileMode::kRaw16, false);
-    return 4 * size_t{shape.heads} + heads * (record(layer.key, true) + record(layer.value, false)) +
-           2 * exact * sizes.Record(TileMode::kRaw16, false);
-  };
+  const size_t likely = codec == Codec::kX16 ? sizes.Record(TileMode::kOwn, false) - kX16RecordBytes : 0;
+  const auto side = [&](const LayerBits& layer) { return sizes.Side(shape.heads, exact, layer) + 2 * heads * likely; };
   uint64_t end = header.PrefixBytes();
   for (int plane = 0; plane < header.Planes(); ++plane) {
     for (const LayerBits& layer : bits->layers) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/code_bits.h"
 #include "kernels/header.h"
 #include "kernels/tables.h"
 #include "kernels/x16.h"
@@ -106,6 +107,16 @@ size_t TileSizes::Record(TileMode mode, bool is_key) const {
   if (codec == Codec::kQ) return sinks * (1 + head_dim);
   if (codec == Codec::kX16) return kX16RecordBytes + tokens * head_dim / kX16LikelyEscape;
   return rows + head_dim + (is_key ? head_dim + 1 : 0) + sinks * (1 + head_dim);
+}
+
+size_t TileSizes::Side(size_t heads, size_t exact, const LayerBits& bits) const {
+  const size_t of_exact = 2 * exact * Record(TileMode::kRaw16, false);
+  if (KeepsValues(codec)) return 2 * heads * Record(TileMode::kRaw16, false);
+  if (codec == Codec::kX16) return 4 * heads + 2 * heads * kX16RecordBytes;
+  const auto record = [&](int of_side, bool is_key) {
+    return Record(IsKeptWide(codec, of_side) ? TileMode::kRotatedI8 : TileMode::kOwn, is_key);
+  };
+  return 4 * heads + (heads - exact) * (record(bits.key, true) + record(bits.value, false)) + of_exact;
 }
 
 size_t TileSizes::CodePlane(int plane) const {

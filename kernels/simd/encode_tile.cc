@@ -69,15 +69,6 @@ HWY_INLINE int8_t CodeOf(float value, float inverse) {
   return int8_t(RoundEven(std::min(127.0f, std::max(-127.0f, value * inverse))));
 }
 
-bool AllFinite(const TileShape& shape, const uint16_t* HWY_RESTRICT values) {
-  const uint16_t exponent = shape.dtype == Dtype::kBf16 ? 0x7f80 : 0x7c00;
-  uint16_t found = 0;
-  for (size_t i = 0; i < size_t{shape.tokens} * shape.head_dim; ++i) {
-    found |= uint16_t((values[i] & exponent) == exponent);
-  }
-  return found == 0;
-}
-
 // One butterfly stage of a WHT over rows, 16 tokens at a time.
 template <size_t kLength>
 HWY_INLINE void TransformColumns(float (*HWY_RESTRICT rows)[kSums]) {
@@ -320,125 +311,14 @@ void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const flo
   if (keep_mean) QuantizeMeans(shape, statistics, scales);
 }
 
-void WideRows(const TileShape& shape, uint32_t count, const float* HWY_RESTRICT rotated, uint8_t* HWY_RESTRICT out) {
-  for (size_t t = 0; t < count; ++t) {
-    float absmax = 0;
-    for (size_t d = 0; d < shape.head_dim; ++d) absmax = std::max(absmax, std::abs(rotated[d * shape.tokens + t]));
-    uint8_t* row = out + t * (1 + shape.head_dim);
-    row[0] = CoveringLogScale(absmax);
-    const float inverse = 1.0f / LogScale(row[0]);
-    for (size_t d = 0; d < shape.head_dim; ++d) row[1 + d] = uint8_t(CodeOf(rotated[d * shape.tokens + t], inverse));
-  }
-}
-
-// All maxima, then all scales, then all codes: each row's way from one to the next is long, and they do not meet.
-template <bool kF16>
-void I8RowsOf(const TileShape& shape, const uint16_t* HWY_RESTRICT values, uint8_t* HWY_RESTRICT token_scales,
-              uint8_t* HWY_RESTRICT codes) {
-  const DF df;
-  const DI di;
-  const hn::Rebind<int8_t, DF> d8;
-  const size_t lanes = hn::Lanes(df), head_dim = shape.head_dim;
-  HWY_ALIGN float inverse[kMaxTokens];
-  for (size_t t = 0; t < shape.tokens; ++t) {
-    VF largest = hn::Zero(df);
-    for (size_t d = 0; d < head_dim; d += lanes) {
-      largest = hn::Max(largest, hn::Abs(LoadFinite<kF16>(df, values + t * head_dim + d)));
-    }
-    inverse[t] = hn::GetLane(hn::MaxOfLanes(df, largest));
-  }
-  for (size_t t = 0; t < shape.tokens; ++t) {
-    token_scales[t] = CoveringLogScale(inverse[t]);
-    inverse[t] = 1.0f / LogScale(token_scales[t]);
-  }
-  const VF most = hn::Set(df, 127.0f), least = hn::Set(df, -127.0f), round = hn::Set(df, 12582912.0f);  // RoundEven
-  for (size_t t = 0; t < shape.tokens; ++t) {
-    const VF factor = hn::Set(df, inverse[t]);
-    for (size_t d = t * head_dim; d < (t + 1) * head_dim; d += lanes) {
-      const VF scaled = hn::Min(hn::Max(hn::Mul(LoadFinite<kF16>(df, values + d), factor), least), most);
-      const VI code = hn::ConvertTo(di, hn::Sub(hn::Add(scaled, round), round));
-      hn::StoreU(hn::DemoteTo(d8, code), d8, reinterpret_cast<int8_t*>(codes) + d);
-    }
-  }
-}
-
-void I8Rows(const TileShape& shape, const uint16_t* HWY_RESTRICT values, uint8_t* HWY_RESTRICT token_scales,
-            uint8_t* HWY_RESTRICT codes) {
-  if (shape.dtype == Dtype::kF16) return I8RowsOf<true>(shape, values, token_scales, codes);
-  I8RowsOf<false>(shape, values, token_scales, codes);
-}
-
-// Partial sums of one row's squares and of its squared differences. What is equal stays so in `equal`.
-template <bool kF16>
-HWY_INLINE void CompareRow(const uint16_t* HWY_RESTRICT values, const uint16_t* HWY_RESTRICT decoded, size_t head_dim,
-                           float* HWY_RESTRICT signal_sums, float* HWY_RESTRICT noise_sums, hn::Mask<DF>& equal) {
-  const DF df;
-  constexpr size_t kLanes = hn::MaxLanes(df), kVectors = kSums / kLanes;
-  VF signal[kVectors], noise[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) signal[v] = noise[v] = hn::Zero(df);
-  for (size_t d = 0; d < head_dim; d += kSums) {
-#pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v) {
-      const VF value = LoadFinite<kF16>(df, values + d + v * kLanes);
-      const VF off = hn::Sub(LoadFinite<kF16>(df, decoded + d + v * kLanes), value);
-      signal[v] = hn::Add(signal[v], hn::Mul(value, value));
-      noise[v] = hn::Add(noise[v], hn::Mul(off, off));
-      equal = hn::And(equal, hn::Eq(off, hn::Zero(df)));
-    }
-  }
-  for (size_t v = 0; v < kVectors; ++v) {
-    hn::StoreU(signal[v], df, signal_sums + v * kLanes);
-    hn::StoreU(noise[v], df, noise_sums + v * kLanes);
-  }
-}
-
-template <bool kF16>
-TileError CompareRows(const TileShape& shape, const uint16_t* HWY_RESTRICT values,
-                      const uint16_t* HWY_RESTRICT decoded) {
-  const DF df;
-  TileError error;
-  auto equal = hn::Eq(hn::Zero(df), hn::Zero(df));
-  for (size_t first = 0; first < shape.tokens; first += kChains) {
-    HWY_ALIGN float signal[kChains][kSums], noise[kChains][kSums];
-    for (size_t i = 0; i < kChains; ++i) {
-      const size_t at = (first + i) * shape.head_dim;
-      CompareRow<kF16>(values + at, decoded + at, shape.head_dim, signal[i], noise[i], equal);
-    }
-    float signals[kChains], noises[kChains];
-    SumsOf(signal, signals);
-    SumsOf(noise, noises);
-    for (size_t i = 0; i < kChains; ++i) {
-      error.signal += signals[i];
-      error.noise += noises[i];
-    }
-  }
-  error.identical = hn::AllTrue(df, equal);
-  return error;
-}
-
-TileError Compare(const TileShape& shape, const uint16_t* HWY_RESTRICT values, const uint16_t* HWY_RESTRICT decoded) {
-  TileError error = shape.dtype == Dtype::kF16 ? CompareRows<true>(shape, values, decoded)
-                                               : CompareRows<false>(shape, values, decoded);
-  error.finite = HWY_NAMESPACE::AllFinite(shape, decoded);
-  return error;
-}
-
 }  // namespace kvist::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace kvist::simd {
 
-HWY_EXPORT(AllFinite);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(FitScales);
-HWY_EXPORT(WideRows);
-HWY_EXPORT(I8Rows);
-HWY_EXPORT(Compare);
-
-bool AllFinite(const TileShape& shape, const uint16_t* values) {
-  return HWY_DYNAMIC_DISPATCH(AllFinite)(shape, values);
-}
 
 void Rotate(const TileShape& shape, const uint16_t* values, float* rotated) {
   HWY_DYNAMIC_DISPATCH(Rotate)(shape, values, rotated);
@@ -447,18 +327,6 @@ void Rotate(const TileShape& shape, const uint16_t* values, float* rotated) {
 void FitScales(const TileShape& shape, uint32_t sinks, bool keep_mean, const float* rotated, float* squares,
                LadderScales& scales) {
   HWY_DYNAMIC_DISPATCH(FitScales)(shape, sinks, keep_mean, rotated, squares, scales);
-}
-
-void WideRows(const TileShape& shape, uint32_t count, const float* rotated, uint8_t* out) {
-  HWY_DYNAMIC_DISPATCH(WideRows)(shape, count, rotated, out);
-}
-
-void I8Rows(const TileShape& shape, const uint16_t* values, uint8_t* token_scales, uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(I8Rows)(shape, values, token_scales, codes);
-}
-
-TileError Compare(const TileShape& shape, const uint16_t* values, const uint16_t* decoded) {
-  return HWY_DYNAMIC_DISPATCH(Compare)(shape, values, decoded);
 }
 
 }  // namespace kvist::simd

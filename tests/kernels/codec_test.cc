@@ -443,7 +443,8 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
   const LayerBits layers[2] = {};
   EXPECT_EQ(message(kShape, {.layer_bits = layers}, out.size()),
             "INVALID_ARGUMENT: layer_bits of 2 layers; the block has 1");
-  EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000), "RESOURCE_EXHAUSTED: block of 65728 bytes; the output holds 1000");
+  EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000),
+            "RESOURCE_EXHAUSTED: block of at least 65728 bytes; the output holds 1000");
 }
 
 TEST(Codec, ATileMayOnlyLackPlanesWhereTheHeaderSaysSo) {
