@@ -14,6 +14,7 @@
 #include "kernels/encode_floor.h"
 #include "kernels/header.h"
 #include "kernels/pieces.h"
+#include "kernels/q/aligned.h"
 #include "kernels/q/decode.h"
 #include "kernels/q/encode.h"
 #include "kernels/simd/decode_tile.h"
@@ -35,6 +36,10 @@ struct EncodedTile {
 
 // Where the codes of a tile go, by plane; null where it has none.
 using CodeTargets = std::array<uint8_t*, kMaxCodePlanes>;
+
+// No vector of a tile crosses a cache line.
+template <typename T>
+using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
 class TileEncoder {
  public:
@@ -165,9 +170,9 @@ class TileEncoder {
   float floor_db_ = 0;
   const uint16_t* values_ = nullptr;  // [tokens][head_dim]
   CodeTargets targets_ = {};
-  std::vector<uint16_t> rows_, decoded_;  // [tokens][head_dim]
-  std::vector<float> rotated_, squares_;  // [head_dim][tokens]
-  std::vector<uint8_t> scratch_, codes_;
+  AlignedVector<uint16_t> rows_, decoded_;  // [tokens][head_dim]
+  AlignedVector<float> rotated_, squares_;  // [head_dim][tokens]
+  AlignedVector<uint8_t> scratch_, codes_;
   simd::LadderScales scales_;
   EncodedTile tile_;
 };

@@ -12,12 +12,22 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+
 #include "kernels/encode_scales.h"
 #include "kernels/simd/encode_tile.h"
 #include "kernels/simd/transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
+
+constexpr float kRoundEven = 12582912.0f;  // added and taken away: the nearest integer, ties to even, below 2^22
+
+// From -127 to 127. Some code for NaN too (finite values near the largest overflow when they are rotated): such a tile
+// misses its floor.
+HWY_INLINE int8_t CodeOf(float value, float inverse) {
+  return int8_t((std::min(127.0f, std::max(-127.0f, value * inverse)) + kRoundEven) - kRoundEven);
+}
 
 #if HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
 

@@ -20,13 +20,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
 
-constexpr float kRoundEven = 12582912.0f;  // added and taken away: the nearest integer, ties to even, below 2^22
-
-// Some code for NaN too (finite values near the largest overflow when they are rotated): such a tile misses its floor.
-HWY_INLINE int8_t CodeOf(float value, float inverse) {
-  return int8_t((std::min(127.0f, std::max(-127.0f, value * inverse)) + kRoundEven) - kRoundEven);
-}
-
 void WideRows(const TileShape& shape, uint32_t count, const float* HWY_RESTRICT rotated, uint8_t* HWY_RESTRICT out) {
   for (size_t t = 0; t < count; ++t) {
     float absmax = 0;
