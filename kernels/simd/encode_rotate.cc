@@ -44,7 +44,7 @@ void Rotate(const TileShape& shape, const uint16_t* values, float* rotated) {
 
 #else
 
-constexpr size_t kRun = 16;     // channels whose butterflies are done while they are turned into columns
+constexpr size_t kRun = 16;      // channels whose butterflies are done while they are turned into columns
 constexpr size_t kColumns = 16;  // tokens at once: a line of the result
 
 HWY_INLINE void Butterfly(VF& a, VF& b) {
