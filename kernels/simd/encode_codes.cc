@@ -1,5 +1,6 @@
 // LadderCodes and PackPlanes of encode_tile.h: from rotated values to the planes' bytes.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -86,13 +87,19 @@ using D8 = hn::FixedTag<uint8_t, 16>;
 using EightInts = hn::RebindToSigned<Eight>;
 using VI = hn::Vec<EightInts>;
 
-// Cells by bins of equal width, eight units of kBases8: each has at most one threshold, so one comparison finds the cell. The
-// bins' bounds are far from all thresholds, so that how a value beside one is rounded does not matter.
+// Cells by bins of equal width, eight units of kBases8, whose middles are its multiples: each but the first has one threshold, so
+// one comparison finds the cell. The bins' bounds are a unit or more from all thresholds, so that how a value beside one is
+// rounded does not matter.
 struct CellTables {
-  HWY_ALIGN float thresholds[8] = {kThresholds[0], kThresholds[1], kThresholds[2], kThresholds[3],
-                                   kThresholds[4], kThresholds[5], kThresholds[5], kThresholds[6]};
-  HWY_ALIGN int32_t cells[8] = {0, 1, 2, 3, 4, 5, 5, 6};  // below the threshold
-  HWY_ALIGN float bases[8] = {};                          // by cell
+  HWY_ALIGN float thresholds[8] = {-1,
+                                   kThresholds[0],
+                                   kThresholds[1],
+                                   kThresholds[2],
+                                   kThresholds[3],
+                                   kThresholds[4],
+                                   kThresholds[5],
+                                   kThresholds[6]};
+  HWY_ALIGN float bases[8] = {};  // by cell
   HWY_ALIGN float inverses[8] = {};
   constexpr CellTables() {
     for (size_t i = 0; i < 8; ++i) {
@@ -102,7 +109,11 @@ struct CellTables {
   }
 };
 inline constexpr CellTables kCellTables{};
-constexpr float kPerBin = 1.0f / (8 * 64.0f * kLevelUnit8);
+constexpr float kBin = 8 * 64.0f * kLevelUnit8;
+
+// Added to a small integer, or to a number that is rounded to one, this leaves it in the lower bits.
+constexpr float kIntegers = 12582912.0f;
+constexpr int32_t kIntegerBits = std::bit_cast<int32_t>(kIntegers);
 
 template <class V>
 HWY_INLINE V LookUp(V table, VI index) {
@@ -120,26 +131,29 @@ class NearestCodes {
     const Eight d;
     const EightInts di;
     const VF magnitude = hn::Abs(value);
-    const VI bin = hn::ConvertTo(di, hn::Min(hn::Mul(magnitude, hn::Set(d, kPerBin)), hn::Set(d, 7.0f)));
+    const VF nearest =
+        hn::MulAdd(hn::Min(magnitude, hn::Set(d, 7 * kBin)), hn::Set(d, 1 / kBin), hn::Set(d, kIntegers));
+    const VI bin = hn::Sub(hn::BitCast(di, nearest), hn::Set(di, kIntegerBits));
     const VI above = hn::BitCast(di, hn::VecFromMask(d, magnitude > LookUp(thresholds_, bin)));
-    const VI cell = hn::Sub(LookUp(cells_, bin), above);
-    VI code = hn::Add(hn::ShiftLeft<4>(cell), hn::Set(di, 128));
-    if constexpr (k8) code = hn::Add(code, PartOf(magnitude, cell));
+    const VI next = hn::Sub(bin, above);  // the cell and one
+    VI code = hn::Add(hn::ShiftLeft<4>(next), hn::Set(di, k8 ? 112 - kIntegerBits : 112));
+    if constexpr (k8) code = hn::Add(code, PartOf(magnitude, hn::Sub(next, hn::Set(di, 1))));
     const VI negative = hn::BitCast(di, hn::VecFromMask(d, value < hn::Zero(d)));
     return hn::Xor(code, hn::And(negative, hn::Set(di, k8 ? 0xff : 0xf0)));
   }
 
  private:
-  // 0 to 15: equal parts, but in the outermost cell, where few values are.
+  // 0 to 15 and kIntegerBits: equal parts, but in the outermost cell, where few values are.
   HWY_INLINE VI PartOf(VF magnitude, VI cell) const {
     const Eight d;
     const EightInts di;
     const VF at = hn::Mul(magnitude, hn::Set(d, 1.0f / (64.0f * kLevelUnit8)));
     const VF scaled = hn::Mul(hn::Sub(at, LookUp(bases_, cell)), LookUp(inverses_, cell));
-    const VI inner = hn::ConvertTo(di, hn::Min(hn::Max(scaled, hn::Zero(d)), hn::Set(d, 15.0f)));
+    const VF part = hn::Trunc(hn::Min(hn::Max(scaled, hn::Zero(d)), hn::Set(d, 15.0f)));
+    const VI inner = hn::BitCast(di, hn::Add(part, hn::Set(d, kIntegers)));
     const auto outermost = hn::Eq(cell, hn::Set(di, 7));
     if (HWY_LIKELY(hn::AllFalse(di, outermost))) return inner;
-    VI outer = hn::Zero(di);
+    VI outer = hn::Set(di, kIntegerBits);
     for (float threshold : kOuterThresholds.at) {
       outer = hn::Sub(outer, hn::BitCast(di, hn::VecFromMask(d, at > hn::Set(d, threshold))));
     }
@@ -147,7 +161,6 @@ class NearestCodes {
   }
 
   const VF thresholds_ = hn::Load(Eight(), kCellTables.thresholds);
-  const VI cells_ = hn::Load(EightInts(), kCellTables.cells);
   const VF bases_ = hn::Load(Eight(), kCellTables.bases);
   const VF inverses_ = hn::Load(Eight(), kCellTables.inverses);
 };
