@@ -9,6 +9,7 @@
 #include "kernels/simd/decode_tile.h"
 #include "kernels/simd/q.h"
 #include "kernels/tile.h"
+#include "kernels/x16.h"
 
 namespace kvist {
 namespace {
@@ -46,29 +47,20 @@ size_t MaxBlockBytes(const BlockShape& shape, Codec codec) {
 size_t NominalBlockBytes(const BlockIdentity& identity, const BlockShape& shape, const EncodeOptions& options) {
   const Codec codec = options.codec;
   const TileSizes sizes(codec, shape, identity.first_position);
-  const size_t exact = options.exact_heads, heads = shape.heads - exact;
   const absl::StatusOr<BlockBits> bits = BitsOf(options, shape);
   if (!bits.ok()) return 0;
   BlockHeader header;
   header.codec = codec;
   header.code_bits = bits->most;
   header.shape = shape;
-  const auto record = [&](int of_side, bool is_key) {
-    return sizes.Record(IsKeptWide(codec, of_side) ? TileMode::kRotatedI8 : TileMode::kOwn, is_key);
-  };
-  const auto tile = [&](int plane, int of_tile, bool is_key) -> size_t {
-    if (plane > 0) return plane <= CodePlanes(codec, of_tile) ? sizes.CodePlane(plane) : 0;
-    return KeepsValues(codec) ? sizes.Record(TileMode::kRaw16, false) : record(of_tile, is_key);
-  };
-  const size_t side =
-      KeepsValues(codec) ? 0 : 4 * size_t{shape.heads} + 2 * exact * sizes.Record(TileMode::kRaw16, false);
+  const size_t likely = codec == Codec::kX16 ? sizes.Record(TileMode::kOwn, false) - kX16RecordBytes : 0;
   uint64_t end = header.PrefixBytes();
-  for (int plane = 0; plane < header.Planes(); ++plane) {
-    for (size_t layer = 0; layer < shape.layers; ++layer) {
-      end = AlignPlane(end) + (plane == 0 ? side : 0);
-      for (size_t i = 0; i < 2 * heads; ++i) {
-        end += tile(plane, bits->Of(layer, i / heads, i % heads), i < heads);
-      }
+  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+    end = AlignPlane(end) + sizes.Side(*bits, layer, options.exact_heads) + 2 * shape.heads * likely;
+  }
+  for (int plane = 1; plane < header.Planes(); ++plane) {
+    for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+      end = AlignPlane(end) + sizes.Codes(*bits, layer, options.exact_heads, plane);
     }
   }
   return end;

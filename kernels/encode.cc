@@ -1,9 +1,11 @@
-// Encode: tile by tile into one buffer a plane, then header, table and planes in one pass over the result.
+// Encode: tile by tile, codes straight into the block; then the sides, table and header.
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,8 @@
 #include "kernels/codec.h"
 #include "kernels/encode_floor.h"
 #include "kernels/header.h"
+#include "kernels/pieces.h"
+#include "kernels/q/aligned.h"
 #include "kernels/q/decode.h"
 #include "kernels/q/encode.h"
 #include "kernels/simd/decode_tile.h"
@@ -23,13 +27,19 @@
 namespace kvist {
 namespace {
 
-// One tile in the form that it will be stored in.
+// One tile in the form that it will be stored in; its codes, if it has any, are where the caller wanted them.
 struct EncodedTile {
   TileMode mode = TileMode::kOwn;
   double sqnr_db = INFINITY;
   std::vector<uint8_t> record;
-  std::vector<uint8_t> planes[kMaxCodePlanes];
 };
+
+// Where the codes of a tile go, by plane; null where it has none.
+using CodeTargets = std::array<uint8_t*, kMaxCodePlanes>;
+
+// No vector of a tile crosses a cache line.
+template <typename T>
+using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
 class TileEncoder {
  public:
@@ -38,33 +48,32 @@ class TileEncoder {
         sizes_(options.codec, shape, identity.first_position),
         options_(options),
         heads_(shape.heads),
-        values_(shape.TileElements()),
+        rows_(shape.TileElements()),
         decoded_(shape.TileElements()),
         rotated_(shape.TileElements()),
         squares_(shape.TileElements()),
         scratch_(shape.TileElements()),
         codes_(shape.TileElements()) {}
 
-  // The tile at the first precision that keeps the floor; codes of `bits` bits if it is the codec's own. The result is
-  // valid until the next call.
-  const EncodedTile& Encode(const ConstPages& pages, size_t kv, size_t layer, size_t head, int bits) {
+  // The tile at the first precision that keeps the floor; codes of `bits` bits if it is the codec's own, and `targets` may
+  // have been written to even if it is not. The result is valid until the next call.
+  const EncodedTile& Encode(const ConstPages& pages, size_t kv, size_t layer, size_t head, int bits,
+                            const CodeTargets& targets) {
     bits_ = bits;
+    targets_ = targets;
     floor_db_ = TileFloorDb(options_, bits);
-    for (size_t t = 0; t < shape_.tokens; ++t) {
-      std::memcpy(&values_[t * shape_.head_dim], pages.Row(kv, layer, head, t), 2 * size_t{shape_.head_dim});
-    }
+    FindValues(pages, kv, layer, head);
     const bool is_key = kv == 0, is_exact = head + options_.exact_heads >= heads_;
-    if (is_exact) {
+    if (is_exact || KeepsValues(sizes_.codec)) {
       Raw16();
     } else if (sizes_.codec == Codec::kX16) {
       if (!X16()) Raw16();
-    } else if (KeepsValues(sizes_.codec) || !simd::AllFinite(shape_, values_.data())) {
-      Raw16();
     } else if (sizes_.codec == Codec::kI8) {
-      I8();
-      if (!KeepsFloor(is_key)) Raw16();
+      if (!I8()) Raw16();
+    } else if (!simd::AllFinite(shape_, values_)) {
+      Raw16();
     } else {
-      simd::Rotate(shape_, values_.data(), rotated_.data());
+      simd::Rotate(shape_, values_, rotated_.data());
       const bool is_wide = IsKeptWide(sizes_.codec, bits);
       if (!is_wide) Rotated(is_key);
       if (is_wide || !KeepsFloor(is_key)) RotatedI8();
@@ -74,18 +83,24 @@ class TileEncoder {
   }
 
  private:
+  // Rows that lie one after the other are read where they are.
+  void FindValues(const ConstPages& pages, size_t kv, size_t layer, size_t head) {
+    values_ = pages.Row(kv, layer, head, 0);
+    if (pages.token_stride == shape_.head_dim) return;
+    for (size_t t = 0; t < shape_.tokens; ++t) {
+      std::memcpy(&rows_[t * shape_.head_dim], pages.Row(kv, layer, head, t), 2 * size_t{shape_.head_dim});
+    }
+    values_ = rows_.data();
+  }
+
   void Reset(TileMode mode, bool is_key) {
     tile_.mode = mode;
     tile_.record.resize(sizes_.Record(mode, is_key));
-    const int planes = mode == TileMode::kOwn ? CodePlanes(sizes_.codec, bits_) : 0;
-    for (int plane = 1; plane <= kMaxCodePlanes; ++plane) {
-      tile_.planes[plane - 1].resize(plane <= planes ? sizes_.CodePlane(plane) : 0);
-    }
   }
 
   void Raw16() {
     Reset(TileMode::kRaw16, false);
-    std::memcpy(tile_.record.data(), values_.data(), tile_.record.size());
+    std::memcpy(tile_.record.data(), values_, tile_.record.size());
     tile_.sqnr_db = INFINITY;
   }
 
@@ -93,12 +108,14 @@ class TileEncoder {
   bool X16() {
     Reset(TileMode::kOwn, false);
     tile_.sqnr_db = INFINITY;
-    return simd::EncodeX16(shape_, values_.data(), tile_.record, tile_.planes[0].data(), tile_.planes[1].data());
+    return simd::EncodeX16(shape_, values_, tile_.record, targets_[0], targets_[1]);
   }
 
-  void I8() {
+  bool I8() {
     Reset(TileMode::kOwn, false);
-    simd::I8Rows(shape_, values_.data(), tile_.record.data(), tile_.planes[0].data());
+    simd::TileError error;
+    if (!simd::I8Rows(shape_, values_, tile_.record.data(), targets_[0], error)) return false;
+    return Measured(error);
   }
 
   void RotatedI8() {
@@ -119,9 +136,7 @@ class TileEncoder {
     } else {
       simd::LadderCodes(shape_, sizes_.sinks, scales_, bits_, rotated_.data(), scratch_.data(), codes_.data());
     }
-    uint8_t* planes[kMaxCodePlanes];
-    for (int i = 0; i < kMaxCodePlanes; ++i) planes[i] = tile_.planes[i].empty() ? nullptr : tile_.planes[i].data();
-    simd::PackPlanes(shape_, sizes_.rows, codes_.data(), planes);
+    simd::PackPlanes(shape_, sizes_.rows, codes_.data(), targets_.data());
     uint8_t* at = std::copy_n(scales_.token_scales + sizes_.sinks, sizes_.rows, tile_.record.data());
     at = std::copy_n(scales_.channel_scales, head_dim, at);
     if (is_key) {
@@ -135,11 +150,14 @@ class TileEncoder {
   // Decodes what was just encoded, as every reader will, and compares.
   bool KeepsFloor(bool is_key) {
     TileBytes bytes = ReadRecord(sizes_, tile_.mode, is_key, tile_.record.data());
-    for (int plane = 0; plane < kMaxCodePlanes; ++plane) bytes.planes[plane] = tile_.planes[plane].data();
+    std::copy(targets_.begin(), targets_.end(), bytes.planes);
     const DecodeParameters parameters = {sizes_.codec,           shape_.tokens, shape_.head_dim,  shape_.dtype,
                                          uint32_t(sizes_.sinks), bits_,         Basis::kOriginal, /*stream=*/false};
     simd::DecodeTile(parameters, bytes, {decoded_.data(), shape_.head_dim});
-    const simd::TileError error = simd::Compare(shape_, values_.data(), decoded_.data());
+    return Measured(simd::Compare(shape_, values_, decoded_.data()));
+  }
+
+  bool Measured(const simd::TileError& error) {
     tile_.sqnr_db = TileSqnrDb(error.signal, error.noise, error.identical, error.finite);
     return tile_.sqnr_db >= floor_db_;
   }
@@ -150,89 +168,64 @@ class TileEncoder {
   const uint32_t heads_;
   int bits_ = 0;
   float floor_db_ = 0;
-  std::vector<uint16_t> values_, decoded_;  // [tokens][head_dim]
-  std::vector<float> rotated_, squares_;    // [head_dim][tokens]
-  std::vector<uint8_t> scratch_, codes_;
+  const uint16_t* values_ = nullptr;  // [tokens][head_dim]
+  CodeTargets targets_ = {};
+  AlignedVector<uint16_t> rows_, decoded_;  // [tokens][head_dim]
+  AlignedVector<float> rotated_, squares_;  // [head_dim][tokens]
+  AlignedVector<uint8_t> scratch_, codes_;
   simd::LadderScales scales_;
   EncodedTile tile_;
 };
 
-// All pieces of a block, plane by plane, before their offsets are known.
-class Pieces {
- public:
-  // Growing to their size would cost about what the encoder does.
-  Pieces(const BlockShape& shape, const TileSizes& sizes, int planes)
-      : planes_(planes), layers_(shape.layers), sizes_(size_t(planes) * shape.layers) {
-    const size_t tiles = 2 * size_t{shape.layers} * shape.heads;
-    for (int plane = 1; plane < planes; ++plane) bytes_[plane].reserve(tiles * sizes.CodePlane(plane));
-  }
-
-  void Append(int plane, uint32_t layer, absl::Span<const uint8_t> bytes) {
-    bytes_[plane].insert(bytes_[plane].end(), bytes.begin(), bytes.end());
-    sizes_[size_t(plane) * layers_ + layer] += uint32_t(bytes.size());
-  }
-
-  uint64_t BlockBytes(uint64_t prefix_bytes) const {
-    uint64_t end = prefix_bytes;
-    for (uint32_t size_bytes : sizes_) end = AlignPlane(end) + size_bytes;
-    return end;
-  }
-
-  // Writes planes and table. REQUIRES: `out` holds BlockBytes(prefix_bytes).
-  void Write(uint64_t prefix_bytes, uint8_t* out) const {
-    uint64_t end = prefix_bytes;
-    for (int plane = 0; plane < planes_; ++plane) {
-      const uint8_t* from = bytes_[plane].data();
-      for (uint32_t layer = 0; layer < layers_; ++layer) {
-        const size_t index = size_t(plane) * layers_ + layer, size_bytes = sizes_[index];
-        const uint64_t offset = AlignPlane(end);
-        std::memset(out + end, 0, offset - end);
-        if (size_bytes != 0) std::memcpy(out + offset, from, size_bytes);
-        uint8_t* entry = out + kHeaderBytes + index * kPlaneEntryBytes;
-        StoreLe(offset, 4, entry);
-        StoreLe(size_bytes, 4, entry + 4);
-        StoreLe(XXH3_64bits(out + offset, size_bytes), 8, entry + 8);
-        from += size_bytes;
-        end = offset + size_bytes;
-      }
+// What Pieces expects, by table entry.
+std::vector<size_t> ExpectedBytes(const BlockHeader& header, const EncodeOptions& options, const BlockBits& bits) {
+  const uint32_t layers = header.shape.layers;
+  std::vector<size_t> bytes(size_t(header.Planes()) * layers);
+  if (header.codec == Codec::kQ) return bytes;
+  const TileSizes sizes(header.codec, header.shape, header.identity.first_position);
+  for (uint32_t layer = 0; layer < layers; ++layer) {
+    bytes[layer] = sizes.Side(bits, layer, options.exact_heads);
+    for (int plane = 1; plane < header.Planes(); ++plane) {
+      bytes[size_t(plane) * layers + layer] = sizes.Codes(bits, layer, options.exact_heads, plane);
     }
   }
+  return bytes;
+}
 
- private:
-  const int planes_;
-  const uint32_t layers_;
-  std::vector<uint32_t> sizes_;
-  std::vector<uint8_t> bytes_[kMaxPlanes];
-};
-
-void EncodeLayer(const ConstPages& pages, const BlockBits& bits, uint32_t layer, TileEncoder& encoder, Pieces& pieces,
-                 BlockHeader& header, double& worst_db) {
+void EncodeLayer(const ConstPages& pages, const BlockBits& bits, uint32_t layer, const TileSizes& sizes,
+                 TileEncoder& encoder, Pieces& pieces, BlockHeader& header, double& worst_db) {
   const BlockShape& shape = header.shape;
-  const size_t tiles = 2 * size_t{shape.heads};
+  const size_t tiles = 2 * size_t{shape.heads}, marks = KeepsValues(header.codec) ? 0 : 2 * tiles;
   const int most_planes = header.Planes() - 1;
-  std::vector<uint8_t> modes(2 * tiles), records;
+  std::vector<uint8_t> side(marks);
+  side.reserve(sizes.Side(bits, layer, 0));
   for (size_t i = 0; i < tiles; ++i) {
     const size_t kv = i / shape.heads, head = i % shape.heads;
-    const int tile_bits = bits.Of(layer, kv, head);
-    const EncodedTile& tile = encoder.Encode(pages, kv, layer, head, tile_bits);
-    const bool own_codes = tile.mode == TileMode::kOwn && most_planes > 0;
-    modes[i] = uint8_t(tile.mode);
-    if (own_codes) modes[i] |= uint8_t((most_planes - CodePlanes(header.codec, tile_bits)) << 4);
-    modes[tiles + i] = TileSqnr(tile.sqnr_db);
+    const int tile_bits = bits.Of(layer, kv, head), planes = CodePlanes(header.codec, tile_bits);
+    CodeTargets targets = {};
+    for (int plane = 1; plane <= planes; ++plane) targets[plane - 1] = pieces.NextCodes(plane, layer);
+    const EncodedTile& tile = encoder.Encode(pages, kv, layer, head, tile_bits, targets);
+    const bool own_codes = tile.mode == TileMode::kOwn && planes > 0;
+    for (int plane = 1; own_codes && plane <= planes; ++plane) {
+      pieces.TakeCodes(plane, layer, sizes.CodePlane(plane));
+    }
     worst_db = std::min(worst_db, tile.sqnr_db);
-    records.insert(records.end(), tile.record.begin(), tile.record.end());
-    for (int plane = 1; plane < header.Planes(); ++plane) pieces.Append(plane, layer, tile.planes[plane - 1]);
-    if (!KeepsValues(header.codec) && tile.mode != TileMode::kOwn) ++header.raised_tiles;
+    side.insert(side.end(), tile.record.begin(), tile.record.end());
+    if (marks == 0) continue;
+    side[i] = uint8_t(int(tile.mode) | (own_codes ? most_planes - planes : 0) << 4);
+    side[tiles + i] = TileSqnr(tile.sqnr_db);
+    if (tile.mode != TileMode::kOwn) ++header.raised_tiles;
   }
-  if (!KeepsValues(header.codec)) pieces.Append(0, layer, modes);
-  pieces.Append(0, layer, records);
+  pieces.Keep(0, layer, std::move(side));
 }
 
 void EncodeTiles(const ConstPages& pages, const EncodeOptions& options, const BlockBits& bits, Pieces& pieces,
                  BlockHeader& header, double& worst_db) {
   TileEncoder encoder(header.shape, header.identity, options);
+  const TileSizes sizes(options.codec, header.shape, header.identity.first_position);
   for (uint32_t layer = 0; layer < header.shape.layers; ++layer) {
-    EncodeLayer(pages, bits, layer, encoder, pieces, header, worst_db);
+    EncodeLayer(pages, bits, layer, sizes, encoder, pieces, header, worst_db);
+    pieces.FinishLayer(layer);
   }
 }
 
@@ -240,9 +233,10 @@ void EncodeQ(const ConstPages& pages, const EncodeOptions& options, Pieces& piec
              double& worst_db) {
   QEncoder encoder(header.identity, header.shape, pages, options, simd::Q());
   for (uint32_t layer = 0; layer < header.shape.layers; ++layer) {
-    const QEncoder::Pieces of_layer = encoder.EncodeLayer(layer);
-    pieces.Append(0, layer, of_layer.side);
-    pieces.Append(1, layer, of_layer.stream);
+    QEncoder::Pieces of_layer = encoder.EncodeLayer(layer);
+    pieces.Keep(0, layer, std::move(of_layer.side));
+    pieces.Keep(1, layer, std::move(of_layer.stream));
+    pieces.FinishLayer(layer);
     header.raised_tiles += of_layer.raised_tiles;
     worst_db = std::min(worst_db, of_layer.worst_db);
   }
@@ -289,7 +283,11 @@ absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& s
     if (absl::Status status = CheckIdentityQ(identity, *options.profile); !status.ok()) return status;
     header.code_bits = LayersBetweenResets(*options.profile);
   }
-  Pieces pieces(shape, TileSizes(options.codec, shape, identity.first_position), header.Planes());
+  Pieces pieces(header.PrefixBytes(), header.Planes(), shape.layers, ExpectedBytes(header, options, *bits), out);
+  if (pieces.expected_block_bytes() > out.size()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("block of at least ", pieces.expected_block_bytes(), " bytes; the output holds ", out.size()));
+  }
   double worst_db = INFINITY;
   if (is_q) {
     EncodeQ(pages, options, pieces, header, worst_db);
@@ -297,12 +295,9 @@ absl::StatusOr<size_t> Encode(const BlockIdentity& identity, const BlockShape& s
     EncodeTiles(pages, options, *bits, pieces, header, worst_db);
   }
   header.min_sqnr_db256 = BlockSqnr(worst_db);
-  header.block_bytes = pieces.BlockBytes(header.PrefixBytes());
-  if (header.block_bytes > out.size()) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("block of ", header.block_bytes, " bytes; the output holds ", out.size()));
-  }
-  pieces.Write(header.PrefixBytes(), out.data());
+  const absl::StatusOr<uint64_t> block_bytes = pieces.Finish();
+  if (!block_bytes.ok()) return block_bytes.status();
+  header.block_bytes = *block_bytes;
   header.table_xxh3 = XXH3_64bits(out.data() + kHeaderBytes, header.PrefixBytes() - kHeaderBytes);
   WriteHeader(header, out.data());
   return size_t{header.block_bytes};

@@ -25,16 +25,20 @@ constexpr float EffectiveScale(uint8_t u, uint32_t head_dim) {
   return float(ChannelMultiplier(u, head_dim)) * MultiplierScale(head_dim);
 }
 
+// Eight boundaries 2^((2i + 1) / 16) between log scales, as bits.
+constexpr uint32_t LogBoundary(int i) {
+  constexpr uint32_t kBoundaries[8] = {0x3f85aac3, 0x3f91c3d3, 0x3f9ef532, 0x3fad583f,
+                                       0x3fbd08a4, 0x3fce248c, 0x3fe0ccdf, 0x3ff5257d};
+  return kBoundaries[i];
+}
+
 // The u with s(u) nearest to `value` on the log axis, clamped; 0 for anything that is not above zero.
 constexpr uint8_t NearestLogScale(float value) {
   if (!(value > LogScale(0))) return 0;
   if (!(value < LogScale(255))) return 255;
-  // Eight boundaries 2^((2i + 1) / 16) in the mantissa.
-  constexpr uint32_t kBoundaries[8] = {0x3f85aac3, 0x3f91c3d3, 0x3f9ef532, 0x3fad583f,
-                                       0x3fbd08a4, 0x3fce248c, 0x3fe0ccdf, 0x3ff5257d};
   const uint32_t bits = std::bit_cast<uint32_t>(value), mantissa = (bits & 0x7fffff) | 0x3f800000;
   int u = (int(bits >> 23) - 127 + 16) * 8;
-  for (int i = 0; i < 8; ++i) u += mantissa > kBoundaries[i];
+  for (int i = 0; i < 8; ++i) u += mantissa > LogBoundary(i);
   return uint8_t(u < 0 ? 0 : u > 255 ? 255 : u);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/code_bits.h"
 #include "kernels/header.h"
 #include "kernels/tables.h"
 #include "kernels/x16.h"
@@ -106,6 +107,30 @@ size_t TileSizes::Record(TileMode mode, bool is_key) const {
   if (codec == Codec::kQ) return sinks * (1 + head_dim);
   if (codec == Codec::kX16) return kX16RecordBytes + tokens * head_dim / kX16LikelyEscape;
   return rows + head_dim + (is_key ? head_dim + 1 : 0) + sinks * (1 + head_dim);
+}
+
+size_t TileSizes::Side(const BlockBits& bits, size_t layer, size_t exact) const {
+  const size_t heads = bits.heads;
+  if (KeepsValues(codec)) return 2 * heads * Record(TileMode::kRaw16, false);
+  if (codec == Codec::kX16) return 4 * heads + 2 * heads * kX16RecordBytes;
+  size_t bytes = 4 * heads + 2 * exact * Record(TileMode::kRaw16, false);
+  for (size_t kv : {0, 1}) {
+    for (size_t head = 0; head + exact < heads; ++head) {
+      const bool is_wide = IsKeptWide(codec, bits.Of(layer, kv, head));
+      bytes += Record(is_wide ? TileMode::kRotatedI8 : TileMode::kOwn, kv == 0);
+    }
+  }
+  return bytes;
+}
+
+size_t TileSizes::Codes(const BlockBits& bits, size_t layer, size_t exact, int plane) const {
+  size_t tiles = 0;
+  for (size_t kv : {0, 1}) {
+    for (size_t head = 0; head + exact < bits.heads; ++head) {
+      tiles += plane <= CodePlanes(codec, bits.Of(layer, kv, head));
+    }
+  }
+  return tiles * CodePlane(plane);
 }
 
 size_t TileSizes::CodePlane(int plane) const {

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/block_format.h"
+#include "kernels/code_bits.h"
 #include "kernels/codec.h"
 
 namespace kvist {
@@ -55,6 +56,9 @@ struct TileSizes {
   TileSizes(Codec codec, const BlockShape& shape, uint32_t first_position);
 
   size_t Record(TileMode mode, bool is_key) const;  // bytes in the side piece; of x16's own mode what is likely
+  // Of a layer's side piece if no tile is raised, the last `exact` heads apart, which are raw16; of x16 at least.
+  size_t Side(const BlockBits& bits, size_t layer, size_t exact) const;
+  size_t Codes(const BlockBits& bits, size_t layer, size_t exact, int plane) const;  // likewise, of a piece of codes
   size_t CodePlane(int plane) const;  // bytes of one own-mode tile in plane 1, 2, 3, 4; of q what is likely
 
   Codec codec;

@@ -2,7 +2,7 @@
 //
 // Units   scales are bytes of FORMAT.md, "Log scales".
 // Threads pure functions.
-// Accuracy the same operations in the same order as simd/encode_tile.cc, so that device and CPU write the same block.
+// Accuracy the same operations in the same order as the loops of simd/encode_tile.h, so that device and CPU write the same block.
 //         Comparisons are written out: what a NaN does in std::min is part of the result (values near the largest overflow
 //         when they are rotated; such a tile misses its floor, but on both sides with the same sums).
 #ifndef KVIST_KERNELS_CUDA_ENCODE_ARITHMETIC_H_

@@ -3,7 +3,7 @@
 // Shapes  rotated and integers are [head_dim][tokens].
 // Threads phases with a barrier between two of them, each called by all threads of a grid block.
 // Accuracy a butterfly is one addition and one subtraction whose operands do not depend on who does it: cutting a transform
-//         into runs of 16 neighbours and every 16th channel gives the bits of simd/encode_tile.cc, in float as well.
+//         into runs of 16 neighbours and every 16th channel gives the bits of simd/encode_rotate.cc, in float as well.
 #ifndef KVIST_KERNELS_CUDA_ENCODE_TRANSFORM_H_
 #define KVIST_KERNELS_CUDA_ENCODE_TRANSFORM_H_
 

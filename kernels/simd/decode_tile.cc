@@ -1,5 +1,6 @@
 #include "kernels/simd/decode_tile.h"
 
+#include <bit>
 #include <cstring>
 
 #include "kernels/reference/decode_tile.h"
@@ -113,16 +114,39 @@ void DecodeLadder(const DecodeParameters& parameters, const TileBytes& tile, con
   }
 }
 
+// No product of a code and a scale lies between two neighbouring bf16 whose lower one is even, so that halves may be rounded
+// up. Scales differ by powers of two from these eight, and a product's sign changes nothing.
+constexpr bool HalvesRoundUp() {
+  for (int u = 128; u < 136; ++u) {
+    for (int code = 0; code <= 128; ++code) {
+      const uint32_t bits = std::bit_cast<uint32_t>(float(code) * LogScale(uint8_t(u)));
+      if ((bits & 0x1ffff) == 0x8000) return false;
+    }
+  }
+  return true;
+}
+static_assert(HalvesRoundUp());
+
 template <bool kF16, class D16>
 HWY_INLINE void DecodeI8Vector(D16 d16, const Rounding<D16>& rounding, const uint8_t* codes, float scale, uint16_t* out,
                                bool stream) {
   const hn::Rebind<int8_t, D16> d8;
   const hn::Repartition<float, D16> df;
+  const hn::Repartition<uint32_t, D16> du32;
   const hn::Repartition<uint16_t, D16> du16;
   const auto factor = hn::Set(df, scale * kSplitScale);
   hn::Vec<decltype(df)> even, odd;
   SplitToFloat(d16, rounding, hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const int8_t*>(codes))), even, odd);
-  Write(du16, Narrow<kF16>(df, rounding, hn::Mul(even, factor), hn::Mul(odd, factor)), out, stream);
+  even = hn::Mul(even, factor);
+  odd = hn::Mul(odd, factor);
+  if constexpr (kF16) {
+    Write(du16, Narrow<true>(df, rounding, even, odd), out, stream);
+  } else {
+    const auto half = hn::Set(du32, 0x8000u);
+    const auto low = hn::ShiftRight<16>(hn::Add(hn::BitCast(du32, even), half)),
+               high = hn::Add(hn::BitCast(du32, odd), half);
+    Write(du16, hn::OddEven(hn::BitCast(du16, high), hn::BitCast(du16, low)), out, stream);
+  }
 }
 
 template <bool kF16>

@@ -1,5 +1,7 @@
 // LadderCodes and PackPlanes of encode_tile.h: from rotated values to the planes' bytes.
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -14,14 +16,12 @@
 // Highway asks for this order.
 #include <hwy/highway.h>
 
+#include "kernels/simd/encode-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-using DF = hn::CappedTag<float, 16>;
-using DI = hn::RebindToSigned<DF>;
-using VF = hn::Vec<DF>;
-using VI = hn::Vec<DI>;
 
 constexpr size_t kMaxTokens = 256;
 
@@ -36,62 +36,134 @@ struct OuterThresholds {
 };
 inline constexpr OuterThresholds kOuterThresholds{};
 
-HWY_INLINE VI CountAbove(VF value, const float* thresholds, size_t count) {
-  const DF df;
-  const DI di;
-  VI above = hn::Zero(di);
-  for (size_t i = 0; i < count; ++i) {
-    above = hn::Sub(above, hn::BitCast(di, hn::VecFromMask(df, value > hn::Set(df, thresholds[i]))));
-  }
-  return above;
-}
-
-// Where in its cell a magnitude lies, 0 to 15: equal parts, but in the outermost cell.
-HWY_INLINE VI PartOf(VF magnitude, VI cell) {
-  const DF df;
-  const DI di;
-  const VF at = hn::Mul(magnitude, hn::Set(df, 1.0f / (64.0f * kLevelUnit8)));
-  VF base = hn::Zero(df), inverse = hn::Set(df, 16.0f / float(kSteps8[8]));
-  for (size_t i = 0; i < 7; ++i) {
-    const auto beyond = magnitude > hn::Set(df, kThresholds[i]);
-    base = hn::IfThenElse(beyond, hn::Set(df, float(kBases8[9 + i])), base);
-    inverse = hn::IfThenElse(beyond, hn::Set(df, 16.0f / float(kSteps8[9 + i])), inverse);
-  }
-  const VF inner = hn::Min(hn::Max(hn::Mul(hn::Sub(at, base), inverse), hn::Zero(df)), hn::Set(df, 15.0f));
-  const VI outer = CountAbove(at, kOuterThresholds.at, 15);
-  return hn::And(hn::IfThenElse(cell == hn::Set(di, 7), outer, hn::ConvertTo(di, inner)), hn::Set(di, 15));
-}
-
-// 8-bit codes of normalised values, or 4-bit ones in the upper half: the cell by how many thresholds lie below the
-// magnitude, mirrored for negative values.
-template <bool k8>
-HWY_INLINE VI NearestCodes(VF value) {
-  const DF df;
-  const DI di;
-  const VF magnitude = hn::Abs(value);
-  const VI cell = CountAbove(magnitude, kThresholds, 7);
-  VI code = hn::Add(hn::ShiftLeft<4>(cell), hn::Set(di, 128));
-  if constexpr (k8) code = hn::Add(code, PartOf(magnitude, cell));
-  const VI negative = hn::BitCast(di, hn::VecFromMask(df, value < hn::Zero(df)));
-  return hn::Xor(code, hn::And(negative, hn::Set(di, k8 ? 0xff : 0xf0)));
-}
-
 HWY_INLINE size_t PositionOf(size_t d, size_t head_dim) {
   const size_t first = d / kStrip * kStrip, length = std::min<size_t>(kStrip, head_dim - first), i = d - first;
   return first + (i < length / 2 ? 2 * i : 2 * (i - length / 2) + 1);
 }
 
-// codes [tokens from sinks on][head_dim] of scratch [head_dim][tokens].
-#if HWY_TARGET == HWY_SCALAR
-void RowsOfCodes(size_t tokens, size_t head_dim, uint32_t sinks, const uint8_t* HWY_RESTRICT scratch,
-                 uint8_t* HWY_RESTRICT codes) {
-  for (size_t t = sinks; t < tokens; ++t) {
-    uint8_t* HWY_RESTRICT row = codes + (t - sinks) * head_dim;
-    for (size_t position = 0; position < head_dim; ++position) row[position] = scratch[position * tokens + t];
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+
+size_t CountAbove(float value, const float* thresholds, size_t count) {
+  size_t above = 0;
+  for (size_t i = 0; i < count; ++i) above += value > thresholds[i];
+  return above;
+}
+
+// 8-bit code of a normalised value, or a 4-bit one in the upper half: the cell by how many thresholds lie below the magnitude,
+// mirrored for negative values; then where in its cell it lies: equal parts, but in the outermost cell.
+template <bool k8>
+uint8_t NearestCode(float value) {
+  const float magnitude = std::abs(value), at = magnitude * (1.0f / (64.0f * kLevelUnit8));
+  const size_t cell = CountAbove(magnitude, kThresholds, 7);
+  uint32_t code = uint32_t(128 + 16 * cell);
+  if (k8 && cell == 7) {
+    code += uint32_t(CountAbove(at, kOuterThresholds.at, 15));
+  } else if (k8) {
+    const float inner = (at - float(kBases8[8 + cell])) * (16.0f / float(kSteps8[8 + cell]));
+    code += uint32_t(std::min(std::max(inner, 0.0f), 15.0f));
+  }
+  return uint8_t(code ^ (value < 0 ? (k8 ? 0xff : 0xf0) : 0));
+}
+
+template <bool k8>
+void CodesOf(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* HWY_RESTRICT rotated,
+             uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
+  const size_t tokens = shape.tokens, head_dim = shape.head_dim;
+  const float mean_unit = LogScale(scales.mean_scale);
+  for (size_t d = 0; d < head_dim; ++d) {
+    const float scale = EffectiveScale(scales.channel_scales[d], shape.head_dim);
+    const float factor = scale > 0 ? 1.0f / scale : 0.0f, mean = float(scales.mean_codes[d]) * scale * mean_unit;
+    for (size_t t = sinks; t < tokens; ++t) {
+      const float inverse = 1.0f / LogScale(scales.token_scales[t]);
+      const float value = (rotated[d * tokens + t] - mean) * factor * inverse;
+      codes[(t - sinks) * head_dim + PositionOf(d, head_dim)] = NearestCode<k8>(value);
+    }
   }
 }
+
 #else
+
 using D8 = hn::FixedTag<uint8_t, 16>;
+using EightInts = hn::RebindToSigned<Eight>;
+using VI = hn::Vec<EightInts>;
+
+// Cells by bins of equal width, eight units of kBases8, whose middles are its multiples: each but the first has one threshold, so
+// one comparison finds the cell. The bins' bounds are a unit or more from all thresholds, so that how a value beside one is
+// rounded does not matter.
+struct CellTables {
+  HWY_ALIGN float thresholds[8] = {-1,
+                                   kThresholds[0],
+                                   kThresholds[1],
+                                   kThresholds[2],
+                                   kThresholds[3],
+                                   kThresholds[4],
+                                   kThresholds[5],
+                                   kThresholds[6]};
+  HWY_ALIGN float bases[8] = {};  // by cell
+  HWY_ALIGN float inverses[8] = {};
+  constexpr CellTables() {
+    for (size_t i = 0; i < 8; ++i) {
+      bases[i] = float(kBases8[8 + i]);
+      inverses[i] = 16.0f / float(kSteps8[8 + i]);
+    }
+  }
+};
+inline constexpr CellTables kCellTables{};
+constexpr float kBin = 8 * 64.0f * kLevelUnit8;
+
+// Added to a small integer, or to a number that is rounded to one, this leaves it in the lower bits.
+constexpr float kIntegers = 12582912.0f;
+constexpr int32_t kIntegerBits = std::bit_cast<int32_t>(kIntegers);
+
+template <class V>
+HWY_INLINE V LookUp(V table, VI index) {
+  return hn::TableLookupLanes(table, hn::IndicesFromVec(hn::DFromV<V>(), index));
+}
+
+// 8-bit codes of normalised values, or 4-bit ones in the upper half: the cell by how many thresholds lie below the magnitude,
+// mirrored for negative values; then where in its cell it lies.
+template <bool k8>
+class NearestCodes {
+ public:
+  HWY_INLINE NearestCodes() {}  // spelled out: an implicit one is compiled for the baseline target
+
+  HWY_INLINE VI operator()(VF value) const {
+    const Eight d;
+    const EightInts di;
+    const VF magnitude = hn::Abs(value);
+    const VF nearest =
+        hn::MulAdd(hn::Min(magnitude, hn::Set(d, 7 * kBin)), hn::Set(d, 1 / kBin), hn::Set(d, kIntegers));
+    const VI bin = hn::Sub(hn::BitCast(di, nearest), hn::Set(di, kIntegerBits));
+    const VI above = hn::BitCast(di, hn::VecFromMask(d, magnitude > LookUp(thresholds_, bin)));
+    const VI next = hn::Sub(bin, above);  // the cell and one
+    VI code = hn::Add(hn::ShiftLeft<4>(next), hn::Set(di, k8 ? 112 - kIntegerBits : 112));
+    if constexpr (k8) code = hn::Add(code, PartOf(magnitude, hn::Sub(next, hn::Set(di, 1))));
+    const VI negative = hn::BitCast(di, hn::VecFromMask(d, value < hn::Zero(d)));
+    return hn::Xor(code, hn::And(negative, hn::Set(di, k8 ? 0xff : 0xf0)));
+  }
+
+ private:
+  // 0 to 15 and kIntegerBits: equal parts, but in the outermost cell, where few values are.
+  HWY_INLINE VI PartOf(VF magnitude, VI cell) const {
+    const Eight d;
+    const EightInts di;
+    const VF at = hn::Mul(magnitude, hn::Set(d, 1.0f / (64.0f * kLevelUnit8)));
+    const VF scaled = hn::Mul(hn::Sub(at, LookUp(bases_, cell)), LookUp(inverses_, cell));
+    const VF part = hn::Trunc(hn::Min(hn::Max(scaled, hn::Zero(d)), hn::Set(d, 15.0f)));
+    const VI inner = hn::BitCast(di, hn::Add(part, hn::Set(d, kIntegers)));
+    const auto outermost = hn::Eq(cell, hn::Set(di, 7));
+    if (HWY_LIKELY(hn::AllFalse(di, outermost))) return inner;
+    VI outer = hn::Set(di, kIntegerBits);
+    for (float threshold : kOuterThresholds.at) {
+      outer = hn::Sub(outer, hn::BitCast(di, hn::VecFromMask(d, at > hn::Set(d, threshold))));
+    }
+    return hn::IfThenElse(outermost, outer, inner);
+  }
+
+  const VF thresholds_ = hn::Load(Eight(), kCellTables.thresholds);
+  const VF bases_ = hn::Load(Eight(), kCellTables.bases);
+  const VF inverses_ = hn::Load(Eight(), kCellTables.inverses);
+};
 
 // Sixteen by sixteen bytes: each round puts one bit of the row's number behind the bits of the column's.
 HWY_INLINE void TransposeBytes(hn::Vec<D8> (&v)[16]) {
@@ -109,6 +181,10 @@ HWY_INLINE void TransposeBytes(hn::Vec<D8> (&v)[16]) {
   }
 }
 
+// Of sixteen tokens that were worked on together, the one whose codes are byte `i`: their two halves take turns.
+constexpr size_t TokenOf(size_t i) { return i / 2 + i % 2 * 8; }
+
+// codes [tokens from sinks on][head_dim] of scratch [head_dim][tokens].
 void RowsOfCodes(size_t tokens, size_t head_dim, uint32_t sinks, const uint8_t* HWY_RESTRICT scratch,
                  uint8_t* HWY_RESTRICT codes) {
   const D8 d8;
@@ -117,36 +193,44 @@ void RowsOfCodes(size_t tokens, size_t head_dim, uint32_t sinks, const uint8_t* 
       hn::Vec<D8> v[16];
       for (size_t i = 0; i < 16; ++i) v[i] = hn::LoadU(d8, scratch + (position + i) * tokens + t);
       TransposeBytes(v);
-      for (size_t i = t < sinks ? sinks - t : 0; i < 16; ++i) {
-        hn::StoreU(v[i], d8, codes + (t + i - sinks) * head_dim + position);
+      for (size_t i = 0; i < 16; ++i) {
+        const size_t token = t + TokenOf(i);
+        if (token >= sinks) hn::StoreU(v[i], d8, codes + (token - sinks) * head_dim + position);
       }
     }
   }
 }
-#endif
 
 template <bool k8>
 void CodesOf(const TileShape& shape, uint32_t sinks, const LadderScales& scales, const float* HWY_RESTRICT rotated,
              uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {
-  const DF df;
-  const hn::Rebind<uint8_t, DF> d8;
+  const Eight df;
+  const hn::RebindToSigned<Sixteen> d16;
+  const hn::Rebind<uint8_t, Sixteen> d8;
   const size_t tokens = shape.tokens, head_dim = shape.head_dim;
   HWY_ALIGN float inverse[kMaxTokens];
-  for (size_t t = 0; t < tokens; ++t) inverse[t] = 1.0f / LogScale(scales.token_scales[t]);
+  for (size_t t = 0; t < tokens; ++t) inverse[t] = 1.0f / kLogScales[scales.token_scales[t]];
   const float mean_unit = LogScale(scales.mean_scale);
+  const NearestCodes<k8> nearest;
   for (size_t d = 0; d < head_dim; ++d) {
     const float scale = EffectiveScale(scales.channel_scales[d], shape.head_dim);
-    const float factor = scale > 0 ? 1.0f / scale : 0.0f, mean = float(scales.mean_codes[d]) * scale * mean_unit;
+    const VF factor = hn::Set(df, scale > 0 ? 1.0f / scale : 0.0f);
+    const VF mean = hn::Set(df, float(scales.mean_codes[d]) * scale * mean_unit);
     const float* HWY_RESTRICT y = rotated + d * tokens;
     uint8_t* HWY_RESTRICT out = scratch + PositionOf(d, head_dim) * tokens;
-    for (size_t t = 0; t < tokens; t += hn::MaxLanes(df)) {
-      const VF centred = hn::Sub(hn::LoadU(df, y + t), hn::Set(df, mean));
-      const VF value = hn::Mul(hn::Mul(centred, hn::Set(df, factor)), hn::Load(df, inverse + t));
-      hn::StoreU(hn::DemoteTo(d8, NearestCodes<k8>(value)), d8, out + t);
+    const auto codes_at = [&](size_t t) HWY_ATTR {
+      const VF centred = hn::Sub(hn::LoadU(df, y + t), mean);
+      return nearest(hn::Mul(hn::Mul(centred, factor), hn::Load(df, inverse + t)));
+    };
+    for (size_t t = 0; t < tokens; t += 16) {
+      const VI pairs = hn::Or(codes_at(t), hn::ShiftLeft<16>(codes_at(t + 8)));
+      hn::StoreU(hn::DemoteTo(d8, hn::BitCast(d16, pairs)), d8, out + t);
     }
   }
   RowsOfCodes(tokens, head_dim, sinks, scratch, codes);
 }
+
+#endif  // HWY_TARGET
 
 void LadderCodes(const TileShape& shape, uint32_t sinks, const LadderScales& scales, int bits,
                  const float* HWY_RESTRICT rotated, uint8_t* HWY_RESTRICT scratch, uint8_t* HWY_RESTRICT codes) {

@@ -54,8 +54,9 @@ void PackPlanes(const TileShape& shape, uint32_t rows, const uint8_t* codes, uin
 // Rows [1 + head_dim] of the first `count` tokens: log scale, then codes of the rotated vector.
 void WideRows(const TileShape& shape, uint32_t count, const float* rotated, uint8_t* out);
 
-// i8: a log scale and head_dim codes by token.
-void I8Rows(const TileShape& shape, const uint16_t* values, uint8_t* token_scales, uint8_t* codes);
+// i8: a log scale and head_dim codes by token, and their errors, as Compare would measure them. False if a value is not
+// finite: nothing that was written then means anything.
+bool I8Rows(const TileShape& shape, const uint16_t* values, uint8_t* token_scales, uint8_t* codes, TileError& error);
 
 TileError Compare(const TileShape& shape, const uint16_t* values, const uint16_t* decoded);
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <numeric>
+#include <functional>
 
 #include "kernels/header.h"
 #include "kernels/reference/x16.h"
@@ -23,7 +23,7 @@ namespace kvist::simd::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr size_t kChunkRows = 16, kMaxHeadDim = 256;  // tokens come in sixteens
+constexpr size_t kChunkRows = 16, kMaxHeadDim = 256, kMaxTokens = 256;  // tokens come in sixteens
 
 // Which exponents get codes, most common first.
 struct X16Table {
@@ -31,25 +31,135 @@ struct X16Table {
   size_t escapes = 0;
 };
 
-X16Table ChooseExponents(const uint16_t* HWY_RESTRICT values, size_t count) {
-  uint32_t counts[4][256] = {};  // equal neighbours would wait for each other's store
-  for (size_t i = 0; i < count; i += 4) {
-    for (size_t j = 0; j < 4; ++j) ++counts[j][X16Exponent(values[i + j])];
-  }
-  std::array<uint32_t, 256> total;
-  for (size_t e = 0; e < 256; ++e) total[e] = counts[0][e] + counts[1][e] + counts[2][e] + counts[3][e];
-  std::array<uint8_t, 256> order;
-  std::iota(order.begin(), order.end(), uint8_t{0});
-  std::partial_sort(order.begin(), order.begin() + kX16Exponents, order.end(),
-                    [&total](uint8_t a, uint8_t b) { return total[a] != total[b] ? total[a] > total[b] : a < b; });
+using Counts = std::array<uint32_t, 256>;
+
+X16Table CommonestOf(const Counts& counts, size_t count) {
+  std::array<uint32_t, 256> order;  // a number that is larger for more, or for as many of a smaller exponent
+  for (uint32_t e = 0; e < 256; ++e) order[e] = counts[e] << 8 | (255 - e);
+  std::partial_sort(order.begin(), order.begin() + kX16Exponents, order.end(), std::greater<uint32_t>());
   X16Table table;
   table.escapes = count;
   for (size_t k = 0; k < kX16Exponents; ++k) {
-    table.exponents[k] = order[k];
-    table.escapes -= total[order[k]];
+    table.exponents[k] = uint8_t(255 - (order[k] & 255));
+    table.escapes -= order[k] >> 8;
   }
   return table;
 }
+
+Counts CountOneByOne(const uint8_t* HWY_RESTRICT exponents, size_t count) {
+  uint32_t counts[4][256] = {};  // equal neighbours would wait for each other's store
+  for (size_t i = 0; i < count; i += 4) {
+    for (size_t j = 0; j < 4; ++j) ++counts[j][exponents[i + j]];
+  }
+  Counts total;
+  for (size_t e = 0; e < 256; ++e) total[e] = counts[0][e] + counts[1][e] + counts[2][e] + counts[3][e];
+  return total;
+}
+
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+
+Counts CountExponents(const uint8_t* exponents, size_t count, uint8_t) { return CountOneByOne(exponents, count); }
+
+// Codes of exponents, one a byte.
+struct ExponentCodes {
+  ExponentCodes(const X16Table& table, const Counts&, uint8_t) {
+    of.fill(kX16Escape);
+    for (size_t k = 0; k < kX16Exponents; ++k) of[table.exponents[k]] = uint8_t(k);
+  }
+  void Take(const uint8_t* exponents, size_t count, uint8_t* codes) const {
+    for (size_t i = 0; i < count; ++i) codes[i] = of[exponents[i]];
+  }
+  std::array<uint8_t, 256> of;
+};
+
+#else
+
+using Bytes = hn::ScalableTag<uint8_t>;
+constexpr size_t kWindow = 16;  // exponents from the largest down: nearly all values' are among them
+
+// counts of the exponents top, top - 1, ... top - 7, as far as there are such.
+void CountEight(const uint8_t* HWY_RESTRICT exponents, size_t count, int top, Counts& counts) {
+  const Bytes d;
+  const hn::Repartition<uint64_t, Bytes> d64;
+  hn::Vec<decltype(d64)> totals[8];
+  for (auto& total : totals) total = hn::Zero(d64);
+  for (size_t i = 0; i < count;) {
+    hn::Vec<Bytes> found[8];
+#pragma GCC unroll 8
+    for (auto& lane : found) lane = hn::Zero(d);
+    for (size_t end = std::min(count, i + 128 * hn::Lanes(d)); i < end; i += hn::Lanes(d)) {
+      const auto exponent = hn::Load(d, exponents + i);
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; ++k) {
+        found[k] = hn::Sub(found[k], hn::VecFromMask(d, exponent == hn::Set(d, uint8_t(top - k))));
+      }
+    }
+    for (size_t k = 0; k < 8; ++k) totals[k] = hn::Add(totals[k], hn::SumsOf8(found[k]));
+  }
+  for (int k = 0; k < 8 && k <= top; ++k) counts[top - k] = uint32_t(hn::GetLane(hn::SumOfLanes(d64, totals[k])));
+}
+
+// How often each exponent stands among `count`, a multiple of 256; none is above `top`.
+Counts CountExponents(const uint8_t* HWY_RESTRICT exponents, size_t count, uint8_t top) {
+  const Bytes d;
+  Counts counts = {};
+  CountEight(exponents, count, top, counts);
+  if (top >= 8) CountEight(exponents, count, top - 8, counts);
+  size_t others = count;
+  for (uint32_t n : counts) others -= n;
+  if (others == 0) return counts;
+  if (others > count / kX16MostEscapes) return CountOneByOne(exponents, count);
+  const auto least = hn::Set(d, uint8_t(top - (kWindow - 1)));  // there are others, so they are below it
+  for (size_t first = 0; first < count; first += hn::Lanes(d)) {
+    const auto exponent = hn::Load(d, exponents + first);
+    if (HWY_LIKELY(hn::AllTrue(d, hn::Max(exponent, least) == exponent))) continue;
+    for (size_t i = first; i < first + hn::Lanes(d); ++i) {
+      if (exponents[i] + int(kWindow) <= int(top)) ++counts[exponents[i]];
+    }
+  }
+  return counts;
+}
+
+// Codes of exponents, one a byte: one look-up by their distance from the largest, and a comparison for each that is further
+// away and has a code.
+class ExponentCodes {
+ public:
+  ExponentCodes(const X16Table& table, const Counts& counts, uint8_t top) : top_(top) {
+    for (size_t k = 0; k < kX16Exponents; ++k) {
+      const uint8_t exponent = table.exponents[k];
+      if (exponent <= top && exponent + int(kWindow) > int(top)) {
+        near_[top - exponent] = uint8_t(k ^ kX16Escape);
+      } else if (counts[exponent] > 0) {
+        far_[far_count_] = exponent;
+        far_codes_[far_count_++] = uint8_t(k);
+      }
+    }
+  }
+
+  // `count` is a multiple of 256.
+  void Take(const uint8_t* HWY_RESTRICT exponents, size_t count, uint8_t* HWY_RESTRICT codes) const {
+    const Bytes d;
+    const auto near = hn::LoadDup128(d, near_), top = hn::Set(d, top_), escape = hn::Set(d, kX16Escape);
+    const auto beyond = hn::Set(d, uint8_t(128 - kWindow));  // to the upper bit, which makes a look-up give zero
+    for (size_t i = 0; i < count; i += hn::Lanes(d)) {
+      const auto exponent = hn::Load(d, exponents + i);
+      const auto distance = hn::SaturatedAdd(hn::Sub(top, exponent), beyond);
+      auto code = hn::Xor(hn::TableLookupBytesOr0(near, distance), escape);
+      for (size_t k = 0; k < far_count_; ++k) {
+        code = hn::IfThenElse(exponent == hn::Set(d, far_[k]), hn::Set(d, far_codes_[k]), code);
+      }
+      hn::Store(code, d, codes + i);
+    }
+  }
+
+ private:
+  const uint8_t top_;
+  HWY_ALIGN uint8_t near_[kWindow] = {};  // by distance: the code's bits, inverted
+  uint8_t far_[kX16Exponents], far_codes_[kX16Exponents];
+  size_t far_count_ = 0;
+};
+
+#endif  // HWY_TARGET
 
 size_t CountEscapes(const uint8_t* HWY_RESTRICT codes, size_t size_bytes) {
   const hn::ScalableTag<uint8_t> d;
@@ -66,19 +176,6 @@ size_t CountEscapes(const uint8_t* HWY_RESTRICT codes, size_t size_bytes) {
     total = hn::Add(total, hn::SumsOf8(counts));
   }
   return size_t(hn::GetLane(hn::SumOfLanes(d64, total)));
-}
-
-// Codes of `count` exponents, one a byte. `count` is a multiple of 256.
-void CodesOf(const X16Table& table, const uint8_t* HWY_RESTRICT exponents, size_t count, uint8_t* HWY_RESTRICT codes) {
-  const hn::ScalableTag<uint8_t> d;
-  for (size_t i = 0; i < count; i += hn::Lanes(d)) {
-    const auto exponent = hn::LoadU(d, exponents + i);
-    auto code = hn::Set(d, kX16Escape);
-    for (size_t k = 0; k < kX16Exponents; ++k) {
-      code = hn::IfThenElse(exponent == hn::Set(d, table.exponents[k]), hn::Set(d, uint8_t(k)), code);
-    }
-    hn::StoreU(code, d, codes + i);
-  }
 }
 
 // The exponents of the escape codes among `count`, which is a multiple of 256.
@@ -105,25 +202,39 @@ HWY_INLINE void PackRow(const uint8_t* HWY_RESTRICT codes, size_t head_dim, uint
   }
 }
 
+// Both bytes of `count` values; returns the largest exponent.
+uint8_t Split(const uint16_t* HWY_RESTRICT values, size_t count, uint8_t* HWY_RESTRICT exponents,
+              uint8_t* HWY_RESTRICT low) {
+  uint8_t top = 0;
+  for (size_t i = 0; i < count; ++i) exponents[i] = X16Exponent(values[i]);
+  for (size_t i = 0; i < count; ++i) low[i] = X16Low(values[i]);
+  for (size_t i = 0; i < count; ++i) top = std::max(top, exponents[i]);
+  return top;
+}
+
 bool EncodeX16(const TileShape& shape, const uint16_t* HWY_RESTRICT values, std::vector<uint8_t>& record,
                uint8_t* HWY_RESTRICT low, uint8_t* HWY_RESTRICT codes) {
   const size_t head_dim = shape.head_dim, elements = shape.tokens * head_dim, chunk = kChunkRows * head_dim;
-  const X16Table table = ChooseExponents(values, elements);
+  HWY_ALIGN uint8_t exponents[kMaxTokens * kMaxHeadDim];
+  HWY_ALIGN uint8_t unpacked[kChunkRows * kMaxHeadDim];
+  uint8_t top = 0;
+  for (size_t first = 0; first < elements; first += chunk) {
+    top = std::max(top, Split(values + first, chunk, exponents + first, low + first));
+  }
+  const Counts counts = CountExponents(exponents, elements, top);
+  const X16Table table = CommonestOf(counts, elements);
   if (table.escapes > elements / kX16MostEscapes) return false;
   record.resize(kX16RecordBytes + table.escapes);
   std::memcpy(record.data(), table.exponents, kX16Exponents);
   StoreLe(table.escapes, 2, record.data() + kX16Exponents);
   uint8_t* escaped = record.data() + kX16RecordBytes;
-  HWY_ALIGN uint8_t exponents[kChunkRows * kMaxHeadDim];
-  HWY_ALIGN uint8_t unpacked[kChunkRows * kMaxHeadDim];
+  const ExponentCodes code_of(table, counts, top);
   for (size_t first = 0; first < elements; first += chunk) {
-    for (size_t i = 0; i < chunk; ++i) exponents[i] = X16Exponent(values[first + i]);
-    for (size_t i = 0; i < chunk; ++i) low[first + i] = X16Low(values[first + i]);
-    CodesOf(table, exponents, chunk, unpacked);
+    code_of.Take(exponents + first, chunk, unpacked);
     for (size_t row = 0; row < chunk; row += head_dim) {
       PackRow(unpacked + row, head_dim, codes + (first + row) / 2);
     }
-    if (table.escapes > 0) escaped = AppendEscaped(unpacked, exponents, chunk, escaped);
+    if (table.escapes > 0) escaped = AppendEscaped(unpacked, exponents + first, chunk, escaped);
   }
   return true;
 }

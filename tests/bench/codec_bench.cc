@@ -1,4 +1,4 @@
-// Goal    Decode, DRAM to DRAM on one core, against memcpy of the same bf16; encode speed; stored bytes.
+// Goal    Decode and encode, DRAM to DRAM on one core, against memcpy of the same bf16; stored bytes.
 // Method  Blocks of SmolLM2's shape (30 layers, 3 KV heads, D = 64, 128 tokens) of N(0, 1) with channel means; for q
 //         of values that cost what a real model's do under profiles like its own (model_like.h says what was measured). Every
 //         round runs each side once over a working set far larger than the caches, the sides taking turns; medians of
@@ -25,6 +25,7 @@ namespace {
 
 constexpr BlockShape kShape = {30, 3, 128, 64, Dtype::kBf16};
 constexpr size_t kOutputBytes = size_t{512} << 20;
+constexpr size_t kEncodeBytes = size_t{64} << 20;
 constexpr int kRounds = 9;
 constexpr EncodeOptions kLadder4 = {.codec = Codec::kLadder};
 constexpr EncodeOptions kTrellis = {.codec = Codec::kTrellis};
@@ -63,16 +64,20 @@ std::vector<uint16_t> RandomValues() {
   return values;
 }
 
-std::vector<uint8_t> EncodedBlock(const Input& input, EncodeOptions options, uint32_t first_position) {
+size_t EncodeOrFail(const uint16_t* values, const Input& input, EncodeOptions options, uint32_t first_position,
+                    absl::Span<uint8_t> out) {
   BlockIdentity identity;
   identity.first_position = first_position;
   if (input.profile != nullptr) identity.profile_digest = input.profile->digest();
   options.profile = input.profile;
-  std::vector<uint8_t> bytes(MaxBlockBytes(kShape, options.codec));
-  const auto size = Encode(identity, kShape, ContiguousPages(input.values.data(), kShape, kShape.tokens), options,
-                           absl::MakeSpan(bytes));
+  const auto size = Encode(identity, kShape, ContiguousPages(values, kShape, kShape.tokens), options, out);
   if (!size.ok()) Fail(std::string(size.status().message()));
-  bytes.resize(*size);
+  return *size;
+}
+
+std::vector<uint8_t> EncodedBlock(const Input& input, const EncodeOptions& options, uint32_t first_position) {
+  std::vector<uint8_t> bytes(MaxBlockBytes(kShape, options.codec));
+  bytes.resize(EncodeOrFail(input.values.data(), input, options, first_position, absl::MakeSpan(bytes)));
   return bytes;
 }
 
@@ -183,9 +188,8 @@ struct EncodeCase {
   const Input* input;
 };
 
+// Blocks far larger than the caches, into memory that was there before, as a worker's pool is.
 void BenchEncode(const Inputs& inputs) {
-  std::vector<uint8_t> out(MaxBlockBytes(kShape, Codec::kRaw16));
-  std::vector<uint16_t> copied(kShape.Elements());
   const Input* noise = &inputs.noise;
   const std::vector<EncodeCase> cases = {{"x16", {Codec::kX16}, 0.1, noise},
                                          {"i8", {Codec::kI8}, 0.2, noise},
@@ -194,15 +198,30 @@ void BenchEncode(const Inputs& inputs) {
                                          {"trellis of 3 and 2 bits", kTrellis, 0.005, noise},
                                          {"q LOCAL", kQ, 0.003, &inputs.local},
                                          {"q DEEP", kQ, 0.003, &inputs.deep}};
+  const size_t copies = kEncodeBytes / kShape.PlainBytes(), plain_bytes = copies * kShape.PlainBytes();
+  // As much is copied as for the decoders: memcpy is faster then.
+  const size_t copied_bytes = kOutputBytes;
+  const size_t most_bytes = (MaxBlockBytes(kShape, Codec::kX16) + 4095) / 4096 * 4096;
+  uint8_t* plain = Allocate(copied_bytes);
+  uint8_t* copied = Allocate(copied_bytes);
+  uint8_t* out = Allocate(copies * most_bytes);
   for (const EncodeCase& item : cases) {
+    for (size_t i = 0; i < copies; ++i) {
+      std::memcpy(plain + i * kShape.PlainBytes(), item.input->values.data(), kShape.PlainBytes());
+    }
+    const auto encode_all = [&] {
+      for (size_t i = 0; i < copies; ++i) {
+        const auto* values = reinterpret_cast<const uint16_t*>(plain + i * kShape.PlainBytes());
+        EncodeOrFail(values, *item.input, item.options, kShape.tokens, {out + i * most_bytes, most_bytes});
+      }
+    };
     std::vector<double> seconds, copy_seconds;
     for (int round = 0; round < kRounds; ++round) {
-      copy_seconds.push_back(
-          SecondsOf([&] { std::memcpy(copied.data(), item.input->values.data(), kShape.PlainBytes()); }));
-      seconds.push_back(SecondsOf([&] { EncodedBlock(*item.input, item.options, kShape.tokens); }));
+      copy_seconds.push_back(SecondsOf([&] { std::memcpy(copied, plain, copied_bytes); }));
+      seconds.push_back(SecondsOf(encode_all));
     }
-    Print("encode " + std::string(item.name) + " against memcpy", kShape.PlainBytes() / Median(seconds) / 1e9,
-          kShape.PlainBytes() / Median(copy_seconds) / 1e9, "GB/s of bf16 in", Reach::kAtLeast, item.reach);
+    Print("encode " + std::string(item.name) + " against memcpy", plain_bytes / Median(seconds) / 1e9,
+          copied_bytes / Median(copy_seconds) / 1e9, "GB/s of bf16 in", Reach::kAtLeast, item.reach);
   }
 }
 

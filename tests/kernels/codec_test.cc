@@ -472,7 +472,8 @@ TEST(Codec, EncodeNamesWhatIsWrong) {
             "INVALID_ARGUMENT: tile_bits of 5 tiles; the block has 4");
   EXPECT_EQ(message(kShape, {.tile_bits = absl::MakeConstSpan(bits).subspan(1)}, out.size()),
             "INVALID_ARGUMENT: tile_bits 5; ladder has 0 (its own), 2, 3, 4, 8");
-  EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000), "RESOURCE_EXHAUSTED: block of 65728 bytes; the output holds 1000");
+  EXPECT_EQ(message(kShape, {Codec::kRaw16}, 1000),
+            "RESOURCE_EXHAUSTED: block of at least 65728 bytes; the output holds 1000");
 }
 
 TEST(Codec, ATileMayOnlyLackPlanesWhereTheHeaderSaysSo) {
