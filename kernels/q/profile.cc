@@ -42,10 +42,9 @@ absl::Status CheckProfileIsOf(const Profile& profile, const BlockShape& shape) {
   if (facts.layers == shape.layers && facts.heads == shape.heads && facts.head_dim == shape.head_dim) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat("profile ", DigestText(profile.digest()), " is of another model: of ",
-                                                 facts.layers, " layers, ", facts.heads, " heads and head_dim ",
-                                                 facts.head_dim, ", not ", shape.layers, ", ", shape.heads, " and ",
-                                                 shape.head_dim));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "profile ", DigestText(profile.digest()), " is of another model: of ", facts.layers, " layers, ", facts.heads,
+      " heads and head_dim ", facts.head_dim, ", not ", shape.layers, ", ", shape.heads, " and ", shape.head_dim));
 }
 
 }  // namespace kvist

@@ -132,10 +132,10 @@ TEST(HeadGroups, ModelsOfAThousandChannelsAndMoreAreTaken) {
                                          {.layers = 1, .heads = 32, .head_dim = 64, .groups = 8}}) {
     const Profile profile = MakeProfile(wanted);
     const BlockShape shape = ShapeOf(profile.facts());
-    const std::vector<uint16_t> values = Values(shape, [random = std::mt19937_64(1), normal = std::normal_distribution<float>()](
-                                                           size_t, size_t, size_t, size_t, size_t d) mutable {
-      return normal(random) * std::exp2(-float(d) / 64);
-    });
+    const std::vector<uint16_t> values = Values(
+        shape,
+        [random = std::mt19937_64(1), normal = std::normal_distribution<float>()](
+            size_t, size_t, size_t, size_t, size_t d) mutable { return normal(random) * std::exp2(-float(d) / 64); });
     const std::vector<uint8_t> block = EncodeQ(profile, PagesOf(values, shape), 64);
     EXPECT_EQ(ParseOrDie(block).raised_tiles(), 0u);
     EXPECT_LT(block.size(), shape.PlainBytes() / 2);
