@@ -109,6 +109,9 @@ class LibraryTest(unittest.TestCase):
         pairs = [(a.q, b.q) for ours, theirs in zip(own, read, strict=True) for a, b in zip(ours, theirs, strict=True)]
         self.assertGreater(np.mean([np.mean(a == b) for a, b in pairs]), 0.97)
 
+    def test_the_library_says_how_many_head_groups_a_profile_has(self) -> None:
+        self.assertEqual([opened(kind).facts["groups"] for kind in (LOCAL, GROUPS)], [1, 2])
+
     def test_a_block_names_its_profile_and_needs_it(self) -> None:
         _, block = self.encoded(LOCAL, 0)
         self.assertEqual(codec.describe(block).profile_digest, opened(LOCAL).digest)
