@@ -6,7 +6,7 @@
 //         FailedPrecondition  the profile does not say how sensitive its heads are.
 // Why     A profile's sensitivity is what errors as large as the values would cost (KLD, up to a factor); a code of b bits leaves a
 //         known part of that, so that the best share is found by giving each next bit where it saves most. SmolLM2, ladder, E2 of
-//         kvist eval: at 4, 3, 2 bits for all KLD .0035, .0172, .099; at 4.03, 3.08, 2.08 in the mean .0025, .0100, .066.
+//         kvist eval: at 4, 3, 2 bits for all KLD .0035, .0172, .099; at 4.03, 3.07, 2.07 in the mean .0020, .0079, .060.
 #ifndef KVIST_KERNELS_TILE_BITS_H_
 #define KVIST_KERNELS_TILE_BITS_H_
 

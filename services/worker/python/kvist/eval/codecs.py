@@ -193,7 +193,9 @@ FAMILIES: dict[str, Callable[[str], Judged]] = {
 }
 
 LADDERS, TRELLISES = ("ladder:8", "ladder:4", "ladder:3", "ladder:2"), ("trellis:3", "trellis:3/2", "trellis:2")
-OF_SMOLLM2 = ("ladder:4.03@smollm2", "ladder:3.08@smollm2", "ladder:2.08@smollm2", "trellis:3.08@smollm2", "trellis:2.58@smollm2", "trellis:2.08@smollm2", "q:smollm2")  # served with a profile; judged with the model that it is of
+# Served with a profile; judged with the model that it is of.
+OF_SMOLLM2 = ("ladder:4.03@smollm2", "ladder:3.07@smollm2", "ladder:2.07@smollm2",
+              "trellis:3.08@smollm2", "trellis:2.57@smollm2", "trellis:2.07@smollm2", "q:smollm2")  # fmt: skip
 DEFAULT = ("raw16", "x16", "i8", *LADDERS, *TRELLISES, *baselines.BASELINES)
 
 
