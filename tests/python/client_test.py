@@ -137,7 +137,7 @@ class ClusterTest(unittest.TestCase):
         with self.assertRaisesRegex(kvist.KvistError, f"the namespace names profile 0+78; the one that was given is {profile.digest.hex()}"):
             kvist.Client(self.cluster.file, other, codec="q", profile=profile)
         wider = dataclasses.replace(namespace("q"), head_dim=128)
-        with self.assertRaisesRegex(kvist.KvistError, "of 3 layers, 2 heads and head_dim 64; the namespace has 3, 2 and 128"):
+        with self.assertRaisesRegex(kvist.KvistError, "of 3 layers, 2 heads and head_dim 64, not 3, 2 and 128"):
             kvist.Client(self.cluster.file, wider, codec="q", profile=profile)
         with self.assertRaisesRegex(kvist.KvistError, "codec q needs a profile"):
             self.client("q", codec="q")
