@@ -185,15 +185,15 @@ void GroupEncoder::MakeRecord(Work& work, size_t tile) const {
 
 // Reads the tile as every reader will, and compares.
 void GroupEncoder::Measure(Work& work, size_t tile) const {
+  if (work.coded.modes[tile] == TileMode::kRaw16) {
+    work.coded.sqnr_db[tile] = INFINITY;
+    return;
+  }
   const size_t kv = tile / shape_.heads, head = tile % shape_.heads, dim = shape_.head_dim;
   std::vector<uint16_t> decoded(shape_.TileElements());
   const LayerSource source = {group_, work.layer, shape_.tokens, angles_, history_.Next(), shape_.dtype, sinks_};
   const TileBytes bytes = ReadRecord(sizes_, work.coded.modes[tile], kv == 0, work.coded.records[tile].data());
   WriteQTile(source, kv, head, bytes, functions_, {decoded.data(), dim});
-  if (work.coded.modes[tile] == TileMode::kRaw16) {
-    work.coded.sqnr_db[tile] = INFINITY;
-    return;
-  }
   Errors errors;
   for (size_t t = 0; t < shape_.tokens; ++t) {
     errors.AddRow(pages_.Row(kv, work.layer, head, t), &decoded[t * dim], dim, shape_.dtype);

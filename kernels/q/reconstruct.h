@@ -55,9 +55,9 @@ struct SparseRows {
     factors[at] = factor;
     offsets[at] = uint32_t(row * width);
   }
-  // Of rows from 0 on those whose q is not 0, as q * size. No branch depends on them.
+  // Of rows from 0 on those whose q is not 0, as q * size. No branch depends on them. REQUIRES: the token has none yet.
   void AppendNonzero(size_t token, absl::Span<const int32_t> q, float size) {
-    size_t next = token * width + counts[token];
+    size_t next = token * width;
     for (size_t row = 0; row < q.size(); ++row) {
       factors[next] = float(q[row]) * size;
       offsets[next] = uint32_t(row * width);
@@ -65,7 +65,7 @@ struct SparseRows {
     }
     counts[token] = uint32_t(next - token * width);
   }
-  // REQUIRES: as for Append.
+  // REQUIRES: as Append.
   void AppendAll(size_t token, size_t first_row, absl::Span<const float> from) {
     const size_t at = token * width + counts[token];
     for (size_t i = 0; i < from.size(); ++i) {
