@@ -114,7 +114,7 @@ int CoefficientWriter::BestShift(const HeadGroup::Side& side, size_t kv, int ste
   std::array<double, kShiftSymbols> sums = shift_costs_[kv];
   for (size_t c = 0; c < side.coded_rows; ++c) {
     const int first = side.base_classes[c] + 2 * step + kLeastShift;
-    const float* costs = &costs_[SymbolOf(q[c])][std::clamp(first, -kCostMargin, int(kClasses)) + kCostMargin];
+    const double* costs = &costs_[SymbolOf(q[c])][std::clamp(first, -kCostMargin, int(kClasses)) + kCostMargin];
     for (size_t i = 0; i < kShiftSymbols; ++i) sums[i] += costs[i];
   }
   return int(std::min_element(sums.begin(), sums.end()) - sums.begin()) + kLeastShift;
@@ -122,20 +122,21 @@ int CoefficientWriter::BestShift(const HeadGroup::Side& side, size_t kv, int ste
 
 void CoefficientWriter::WriteBatch(const HeadGroup::Side& side, size_t kv, size_t batch, const SideCoefficients& from,
                                    RansEncoder& encoder) const {
-  std::array<int, kRansLanes> shifts;
+  std::array<int, kRansLanes> above_base;
   const int8_t* steps = &from.steps[batch * kRansLanes];
   const auto row = [&](size_t lane) { return from.q.data() + (batch * kRansLanes + lane) * side.coded_rows; };
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
     encoder.Symbol(lane, group_.step_table(kv), uint32_t(steps[lane] - kLeastStep));
   }
   for (size_t lane = 0; lane < kRansLanes; ++lane) {
-    shifts[lane] = BestShift(side, kv, steps[lane], row(lane));
-    encoder.Symbol(lane, group_.shift_table(kv), uint32_t(shifts[lane] - kLeastShift));
+    const int shift = BestShift(side, kv, steps[lane], row(lane));
+    encoder.Symbol(lane, group_.shift_table(kv), uint32_t(shift - kLeastShift));
+    above_base[lane] = 2 * steps[lane] + shift;
   }
   for (size_t c = 0; c < side.coded_rows; ++c) {
     uint32_t escapes = 0;
     for (size_t lane = 0; lane < kRansLanes; ++lane) {
-      const int of_class = ClassOf(side.base_classes[c], steps[lane], shifts[lane]);
+      const int of_class = ClassOf(side.base_classes[c], 0, above_base[lane]);
       const uint32_t symbol = SymbolOf(row(lane)[c]);
       if (of_class != 0) encoder.Symbol(lane, group_.class_table(of_class), symbol);
       escapes |= uint32_t{symbol == kEscape} << lane;
@@ -149,7 +150,7 @@ void CoefficientWriter::WriteBatch(const HeadGroup::Side& side, size_t kv, size_
 
 std::vector<uint8_t> CoefficientWriter::Write(uint32_t layer, size_t tokens,
                                               const LayerCoefficients& coefficients) const {
-  RansEncoder encoder;
+  RansEncoder encoder(coefficients[0].q.size() + coefficients[1].q.size() + 4 * tokens);
   for (size_t kv : kSideOrder) {
     for (size_t batch = 0; batch < tokens / kRansLanes; ++batch) {
       WriteBatch(group_.layer(layer).sides[kv], kv, batch, coefficients[kv], encoder);

@@ -69,7 +69,7 @@ class CoefficientWriter {
 
   const HeadGroup& group_;
   // Bits of each symbol by class, an escape without the bits after it. Class 0 takes zeros only.
-  std::array<std::array<float, kCostClasses>, kEscape + 1> costs_;
+  std::array<std::array<double, kCostClasses>, kEscape + 1> costs_;
   std::array<std::array<double, kShiftSymbols>, 2> shift_costs_;
 };
 

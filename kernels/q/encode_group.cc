@@ -17,14 +17,45 @@ namespace {
 
 constexpr float kStepsPerWeight = 0.7f;  // half powers of two of the step for each doubling of the weight
 constexpr float kRounding = 0.46f;       // a little less than half: the smaller coefficient is cheaper
+constexpr size_t kMostHeadDim = 256;
 constexpr int kFirstTokens = 4, kLeastStepOfFirst = 4;  // tokens that all others attend to
 
+// Without branches: several values go side by side. NaN is 0.
 int32_t Quantized(float value, float step) {
   const float magnitude = std::abs(value) / step + kRounding;
-  if (std::isnan(magnitude)) return 0;
-  const int32_t q = magnitude < kMostCoefficient ? int32_t(magnitude) : kMostCoefficient;
+  const float bounded = magnitude < kMostCoefficient ? magnitude : float(kMostCoefficient);
+  const int32_t q = int32_t(bounded) & -int32_t(magnitude == magnitude);
   return value < 0 ? -q : q;
 }
+
+void WidenRow(const uint16_t* bits, size_t count, Dtype dtype, float* values) {
+  if (dtype == Dtype::kBf16) {
+    for (size_t i = 0; i < count; ++i) values[i] = Widen(bits[i], Dtype::kBf16);
+  } else {
+    for (size_t i = 0; i < count; ++i) values[i] = Widen(bits[i], dtype);
+  }
+}
+
+// Sums over the values of a tile, in their order.
+struct Errors {
+  double signal = 0, noise = 0;
+
+  void AddRow(const uint16_t* values, const uint16_t* decoded, size_t count, Dtype dtype) {
+    std::array<float, kMostHeadDim> wanted, got;
+    std::array<double, kMostHeadDim> squares, differences;
+    WidenRow(values, count, dtype, wanted.data());
+    WidenRow(decoded, count, dtype, got.data());
+    for (size_t i = 0; i < count; ++i) {
+      const double value = wanted[i], difference = got[i] - value;
+      squares[i] = value * value;
+      differences[i] = difference * difference;
+    }
+    for (size_t i = 0; i < count; ++i) {
+      signal += squares[i];
+      noise += differences[i];
+    }
+  }
+};
 
 }  // namespace
 
@@ -46,12 +77,12 @@ GroupEncoder::GroupEncoder(const HeadGroup& group, const BlockShape& shape, cons
 }
 
 bool GroupEncoder::IsFinite(size_t kv, uint32_t layer, size_t head) const {
+  int16_t largest = 0;
   for (size_t t = 0; t < shape_.tokens; ++t) {
     const uint16_t* row = pages_.Row(kv, layer, head, t);
-    const auto finite = [&](uint16_t bits) { return kvist::IsFinite(bits, shape_.dtype); };
-    if (!std::all_of(row, row + shape_.head_dim, finite)) return false;
+    for (size_t d = 0; d < shape_.head_dim; ++d) largest = std::max(largest, int16_t(row[d] & 0x7fff));
   }
-  return true;
+  return kvist::IsFinite(uint16_t(largest), shape_.dtype);
 }
 
 // Centred, keys turned back. Of a tile with NaN or infinity zeros: it touches no other tile.
@@ -65,12 +96,13 @@ LayerValues GroupEncoder::Load(uint32_t layer) const {
       if (!IsFinite(kv, layer, head)) continue;
       for (size_t t = 0; t < shape_.tokens; ++t) {
         const uint16_t* from = pages_.Row(kv, layer, head, t);
-        const absl::Span<float> row = absl::MakeSpan(values[kv]).subspan(t * width + head * dim, dim);
-        for (size_t d = 0; d < dim; ++d) row[d] = Widen(from[d], shape_.dtype);
+        float* row = &values[kv][t * width + head * dim];
+        WidenRow(from, dim, shape_.dtype, row);
         if (kv == 0 && !angles_.pairs.empty()) {
-          Unturn(group_.facts().rope, absl::MakeSpan(angles_.pairs).subspan(t * dim / 2, dim / 2), row);
+          Unturn(group_.facts().rope, absl::MakeSpan(angles_.pairs).subspan(t * dim / 2, dim / 2), {row, dim});
         }
-        for (size_t d = 0; d < dim; ++d) row[d] -= mean[head * dim + d];
+        const float* of_head = &mean[head * dim];
+        for (size_t d = 0; d < dim; ++d) row[d] -= of_head[d];
       }
     }
   }
@@ -88,14 +120,17 @@ int GroupEncoder::StepOf(size_t kv, uint32_t layer, size_t token) const {
 
 // What the prediction leaves, but for channels and tokens that are stored elsewhere, in the coordinates that are coded.
 void GroupEncoder::TransformResiduals(const Work& work, size_t kv) {
-  const size_t width = group_.facts().Width();
+  const size_t width = group_.facts().Width(), dim = shape_.head_dim;
   const AlignedFloats& predicted = history_.Next()[kv].rows;
   residuals_.Reset(shape_.tokens, width);
   for (size_t t = sinks_; t < shape_.tokens; ++t) {
-    for (size_t i = 0; i < width; ++i) {
-      if (work.coded.modes[kv * shape_.heads + i / shape_.head_dim] != TileMode::kOwn) continue;
-      const float left = work.values[kv][t * width + i] - predicted[t * width + i];
-      if (left != 0) residuals_.Append(t, i, left);
+    for (size_t head = 0; head < shape_.heads; ++head) {
+      if (work.coded.modes[kv * shape_.heads + head] != TileMode::kOwn) continue;
+      std::array<float, kMostHeadDim> left;
+      const float* values = &work.values[kv][t * width + head * dim];
+      const float* expected = &predicted[t * width + head * dim];
+      for (size_t d = 0; d < dim; ++d) left[d] = values[d] - expected[d];
+      residuals_.AppendAll(t, head * dim, {left.data(), dim});
     }
   }
   transformed_.assign(shape_.tokens * width, 0);
@@ -109,12 +144,12 @@ void GroupEncoder::CodeRow(Work& work, size_t kv, size_t token) {
   out.steps[token] = int8_t(step);
   const float size = StepSize(group_.facts().step, step);
   const float* transformed = &transformed_[token * group_.facts().Width()];
+  const int8_t* base_classes = side.base_classes.data();
+  int32_t* q = out.q.data() + token * side.coded_rows;
   for (size_t c = 0; c < side.coded_rows; ++c) {
-    if (ClassOf(side.base_classes[c], step, 0) == 0) continue;
-    const int32_t q = Quantized(transformed[c], size);
-    out.q[token * side.coded_rows + c] = q;
-    if (q != 0) factors_.Append(token, c, float(q) * size);
+    q[c] = Quantized(transformed[c], size) & -int32_t(ClassOf(base_classes[c], step, 0) != 0);
   }
+  factors_.AppendNonzero(token, {q, side.coded_rows}, size);
 }
 
 void GroupEncoder::CodeSide(Work& work, size_t kv) {
@@ -150,23 +185,21 @@ void GroupEncoder::MakeRecord(Work& work, size_t tile) const {
 
 // Reads the tile as every reader will, and compares.
 void GroupEncoder::Measure(Work& work, size_t tile) const {
+  if (work.coded.modes[tile] == TileMode::kRaw16) {
+    work.coded.sqnr_db[tile] = INFINITY;
+    return;
+  }
   const size_t kv = tile / shape_.heads, head = tile % shape_.heads, dim = shape_.head_dim;
   std::vector<uint16_t> decoded(shape_.TileElements());
   const LayerSource source = {group_, work.layer, shape_.tokens, angles_, history_.Next(), shape_.dtype, sinks_};
   const TileBytes bytes = ReadRecord(sizes_, work.coded.modes[tile], kv == 0, work.coded.records[tile].data());
   WriteQTile(source, kv, head, bytes, functions_, {decoded.data(), dim});
-  double signal = 0, noise = 0;
-  bool identical = true, finite = true;
-  for (size_t i = 0; i < decoded.size(); ++i) {
-    const uint16_t original = pages_.Row(kv, work.layer, head, i / dim)[i % dim];
-    const double value = Widen(original, shape_.dtype), got = Widen(decoded[i], shape_.dtype);
-    finite = finite && kvist::IsFinite(decoded[i], shape_.dtype);
-    identical = identical && value == got;
-    signal += value * value;
-    noise += (got - value) * (got - value);
+  Errors errors;
+  for (size_t t = 0; t < shape_.tokens; ++t) {
+    errors.AddRow(pages_.Row(kv, work.layer, head, t), &decoded[t * dim], dim, shape_.dtype);
   }
-  work.coded.sqnr_db[tile] =
-      work.coded.modes[tile] == TileMode::kRaw16 ? INFINITY : TileSqnrDb(signal, noise, identical, finite);
+  // The values are finite. No difference of such is so small that its square is 0, nor so large that it is not finite.
+  work.coded.sqnr_db[tile] = TileSqnrDb(errors.signal, errors.noise, errors.noise == 0, std::isfinite(errors.noise));
 }
 
 // Stores tiles below the floor at the next mode that keeps it. True: a tile has left the stream.

@@ -120,11 +120,13 @@ absl::Status HeadGroup::PrepareEncoding() {
     for (size_t kv : kSideOrder) {
       Side& side = layers_[layer].sides[kv];
       std::vector<double> matrix(side.synthesis.begin(), side.synthesis.end());
-      if (!Invert(matrix, width)) {
+      const bool inverted = Invert(matrix, width);
+      side.analysis.assign(matrix.begin(), matrix.end());
+      const auto finite = [](float value) { return std::isfinite(value); };
+      if (!inverted || !std::all_of(side.analysis.begin(), side.analysis.end(), finite)) {
         return absl::InvalidArgumentError(
             absl::StrCat("layer ", layer, ": the matrix of ", kv == 0 ? "K" : "V", " has no inverse"));
       }
-      side.analysis.assign(matrix.begin(), matrix.end());
     }
   }
   return absl::OkStatus();

@@ -1,7 +1,7 @@
 // How finely each token should be coded, as a profile has learned it: the logarithm of a weight for each token, layer and
 // side. Only the encoder asks; any other choice of steps decodes as well.
 //
-// Shapes  values [tokens][d] of each side, centred. Of the two sides 0 is K and 1 is V.
+// Shapes  values [tokens][d] of each side, centred; tokens a multiple of 16, as of every block. Of the two sides 0 is K and 1 is V.
 // Units   natural logarithms, about 0 in the mean.
 // Threads as a plain object.
 // Why     Two stages: from the token's own values in a layer, then from what all layers said of it. What the lab measured
@@ -27,7 +27,6 @@ class Importance {
   float At(size_t kv, uint32_t layer, size_t token) const;
 
  private:
-  float Own(uint32_t layer, size_t kv, const std::vector<float>& features) const;
   float First(size_t kv, uint32_t layer, size_t token) const { return first_[kv][size_t{layer} * tokens_ + token]; }
 
   const HeadGroup& group_;

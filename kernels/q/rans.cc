@@ -6,6 +6,22 @@
 #include "kernels/header.h"
 
 namespace kvist {
+namespace {
+
+// A state that takes a symbol is below frequency * 2^20. There a product with 2^44 / frequency, rounded up, fits 64 bits, and
+// is too large by less than what would reach the next quotient.
+constexpr int kReciprocalBits = 44;
+static_assert(kReciprocalBits == 32 + kRansBits);
+
+struct Reciprocals {
+  std::array<uint64_t, kRansTotal + 1> of{};
+  constexpr Reciprocals() {
+    for (uint64_t i = 1; i <= kRansTotal; ++i) of[i] = ((uint64_t{1} << kReciprocalBits) + i - 1) / i;
+  }
+};
+constexpr Reciprocals kReciprocals;
+
+}  // namespace
 
 RansTable::RansTable(absl::Span<const uint16_t> frequencies) {
   uint32_t next = 0;
@@ -31,19 +47,27 @@ RansSteps::RansSteps(absl::Span<const RansTable> tables, uint32_t symbol_of_firs
 std::vector<uint8_t> RansEncoder::Finish() const {
   std::array<uint32_t, kRansLanes> states;
   states.fill(kRansLow);
-  std::vector<uint16_t> words;  // last one first
+  std::vector<uint16_t> words(steps_.size());  // filled from the end
+  size_t first = words.size();
   for (size_t i = steps_.size(); i-- > 0;) {
     const Step& step = steps_[i];
-    uint32_t& state = states[step.lane];
-    if (state >= uint64_t{step.frequency} << (32 - step.bits)) {
-      words.push_back(uint16_t(state));
-      state >>= 16;
+    uint32_t state = states[step.lane];
+    // Whether a word leaves is nothing that a processor could foresee.
+    const bool full = state >= uint64_t{step.frequency} << (32 - step.bits);
+    words[first - 1] = uint16_t(state);
+    first -= full;
+    state >>= full ? 16 : 0;
+    if (step.bits == kRansBits) {
+      const uint32_t quotient = uint32_t(state * kReciprocals.of[step.frequency] >> kReciprocalBits);
+      states[step.lane] = (quotient << kRansBits) + (state - quotient * step.frequency) + step.start;
+    } else {  // raw
+      states[step.lane] = (state << step.bits) + step.start;
     }
-    state = (state / step.frequency << step.bits) + state % step.frequency + step.start;
   }
-  std::vector<uint8_t> stream(kRansStateBytes + 2 * words.size());
+  const size_t count = words.size() - first;
+  std::vector<uint8_t> stream(kRansStateBytes + 2 * count);
   for (size_t lane = 0; lane < kRansLanes; ++lane) StoreLe(states[lane], 4, &stream[4 * lane]);
-  for (size_t i = 0; i < words.size(); ++i) StoreLe(words[words.size() - 1 - i], 2, &stream[kRansStateBytes + 2 * i]);
+  for (size_t i = 0; i < count; ++i) StoreLe(words[first + i], 2, &stream[kRansStateBytes + 2 * i]);
   return stream;
 }
 

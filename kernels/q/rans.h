@@ -50,20 +50,22 @@ struct RansSteps {
 // Collects symbols in the order in which they will be decoded; a stack turns them around.
 class RansEncoder {
  public:
+  // `expected`: about how many symbols will come.
+  explicit RansEncoder(size_t expected = 0) { steps_.reserve(expected); }
+
   // REQUIRES: table.frequency[symbol] > 0.
   void Symbol(size_t lane, const RansTable& table, uint32_t symbol) {
-    steps_.push_back({uint8_t(lane), kRansBits, table.frequency[symbol], table.start[symbol]});
+    steps_.push_back({table.frequency[symbol], table.start[symbol], uint16_t(lane), kRansBits});
   }
   // REQUIRES: bits <= kRansMaxRawBits, value < 2^bits.
   void Raw(size_t lane, int bits, uint32_t value) {
-    steps_.push_back({uint8_t(lane), uint8_t(bits), 1, uint16_t(value)});
+    steps_.push_back({1, uint16_t(value), uint16_t(lane), uint16_t(bits)});
   }
   std::vector<uint8_t> Finish() const;
 
  private:
   struct Step {
-    uint8_t lane, bits;
-    uint16_t frequency, start;
+    uint16_t frequency, start, lane, bits;
   };
   std::vector<Step> steps_;
 };

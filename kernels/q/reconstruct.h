@@ -34,7 +34,8 @@ struct SideValues {
 };
 using DecodedLayer = std::array<SideValues, 2>;
 
-// Each token's factors that are not 0, in ascending order of the rows of the matrix that they stand for.
+// Each token's factors, in ascending order of the rows of the matrix that they stand for. Of those that are 0 none is there
+// where the bits of the sums matter; where only their values do, and the matrix is finite, a 0 changes nothing.
 struct SparseRows {
   size_t width = 0;
   std::vector<float> factors;     // [tokens][width], the first counts[t] of a row are there
@@ -48,11 +49,30 @@ struct SparseRows {
     offsets.resize(tokens * width);
     counts.assign(tokens, 0);
   }
-  // REQUIRES: rows of a token in ascending order, factor not 0.
+  // REQUIRES: rows of a token in ascending order.
   void Append(size_t token, size_t row, float factor) {
     const size_t at = token * width + counts[token]++;
     factors[at] = factor;
     offsets[at] = uint32_t(row * width);
+  }
+  // Of rows from 0 on those whose q is not 0, as q * size. No branch depends on them. REQUIRES: the token has none yet.
+  void AppendNonzero(size_t token, absl::Span<const int32_t> q, float size) {
+    size_t next = token * width;
+    for (size_t row = 0; row < q.size(); ++row) {
+      factors[next] = float(q[row]) * size;
+      offsets[next] = uint32_t(row * width);
+      next += q[row] != 0;
+    }
+    counts[token] = uint32_t(next - token * width);
+  }
+  // REQUIRES: as Append.
+  void AppendAll(size_t token, size_t first_row, absl::Span<const float> from) {
+    const size_t at = token * width + counts[token];
+    for (size_t i = 0; i < from.size(); ++i) {
+      factors[at + i] = from[i];
+      offsets[at + i] = uint32_t((first_row + i) * width);
+    }
+    counts[token] += uint32_t(from.size());
   }
 };
 using LayerRows = std::array<SparseRows, 2>;

@@ -19,6 +19,18 @@ double Horner(const double (&coefficients)[7], double square) {
   return sum;
 }
 
+// Several pairs side by side, which a compiler sees when it knows where they are.
+template <RopeStyle kStyle>
+void UnturnAs(const CosSin* angles, size_t head_dim, float* row) {
+  for (size_t i = 0; i < head_dim / 2; ++i) {
+    const RopePair pair = RopePairAt(kStyle, i, head_dim);
+    const float a = row[pair.first], b = row[pair.second], c = angles[i].cos, s = angles[i].sin;
+    const float square = c * c + s * s;  // the factor's
+    row[pair.first] = (a * c + b * s) / square;
+    row[pair.second] = (b * c - a * s) / square;
+  }
+}
+
 }  // namespace
 
 CosSin CosSinAt(uint32_t position, uint64_t turns, float factor) {
@@ -42,12 +54,10 @@ void Turn(RopeStyle style, absl::Span<const CosSin> angles, absl::Span<float> ro
 }
 
 void Unturn(RopeStyle style, absl::Span<const CosSin> angles, absl::Span<float> row) {
-  for (size_t i = 0; i < angles.size(); ++i) {
-    const RopePair pair = RopePairAt(style, i, row.size());
-    const float a = row[pair.first], b = row[pair.second], c = angles[i].cos, s = angles[i].sin;
-    const float square = c * c + s * s;  // the factor's
-    row[pair.first] = (a * c + b * s) / square;
-    row[pair.second] = (b * c - a * s) / square;
+  if (style == RopeStyle::kInterleaved) {
+    UnturnAs<RopeStyle::kInterleaved>(angles.data(), row.size(), row.data());
+  } else {
+    UnturnAs<RopeStyle::kHalves>(angles.data(), row.size(), row.data());
   }
 }
 

@@ -42,17 +42,78 @@ HWY_INLINE const float* Kept(const float* address) {
   return address;
 }
 
-// Columns [first, first + kVectors * lanes) of all tokens: the columns' part of the matrix stays in the first cache, a
+// A profile is larger than the caches that are near, and no hardware sees where accesses to some columns go.
+HWY_INLINE void PrefetchColumns(size_t width, const float* matrix, size_t columns) {
+  for (size_t at = 0; at < width * width; at += width) {
+    for (size_t j = 0; j < columns; j += kLineFloats) hwy::Prefetch(matrix + at + j);
+  }
+}
+
+// Tokens that share loads of the matrix when all of them have factors for every row: the encoder's.
+constexpr size_t kTogether = 4;
+
+HWY_INLINE bool IsComplete(const SparseRows& rows, size_t t) {
+  const size_t first = t / kTogether * kTogether;
+  if (first + kTogether > rows.counts.size()) return false;
+  const uint32_t* counts = &rows.counts[first];
+  return std::all_of(counts, counts + kTogether, [&](uint32_t count) { return count == rows.width; });
+}
+
+// Some columns of complete tokens, in kTogether * kVectors chains.
+template <size_t kVectors>
+void AddCompleteColumns(const SparseRows& rows, const float* HWY_RESTRICT matrix, float* HWY_RESTRICT sums) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d), width = rows.width;
+  PrefetchColumns(width, matrix, kVectors * lanes);
+  for (size_t first = 0; first < rows.counts.size(); first += kTogether) {
+    if (!IsComplete(rows, first)) continue;
+    const float* HWY_RESTRICT factors = rows.factors.data() + first * width;
+    float* HWY_RESTRICT out = sums + first * width;
+    VF totals[kTogether][kVectors];
+    for (size_t t = 0; t < kTogether; ++t) {
+      for (size_t v = 0; v < kVectors; ++v) totals[t][v] = hn::LoadU(d, out + t * width + v * lanes);
+    }
+    for (size_t i = 0; i < width; ++i) {
+      VF row[kVectors];
+      for (size_t v = 0; v < kVectors; ++v) row[v] = hn::LoadU(d, matrix + i * width + v * lanes);
+#pragma GCC unroll 4
+      for (size_t t = 0; t < kTogether; ++t) {
+        const VF factor = hn::Set(d, factors[t * width + i]);
+#pragma GCC unroll 3
+        for (size_t v = 0; v < kVectors; ++v) totals[t][v] = hn::MulAdd(factor, row[v], totals[t][v]);
+      }
+    }
+    for (size_t t = 0; t < kTogether; ++t) {
+      for (size_t v = 0; v < kVectors; ++v) hn::StoreU(totals[t][v], d, out + t * width + v * lanes);
+    }
+  }
+}
+
+bool AddComplete(const SparseRows& rows, const float* matrix, float* sums) {
+  constexpr size_t kMost = 3;
+  bool all = true, any = false;
+  for (size_t t = 0; t < rows.counts.size(); t += kTogether) {
+    const bool complete = IsComplete(rows, t);
+    all = all && complete;
+    any = any || complete;
+  }
+  if (!any) return false;
+  const size_t lanes = hn::Lanes(DF());
+  size_t j = 0;
+  for (; j + kMost * lanes <= rows.width; j += kMost * lanes) AddCompleteColumns<kMost>(rows, matrix + j, sums + j);
+  for (; j < rows.width; j += lanes) AddCompleteColumns<1>(rows, matrix + j, sums + j);
+  return all;
+}
+
+// Columns [first, first + kVectors * lanes) of the other tokens: the columns' part of the matrix stays in the first cache, a
 // token's sums in registers. Eight chains hide the latency of a fused multiply-add.
 template <size_t kVectors>
 void AddColumns(const SparseRows& rows, const float* HWY_RESTRICT matrix, float* HWY_RESTRICT sums) {
   const DF d;
   const size_t lanes = hn::Lanes(d);
-  // A profile is larger than the caches that are near, and no hardware sees where these accesses go.
-  for (size_t at = 0; at < rows.width * rows.width; at += rows.width) {
-    for (size_t j = 0; j < kVectors * lanes; j += kLineFloats) hwy::Prefetch(matrix + at + j);
-  }
+  PrefetchColumns(rows.width, matrix, kVectors * lanes);
   for (size_t t = 0; t < rows.counts.size(); ++t, sums += rows.width) {
+    if (IsComplete(rows, t)) continue;
     const float* HWY_RESTRICT factors = rows.factors.data() + t * rows.width;
     const uint32_t* HWY_RESTRICT offsets = rows.offsets.data() + t * rows.width;
     VF totals[kVectors];
@@ -68,6 +129,7 @@ void AddColumns(const SparseRows& rows, const float* HWY_RESTRICT matrix, float*
 }
 
 void AddRows(const SparseRows& rows, const float* matrix, float* sums) {
+  if (AddComplete(rows, matrix, sums)) return;
   constexpr size_t kMost = 8;
   const size_t lanes = hn::Lanes(DF());
   size_t j = 0;
