@@ -234,5 +234,20 @@ TEST(Profile, AMatrixWithoutAnInverseCanDecodeButNotEncode) {
   EXPECT_FALSE(profile->CanEncode());
 }
 
+TEST(Profile, AMatrixWhoseInverseIsTooLargeForBinary32CannotEncode) {
+  ProfileFile file = MakeProfileFile({});
+  ProfileMatrix& matrix = file.groups[0].layers[0].sides[1].synthesis;
+  for (size_t row = 0; row < 64; ++row) {
+    for (size_t column = 0; column < 64; ++column) {  // its inverse grows by 128 from column to column
+      matrix.codes[row * 64 + column] = row == column ? 1 : row < column ? -127 : 0;
+    }
+  }
+  absl::StatusOr<Profile> profile = Profile::Parse(WriteOrDie(file));
+  ASSERT_TRUE(profile.ok());
+  EXPECT_EQ(profile->PrepareEncoding().ToString(),
+            "INVALID_ARGUMENT: profile: layer 0: the matrix of V has no inverse");
+  EXPECT_FALSE(profile->CanEncode());
+}
+
 }  // namespace
 }  // namespace kvist
