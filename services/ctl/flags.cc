@@ -129,7 +129,7 @@ void AddFlags(const ActFlags& act, RawFlags* raw, CLI::App* app) {
     app->add_option(
            "--mean-bits", raw->mean_bits,
            "In place of these, for ladder and trellis: bits in the mean, 2 to 8, more where the --profile says that "
-           "errors cost most; 0 = all layers alike. The namespace names no profile then")
+           "errors cost most; 0 = all heads alike. The namespace names no profile then")
         ->capture_default_str();
   }
   if (act.drains) {
