@@ -103,7 +103,9 @@ absl::StatusOr<kvist::ClientOptions> ReadOptions(const kvist_namespace& ns, cons
   options.replicas = static_cast<int>(std::min<uint32_t>(given.replicas == 0 ? 1 : given.replicas, 1000));
   options.key_bits = static_cast<int>(std::min<uint32_t>(given.key_bits, 1000));
   options.value_bits = static_cast<int>(std::min<uint32_t>(given.value_bits, 1000));
-  if (problems.empty()) options.tile_bits = kvist::ReadTileBits(given.tile_bits, options.ns.layers, options.ns.heads);
+  if (kvist::ValidateNamespace(options.ns).ok()) {  // else its sizes may say anything
+    options.tile_bits = kvist::ReadTileBits(given.tile_bits, options.ns.layers, options.ns.heads);
+  }
   options.exact_heads = given.exact_heads;
   options.seeds = absl::StrSplit(Text(given.seeds), ',', absl::SkipWhitespace());
   for (std::string& seed : options.seeds) seed = std::string(absl::StripAsciiWhitespace(seed));

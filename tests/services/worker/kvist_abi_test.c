@@ -110,6 +110,13 @@ static void WrongArgumentsOfCreate(void) {
   EXPECT_SAYS("17");
   EXPECT_SAYS("floor_db -3");
   EXPECT_SAYS("threads");
+  /* Bits of tiles are not read by sizes that no namespace can have. */
+  const uint8_t bits[4] = {4, 4, 4, 4};
+  options.tile_bits = bits;
+  ns = TestNamespace();
+  ns.heads = 4000000000u;
+  EXPECT(kvist_client_create(&ns, &options, &client, &error) == KVIST_INVALID_ARGUMENT);
+  EXPECT_SAYS("heads");
   ns = TestNamespace();
   options = (kvist_options){0};
   options.seeds = "nowhere, 127.0.0.1:0";
