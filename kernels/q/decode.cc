@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/header.h"
@@ -38,6 +40,7 @@ struct Request {
   const Profile& profile;
   const QFunctions& functions;
   const Angles angles;
+  std::vector<std::vector<TileBytes>> tiles = {};  // of the layers that are asked for, all heads
 };
 
 // As many streams of a group as are read at once, from layers.first on.
@@ -57,18 +60,16 @@ absl::Status ReadStreams(const Request& request, size_t index, LayerRange layers
   return absl::DataLossError(absl::StrCat(request.profile.facts().GroupPrefix(index), read.message()));
 }
 
-absl::Status WriteLayer(const Request& request, size_t index, const LayerSource& source) {
-  absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(request.block, source.layer, request.block.planes());
-  if (!tiles.ok()) return tiles.status();
+void WriteLayer(const Request& request, size_t index, const LayerSource& source) {
+  const std::vector<TileBytes>& tiles = request.tiles[source.layer - request.layers.first];
   const size_t heads = source.group.facts().heads, first = index * heads;
   for (size_t kv = 0; kv < 2; ++kv) {
     for (size_t head = 0; head < heads; ++head) {
       const TileTarget target = {request.pages.Row(kv, source.layer, first + head, 0), request.pages.token_stride};
-      const TileBytes& tile = (*tiles)[kv * request.block.shape().heads + first + head];
+      const TileBytes& tile = tiles[kv * request.block.shape().heads + first + head];
       WriteQTile(source, kv, head, tile, request.functions, target);
     }
   }
-  return absl::OkStatus();
 }
 
 absl::Status DecodeGroup(const Request& request, size_t index) {
@@ -91,9 +92,7 @@ absl::Status DecodeGroup(const Request& request, size_t index) {
       AddFactors(group, layer, kv, rows[at][kv], functions, history);
     }
     if (layer >= asked.first) {
-      absl::Status status =
-          WriteLayer(request, index, {group, layer, shape.tokens, request.angles, history.Next(), shape.dtype, sinks});
-      if (!status.ok()) return status;
+      WriteLayer(request, index, {group, layer, shape.tokens, request.angles, history.Next(), shape.dtype, sinks});
     }
     history.Push();
   }
@@ -129,9 +128,14 @@ void WriteQTile(const LayerSource& source, size_t kv, size_t head, const TileByt
 absl::Status DecodeQ(const BlockView& block, LayerRange layers, const Pages& pages, const Profile* profile,
                      const QFunctions& functions) {
   if (absl::Status status = CheckProfile(block, profile); !status.ok()) return status;
-  const Request request = {
-      block,    layers,    pages,
-      *profile, functions, BlockAngles(profile->facts(), block.identity().first_position, block.shape().tokens)};
+  Request request = {block,     layers,
+                     pages,     *profile,
+                     functions, BlockAngles(profile->facts(), block.identity().first_position, block.shape().tokens)};
+  for (uint32_t layer = layers.first; layer < layers.last; ++layer) {
+    absl::StatusOr<std::vector<TileBytes>> tiles = LayerTiles(block, layer, block.planes());
+    if (!tiles.ok()) return tiles.status();
+    request.tiles.push_back(*std::move(tiles));
+  }
   for (size_t index = 0; index < profile->groups().size(); ++index) {
     if (absl::Status status = DecodeGroup(request, index); !status.ok()) return status;
   }
