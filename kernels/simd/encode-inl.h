@@ -29,7 +29,19 @@ HWY_INLINE int8_t CodeOf(float value, float inverse) {
   return int8_t((std::min(127.0f, std::max(-127.0f, value * inverse)) + kRoundEven) - kRoundEven);
 }
 
-#if HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+
+// Partial sums of a row's squares.
+struct RowSums {
+  float of[kPartialSums] = {};
+  float Total() const {
+    float total = 0;
+    for (float sum : of) total += sum;
+    return total;
+  }
+};
+
+#else
 
 namespace hn = hwy::HWY_NAMESPACE;
 

@@ -29,20 +29,15 @@ TileError CompareRows(const TileShape& shape, const uint16_t* values, const uint
   TileError error;
   error.identical = true;
   for (size_t t = 0; t < shape.tokens; ++t, values += shape.head_dim, decoded += shape.head_dim) {
-    float signal[kPartialSums] = {}, noise[kPartialSums] = {};
+    RowSums signal, noise;
     for (size_t d = 0; d < shape.head_dim; ++d) {
       const float value = Widen(values[d], shape.dtype), off = Widen(decoded[d], shape.dtype) - value;
-      signal[d % kPartialSums] += value * value;
-      noise[d % kPartialSums] += off * off;
+      signal.of[d % kPartialSums] += value * value;
+      noise.of[d % kPartialSums] += off * off;
       error.identical &= off == 0;
     }
-    float signals = 0, noises = 0;
-    for (size_t j = 0; j < kPartialSums; ++j) {
-      signals += signal[j];
-      noises += noise[j];
-    }
-    error.signal += signals;
-    error.noise += noises;
+    error.signal += signal.Total();
+    error.noise += noise.Total();
   }
   return error;
 }

@@ -33,16 +33,6 @@ void WideRows(const TileShape& shape, uint32_t count, const float* HWY_RESTRICT 
 
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
 
-// Partial sums of a row's squares.
-struct RowSums {
-  float of[kPartialSums] = {};
-  float Total() const {
-    float total = 0;
-    for (float sum : of) total += sum;
-    return total;
-  }
-};
-
 bool I8Rows(const TileShape& shape, const uint16_t* values, uint8_t* token_scales, uint8_t* codes, TileError& error) {
   error = {};
   error.identical = true;

@@ -13,6 +13,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/simd/encode-inl.h"
+#include "kernels/simd/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvist::simd::HWY_NAMESPACE {
@@ -46,12 +47,6 @@ void Rotate(const TileShape& shape, const uint16_t* values, float* rotated) {
 
 constexpr size_t kRun = 16;      // channels whose butterflies are done while they are turned into columns
 constexpr size_t kColumns = 16;  // tokens at once: a line of the result
-
-HWY_INLINE void Butterfly(VF& a, VF& b) {
-  const VF sum = hn::Add(a, b);
-  b = hn::Sub(a, b);
-  a = sum;
-}
 
 template <size_t kCount>
 HWY_INLINE void Butterflies(VF (&v)[kCount]) {
