@@ -32,7 +32,7 @@ struct Command {
   Codec codec = Codec::kLadder;
   float floor_db = 0;
   int key_bits = 0, value_bits = 0;  // of codes; 0 = the codec's own
-  float mean_bits = 0;               // shared out among layers by the profile; 0 = all layers alike
+  float mean_bits = 0;               // shared out among heads by the profile; 0 = all heads alike
   int threads = 2;
   int replicas = 1;
   uint64_t keys = 100000, seed = 1;            // of `ring` without a prompt
